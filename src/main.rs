@@ -1,0 +1,3 @@
+//! The `sdwand` command.
+
+fn main() {}

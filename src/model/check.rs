@@ -1,0 +1,1 @@
+//! Invariants across objects, as typed findings.

@@ -1,0 +1,244 @@
+//! This host's own `sdwand.toml`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::name::Name;
+
+/// `sdwand.toml`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostConfig {
+    /// Who this host is in the fleet.
+    pub node: Name,
+    /// Where its WireGuard key is.
+    pub private_key_file: PathBuf,
+    /// What survives a reboot.
+    pub state_dir: PathBuf,
+    /// Sockets.
+    pub run_dir: PathBuf,
+    /// The folder of fleet fragments.
+    pub fleet_dir: PathBuf,
+    /// `[reconcile]`
+    pub reconcile: Reconcile,
+    /// `[wireguard] backend`
+    pub wireguard_backend: WireguardBackend,
+    /// `[isolation]`
+    pub isolation: IsolationSettings,
+    /// `[frr]`
+    pub frr: Frr,
+    /// `[ovn]`, if given.
+    pub ovn: Option<Ovn>,
+    /// `[federation]`, if given: only on a gateway.
+    pub federation: Option<Federation>,
+    /// `[api] listen`: the operator API over TCP.
+    pub api_listen: Option<SocketAddr>,
+    /// `[metrics] listen`
+    pub metrics_listen: Option<SocketAddr>,
+    /// `[approvals]`
+    pub approvals: Approvals,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// `[reconcile]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reconcile {
+    /// Whether a changed fleet is applied or only planned.
+    pub mode: Mode,
+    /// Time between full rounds.
+    pub interval: Duration,
+    /// Time that file events are collected for.
+    pub debounce: Duration,
+}
+
+/// Whether a changed fleet is applied at once. Drift is healed in both modes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// At once.
+    #[default]
+    Auto,
+    /// On `sdwand apply`.
+    Manual,
+}
+
+/// Which WireGuard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WireguardBackend {
+    /// The kernel's where it has one.
+    #[default]
+    Auto,
+    /// The kernel's.
+    Kernel,
+    /// The embedded one.
+    Userspace,
+}
+
+/// `[isolation]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IsolationSettings {
+    /// Which mechanism.
+    pub backend: IsolationBackend,
+    /// Whether unbound services of the host answer on overlay addresses (`*_l3mdev_accept`).
+    pub host_services_in_vrf: bool,
+}
+
+/// What keeps networks apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IsolationBackend {
+    /// VRFs where the kernel has them.
+    #[default]
+    Auto,
+    /// VRFs.
+    Vrf,
+    /// Tables and rules.
+    Rules,
+}
+
+/// `[frr]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frr {
+    /// The `vtysh` to use.
+    pub vtysh: PathBuf,
+    /// Which daemons it talks to.
+    pub instance: FrrInstance,
+}
+
+/// Which FRR.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FrrInstance {
+    /// The one with its sockets in this folder.
+    VtySocket(PathBuf),
+    /// The one of this path space.
+    Pathspace(String),
+}
+
+/// `[ovn]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ovn {
+    /// The northbound database.
+    pub northbound: String,
+    /// The southbound database.
+    pub southbound: String,
+    /// The local Open_vSwitch database.
+    pub open_vswitch: String,
+    /// Tunnel encapsulation.
+    pub encap: String,
+    /// Client certificate for `ssl:`.
+    pub tls: Option<TlsFiles>,
+}
+
+/// A client certificate on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Trust anchors.
+    pub ca: PathBuf,
+    /// Certificate.
+    pub cert: PathBuf,
+    /// Private key.
+    pub key: PathBuf,
+}
+
+/// `[federation]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Federation {
+    /// Where the peer-facing API listens.
+    pub listen: SocketAddr,
+    /// The URL that peers dial, if they can.
+    pub url: Option<String>,
+    /// Whether peers can dial us.
+    pub dialable: bool,
+    /// How long bridges forward without `serve`.
+    pub grace: Duration,
+    /// Private ranges that peers may name as endpoints.
+    pub allow_dial: Vec<IpNet>,
+    /// What must be verified before grants and bridges.
+    pub verify: Verify,
+    /// Whether `[]` is refused on a grant's axis.
+    pub require_explicit_axes: bool,
+    /// Time between heartbeats.
+    pub heartbeat: Duration,
+    /// When a silent peer is degraded.
+    pub stale_after: Duration,
+    /// Whom peers may ask.
+    pub operator_contact: Option<String>,
+    /// Where data resides.
+    pub jurisdiction: Option<String>,
+}
+
+/// What must be verified before grants and bridges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verify {
+    /// Nothing more than the token.
+    #[default]
+    None,
+    /// The six-word code.
+    Code,
+}
+
+/// `[approvals]`: which actions need a second operator.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Approvals {
+    /// Propose a peer.
+    pub propose: bool,
+    /// Accept a peer.
+    pub accept: bool,
+    /// Revoke a peer or grant.
+    pub revoke: bool,
+    /// Bridge a network.
+    pub bridge: bool,
+    /// Rotate a trust anchor.
+    pub anchor: bool,
+    /// Create or delete a tenant.
+    pub tenant: bool,
+    /// Compose a topology.
+    pub compose: bool,
+    /// How long a request waits.
+    pub timeout: Duration,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// The least important level shown.
+    pub level: LogLevel,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// A log level.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// Someone must act.
+    Error,
+    /// Someone should look.
+    Warn,
+    /// What changed.
+    #[default]
+    Info,
+    /// What was decided.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// Text.
+    Text,
+    /// JSON.
+    Json,
+}
