@@ -1,0 +1,179 @@
+//! What this host must do, subject by subject: (fleet, this node) → [`HostIntent`].
+//!
+//! Pure: the same on every run, for any node, offline. Planes compile their desired state from it and from nothing
+//! else of the fleet; who carries which prefix is decided here, once, for the routes, WireGuard and the firewall alike.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::model::fleet::FleetDigest;
+use crate::model::network::{Action, DefaultAction, Endpoint, NetworkId, PortRange, Protocol};
+use crate::model::{AddressSet, LinkName, Name, PresharedKey, PublicKey};
+
+/// What keeps the networks of this host apart, as far as the host can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IsolationMode {
+    /// A VRF.
+    Vrf,
+    /// A table, and rules that lead to it.
+    Rules,
+    /// Nothing: routes go to the main table.
+    Main,
+}
+
+/// Everything that this host must do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostIntent {
+    /// This node.
+    pub node: Name,
+    /// Its key, by which a configuration belongs to a host.
+    pub public_key: PublicKey,
+    /// The key that it may have instead (rotation).
+    pub next_public_key: Option<PublicKey>,
+    /// What was compiled.
+    pub fleet_digest: FleetDigest,
+    /// Its networks.
+    pub networks: BTreeMap<NetworkId, NetworkIntent>,
+    /// Whether unbound services of the host answer on overlay addresses.
+    pub host_services_in_vrf: bool,
+    /// What the operator should know, and no plane says.
+    pub notices: Vec<Notice>,
+}
+
+/// Something the operator should know that is no error.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Notice {
+    /// The network it concerns, if one.
+    pub network: Option<Name>,
+    /// What it is about: `rule web-to-db`, `node spoke-3`.
+    pub object: String,
+    /// The text.
+    pub text: String,
+}
+
+/// What this host must do for one network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkIntent {
+    /// The network's name.
+    pub name: Name,
+    /// Its id.
+    pub id: NetworkId,
+    /// What keeps it apart.
+    pub isolation: IsolationMode,
+    /// The VRF, where isolation is by VRF.
+    pub vrf: Option<LinkName>,
+    /// The routing table: the network's own, or `main` (254).
+    pub table: u32,
+    /// The MTU of overlay links in bytes.
+    pub mtu: u32,
+    /// This host's address in the network; on every overlay link of it, as a /128.
+    pub overlay_v6: Ipv6Addr,
+    /// The same in IPv4, as a /32, if the network carries v4.
+    pub overlay_v4: Option<Ipv4Addr>,
+    /// This host's link-local address on every overlay link, as a /64.
+    pub link_local: Ipv6Addr,
+    /// The overlay links, in order: a spoke has one for each hub, others have one.
+    pub links: Vec<LinkIntent>,
+    /// The LANs behind this host.
+    pub lans: Vec<LanIntent>,
+    /// Which link carries which prefix of others, as static routes.
+    pub routes: BTreeMap<IpNet, LinkName>,
+    /// The key that binds a peer to this network.
+    pub preshared_key: PresharedKey,
+    /// What may pass.
+    pub firewall: FirewallIntent,
+}
+
+/// One overlay link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkIntent {
+    /// Its name.
+    pub name: LinkName,
+    /// What hangs on it.
+    pub kind: LinkKind,
+    /// The UDP port; none where any will do (a spoke's links to further hubs).
+    pub listen_port: Option<u16>,
+    /// Its peers.
+    pub peers: BTreeMap<PublicKey, PeerIntent>,
+}
+
+/// What hangs on an overlay link.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LinkKind {
+    /// One hub, which may carry anything of the network.
+    Uplink {
+        /// The hub.
+        hub: Name,
+    },
+    /// Many peers, each carrying only what the fleet gives it: that is source validation.
+    Multipoint,
+}
+
+/// One WireGuard peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerIntent {
+    /// The node.
+    pub node: Name,
+    /// Where it may be reached, best first; each with its port. Empty where it must call us.
+    pub endpoints: Vec<Endpoint>,
+    /// The port that endpoints without one mean.
+    pub port: u16,
+    /// Seconds between keepalives; 0 sends none.
+    pub keepalive_seconds: u16,
+    /// What it may send, and what is sent to it.
+    pub allowed_ips: BTreeSet<IpNet>,
+}
+
+/// A LAN behind this host.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LanIntent {
+    /// The subnet.
+    pub subnet: IpNet,
+    /// The interface that it is on, or that its router is on.
+    pub interface: LinkName,
+    /// The router, if it isn't on the interface itself.
+    pub via: Option<IpAddr>,
+}
+
+/// What may pass between the overlay of one network and this host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FirewallIntent {
+    /// What happens to what no rule names.
+    pub default_action: DefaultAction,
+    /// The overlay links.
+    pub links: BTreeSet<LinkName>,
+    /// The interfaces of LANs, each with the sources that may come from it.
+    pub lan_sources: BTreeMap<LinkName, AddressSet>,
+    /// What is this network's own on this host: overlay addresses, VIPs held, the subnets of own LANs. Anything else
+    /// that arrives for the host itself is not for this network, whatever the rules say.
+    pub own: AddressSet,
+    /// The bound of the network: every address that may ever be a source or destination inside it.
+    pub bound: AddressSet,
+    /// The rules in order; a rule that can match nothing is left out.
+    pub rules: Vec<RuleIntent>,
+}
+
+/// One rule with its selectors resolved. `from` and `to` are never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleIntent {
+    /// Its name.
+    pub name: Name,
+    /// Its priority.
+    pub priority: u32,
+    /// What happens.
+    pub action: Action,
+    /// Sources.
+    pub from: AddressSet,
+    /// Destinations.
+    pub to: AddressSet,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Destination ports, sorted, neither overlapping nor adjacent; none means all.
+    pub ports: Vec<PortRange>,
+    /// Whether matches are logged.
+    pub log: bool,
+}

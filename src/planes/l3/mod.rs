@@ -1,0 +1,1 @@
+//! The l3 plane.

@@ -1,0 +1,1 @@
+//! The wireguard plane.

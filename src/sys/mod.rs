@@ -1,0 +1,1 @@
+//! Transport only: netlink, WireGuard, nft, processes, sysctls. Nothing of ours, no policy.
