@@ -3,6 +3,10 @@
 //! Pure: the same on every run, for any node, offline. Planes compile their desired state from it and from nothing
 //! else of the fleet; who carries which prefix is decided here, once, for the routes, WireGuard and the firewall alike.
 
+mod compile;
+mod firewall;
+mod topology;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::model::fleet::FleetDigest;
 use crate::model::network::{Action, DefaultAction, Endpoint, NetworkId, PortRange, Protocol};
 use crate::model::{AddressSet, LinkName, Name, PresharedKey, PublicKey};
+
+pub use compile::{Facts, IntentError, compile};
 
 /// What keeps the networks of this host apart, as far as the host can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -40,6 +46,8 @@ pub struct HostIntent {
     pub networks: BTreeMap<NetworkId, NetworkIntent>,
     /// Whether unbound services of the host answer on overlay addresses.
     pub host_services_in_vrf: bool,
+    /// Networks that this host can't keep apart from others; they are left out of `networks`.
+    pub blocked: Vec<Blocked>,
     /// What the operator should know, and no plane says.
     pub notices: Vec<Notice>,
 }
@@ -53,6 +61,17 @@ pub struct Notice {
     pub object: String,
     /// The text.
     pub text: String,
+}
+
+/// Something that can't be made true as things are, and what an operator can do about it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Blocked {
+    /// The network it concerns; none for the whole host.
+    pub network: Option<NetworkId>,
+    /// What is in the way, with its name.
+    pub reason: String,
+    /// What to do.
+    pub fix: String,
 }
 
 /// What this host must do for one network.

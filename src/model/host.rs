@@ -126,7 +126,7 @@ pub struct Ovn {
     pub northbound: String,
     /// The southbound database.
     pub southbound: String,
-    /// The local Open_vSwitch database.
+    /// The local `Open_vSwitch` database.
     pub open_vswitch: String,
     /// Tunnel encapsulation.
     pub encap: String,

@@ -71,8 +71,8 @@ impl PrivateKey {
     /// A key from 32 random bytes, clamped as `wg genkey` does (RFC 7748, section 5).
     #[must_use]
     pub fn from_random(mut bytes: [u8; 32]) -> Self {
-        bytes[0] &= 248;
-        bytes[31] = (bytes[31] & 127) | 64;
+        bytes[0] &= 0b1111_1000;
+        bytes[31] = (bytes[31] & 0b0111_1111) | 0b0100_0000;
         Self(Zeroizing::new(bytes))
     }
 

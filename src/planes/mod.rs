@@ -16,7 +16,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::NetworkId;
+pub use crate::intent::Blocked;
 
 /// The subsystems of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -93,15 +93,4 @@ impl<C> Default for Difference<C> {
             blocked: Vec::new(),
         }
     }
-}
-
-/// Something that can't be made true as things are, and what an operator can do about it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Blocked {
-    /// The network it concerns; none for the whole host.
-    pub network: Option<NetworkId>,
-    /// What is in the way, with its name.
-    pub reason: String,
-    /// What to do.
-    pub fix: String,
 }

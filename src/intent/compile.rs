@@ -1,0 +1,226 @@
+//! (Fleet, node, what the host can do) → [`HostIntent`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use super::{Blocked, HostIntent, IsolationMode, LanIntent, NetworkIntent, Notice, firewall, topology};
+use crate::model::address::overlaps;
+use crate::model::fleet::{Fleet, Node, ResolvedMember};
+use crate::model::network::{Isolation, LanAttachment, Network, NetworkId, VirtualIp};
+use crate::model::{Name, PresharedKey, naming};
+
+/// The kernel's main routing table (`RT_TABLE_MAIN`).
+const MAIN_TABLE: u32 = 254;
+
+/// The MTU of overlay links where nothing says more: 1500 less IPv6, UDP and WireGuard headers.
+const DEFAULT_MTU: u32 = 1420;
+
+/// What the host can do and wants, beside the fleet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// How networks with `isolation = "vrf"` are kept apart here.
+    pub isolation: IsolationMode,
+    /// `[isolation] host_services_in_vrf`
+    pub host_services_in_vrf: bool,
+}
+
+/// Why no intent can be compiled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IntentError {
+    /// The fleet has no such node.
+    #[error("the fleet has no node {0}: name this host in sdwand.toml's `node` as [[nodes]] does")]
+    UnknownNode(Name),
+}
+
+/// A member with its addresses in one network.
+pub(super) struct Placed<'a> {
+    pub(super) member: ResolvedMember<'a>,
+    pub(super) v6: Ipv6Addr,
+    pub(super) v4: Option<Ipv4Addr>,
+    pub(super) link_local: Ipv6Addr,
+    /// The virtual IPs it holds.
+    pub(super) vips: Vec<IpAddr>,
+}
+
+impl Placed<'_> {
+    pub(super) fn name(&self) -> &Name {
+        &self.member.node.name
+    }
+
+    /// Its own addresses, and the virtual IPs it holds.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpNet> + '_ {
+        let own = [Some(IpAddr::V6(self.v6)), self.v4.map(IpAddr::V4)];
+        own.into_iter()
+            .flatten()
+            .chain(self.vips.iter().copied())
+            .map(IpNet::from)
+    }
+
+    /// The subnets behind it.
+    pub(super) fn lans(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.member.lans.iter().map(|lan| lan.subnet.trunc())
+    }
+
+    /// Everything that it alone carries.
+    pub(super) fn carried(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.addresses().chain(self.lans())
+    }
+}
+
+/// What `node` must do.
+///
+/// # Errors
+/// The fleet has no such node.
+pub fn compile(fleet: &Fleet, node: &Name, facts: &Facts) -> Result<HostIntent, IntentError> {
+    let me = fleet
+        .nodes
+        .get(node)
+        .ok_or_else(|| IntentError::UnknownNode(node.clone()))?;
+    let mut notices = Vec::new();
+    let mut networks = BTreeMap::new();
+    for network in fleet.networks.values() {
+        if let Some(intent) = compile_network(fleet, network, me, facts, &mut notices) {
+            networks.insert(network.id, intent);
+        }
+    }
+    let blocked = if facts.isolation == IsolationMode::Rules {
+        needs_vrf(&mut networks)
+    } else {
+        Vec::new()
+    };
+    notices.sort();
+    Ok(HostIntent {
+        node: node.clone(),
+        public_key: me.public_key,
+        next_public_key: me.next_public_key,
+        fleet_digest: fleet.digest,
+        networks,
+        host_services_in_vrf: facts.host_services_in_vrf,
+        blocked,
+        notices,
+    })
+}
+
+fn place<'a>(network: &Network, member: ResolvedMember<'a>) -> Placed<'a> {
+    let host = member.node.host_part();
+    let vips = network
+        .virtual_ips
+        .iter()
+        .filter(|vip| vip.held_by(&member.node.name));
+    Placed {
+        v6: naming::address_v6(network.prefix, host),
+        v4: network
+            .prefix_v4
+            .and_then(|prefix| naming::address_v4(prefix, member.node.host_id?)),
+        link_local: naming::link_local(host),
+        vips: vips.map(|vip: &VirtualIp| vip.address).collect(),
+        member,
+    }
+}
+
+fn compile_network(
+    fleet: &Fleet,
+    network: &Network,
+    me: &Node,
+    facts: &Facts,
+    notices: &mut Vec<Notice>,
+) -> Option<NetworkIntent> {
+    let members: Vec<Placed> = fleet
+        .members(network)
+        .into_iter()
+        .map(|member| place(network, member))
+        .collect();
+    let own = members.iter().find(|placed| placed.name() == &me.name)?;
+    let isolation = match network.isolation {
+        Isolation::Vrf => facts.isolation,
+        Isolation::None => IsolationMode::Main,
+    };
+    let lans = own_lans(own, network, notices);
+    let wiring = topology::wire(network, &members, own, notices);
+    let firewall = firewall::compile(fleet, network, &members, own, &wiring.links, &lans, notices);
+    Some(NetworkIntent {
+        name: network.name.clone(),
+        id: network.id,
+        isolation,
+        vrf: (isolation == IsolationMode::Vrf).then(|| naming::vrf(network.id)),
+        table: match isolation {
+            IsolationMode::Vrf | IsolationMode::Rules => naming::table(network.id),
+            IsolationMode::Main => MAIN_TABLE,
+        },
+        mtu: network.mtu.unwrap_or(DEFAULT_MTU),
+        overlay_v6: own.v6,
+        overlay_v4: own.v4,
+        link_local: own.link_local,
+        links: wiring.links,
+        lans,
+        routes: wiring.routes,
+        preshared_key: PresharedKey::derive(&fleet.site.prefix.to_string(), network.id.get(), None),
+        firewall,
+    })
+}
+
+/// The LANs behind this host; one whose router is on no other LAN of it is left out and named.
+fn own_lans(own: &Placed<'_>, network: &Network, notices: &mut Vec<Notice>) -> Vec<LanIntent> {
+    let on_interface = |router: &IpAddr| {
+        own.member.lans.iter().find_map(|lan| match &lan.attachment {
+            LanAttachment::Interface(name) if lan.subnet.contains(router) => Some(name.clone()),
+            LanAttachment::Interface(_) | LanAttachment::Via(_) => None,
+        })
+    };
+    let mut lans = Vec::new();
+    for lan in own.member.lans {
+        let (interface, via) = match &lan.attachment {
+            LanAttachment::Interface(name) => (Some(name.clone()), None),
+            LanAttachment::Via(router) => (on_interface(router), Some(*router)),
+        };
+        match interface {
+            Some(interface) => lans.push(LanIntent {
+                subnet: lan.subnet.trunc(),
+                interface,
+                via,
+            }),
+            None => notices.push(Notice {
+                network: Some(network.name.clone()),
+                object: format!("lan {}", lan.subnet),
+                text: "its router is on no LAN interface of this node: the LAN is left out".to_owned(),
+            }),
+        }
+    }
+    lans
+}
+
+/// Without a VRF, the `local` table is shared: two networks with overlapping LANs on this host would leak into each
+/// other. The one with the lower id stays; the others are blocked.
+fn needs_vrf(networks: &mut BTreeMap<NetworkId, NetworkIntent>) -> Vec<Blocked> {
+    let mut kept: Vec<(NetworkId, Vec<IpNet>)> = Vec::new();
+    let mut blocked = Vec::new();
+    for (id, intent) in networks
+        .iter()
+        .filter(|(_, intent)| intent.isolation == IsolationMode::Rules)
+    {
+        let local: Vec<IpNet> = intent.lans.iter().map(|lan| lan.subnet).collect();
+        let clash = kept.iter().find_map(|(other, subnets)| {
+            let pair = subnets.iter().flat_map(|a| local.iter().map(move |b| (a, b)));
+            pair.into_iter()
+                .find(|(a, b)| overlaps(a, b))
+                .map(|(a, b)| (*other, *a, *b))
+        });
+        match clash {
+            Some((other, theirs, ours)) => blocked.push(Blocked {
+                network: Some(*id),
+                reason: format!(
+                    "needs VRF: LAN {ours} of network {} overlaps LAN {theirs} of network {other} on this host",
+                    intent.name
+                ),
+                fix: "use a kernel with VRF (CONFIG_NET_VRF, `modprobe vrf`), or put the LANs behind different nodes"
+                    .to_owned(),
+            }),
+            None => kept.push((*id, local)),
+        }
+    }
+    let out: BTreeSet<NetworkId> = blocked.iter().filter_map(|b| b.network).collect();
+    networks.retain(|id, _| !out.contains(id));
+    blocked
+}

@@ -1,0 +1,149 @@
+//! Who is whose peer, and which link carries which prefix.
+//!
+//! A spoke has one link per hub; each link's AllowedIPs are the network's full bound and the routes pick the link, so
+//! that packets which arrive through the other hub are accepted. A hub, and a node of a full mesh, has one multipoint
+//! link where each peer may carry only what the fleet gives it: that is source validation.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+
+use super::compile::Placed;
+use super::{LinkIntent, LinkKind, Notice, PeerIntent};
+use crate::model::address::canonical;
+use crate::model::network::{Network, Role, Topology};
+use crate::model::{LinkName, PublicKey, naming};
+
+/// The links of this host in one network, and the routes over them.
+pub(super) struct Wiring {
+    pub(super) links: Vec<LinkIntent>,
+    pub(super) routes: BTreeMap<IpNet, LinkName>,
+}
+
+/// Every prefix that may be a source or a destination inside the network.
+pub(super) fn bound(network: &Network, members: &[Placed<'_>]) -> BTreeSet<IpNet> {
+    let mut nets = vec![IpNet::V6(network.prefix)];
+    nets.extend(network.prefix_v4.map(IpNet::V4));
+    nets.extend(network.workload_prefix);
+    nets.extend(members.iter().flat_map(Placed::lans));
+    canonical(nets)
+}
+
+pub(super) fn wire(
+    network: &Network,
+    members: &[Placed<'_>],
+    own: &Placed<'_>,
+    notices: &mut Vec<Notice>,
+) -> Wiring {
+    match (network.topology, own.member.role) {
+        (Topology::HubAndSpoke, Role::Hub) => {
+            let peers = others(members, own).map(|peer| (peer, keepalive_to(network, peer)));
+            multipoint(network, own, peers)
+        }
+        (Topology::HubAndSpoke, Role::Spoke) => uplinks(network, members, own),
+        (Topology::FullMesh, Role::Hub | Role::Spoke) => {
+            let (reachable, apart): (Vec<_>, Vec<_>) =
+                others(members, own).partition(|peer| own.member.is_dialable() || peer.member.is_dialable());
+            notices.extend(apart.into_iter().map(|peer| Notice {
+                network: Some(network.name.clone()),
+                object: format!("node {}", peer.name()),
+                text: format!(
+                    "unreachable: neither {} nor {} has an endpoint",
+                    own.name(),
+                    peer.name()
+                ),
+            }));
+            let peers = reachable
+                .into_iter()
+                .map(|peer| (peer, keepalive_to(network, peer)));
+            multipoint(network, own, peers)
+        }
+    }
+}
+
+fn others<'m, 'a>(members: &'m [Placed<'a>], own: &Placed<'_>) -> impl Iterator<Item = &'m Placed<'a>> {
+    let own = own.name().clone();
+    members.iter().filter(move |peer| *peer.name() != own)
+}
+
+/// Keepalives go to those that can be dialled: they keep our own NAT open. Towards the others they would do nothing.
+fn keepalive_to(network: &Network, peer: &Placed<'_>) -> u16 {
+    if peer.member.is_dialable() {
+        network.keepalive_seconds
+    } else {
+        0
+    }
+}
+
+fn peer_intent(peer: &Placed<'_>, keepalive_seconds: u16, allowed_ips: BTreeSet<IpNet>) -> PeerIntent {
+    PeerIntent {
+        node: peer.name().clone(),
+        endpoints: peer.member.endpoints.to_vec(),
+        port: peer.member.listen_port,
+        keepalive_seconds,
+        allowed_ips,
+    }
+}
+
+fn multipoint<'m, 'a: 'm>(
+    network: &Network,
+    own: &Placed<'_>,
+    peers: impl Iterator<Item = (&'m Placed<'a>, u16)>,
+) -> Wiring {
+    let name = naming::wireguard_link(network.id, 0);
+    let mut link = LinkIntent {
+        name: name.clone(),
+        kind: LinkKind::Multipoint,
+        listen_port: Some(own.member.listen_port),
+        peers: BTreeMap::new(),
+    };
+    let mut routes = BTreeMap::new();
+    for (peer, keepalive) in peers {
+        let carried = canonical(peer.carried());
+        routes.extend(carried.iter().map(|net| (*net, name.clone())));
+        let mut allowed = carried;
+        allowed.insert(IpNet::from(std::net::IpAddr::V6(peer.link_local)));
+        link.peers
+            .insert(peer.member.node.public_key, peer_intent(peer, keepalive, allowed));
+    }
+    Wiring {
+        links: vec![link],
+        routes,
+    }
+}
+
+/// One link per hub. Everything goes over the first; each hub's own addresses over its own link.
+fn uplinks(network: &Network, members: &[Placed<'_>], own: &Placed<'_>) -> Wiring {
+    let full = bound(network, members);
+    let own_nets: BTreeSet<IpNet> = canonical(own.carried());
+    let mut wiring = Wiring {
+        links: Vec::new(),
+        routes: BTreeMap::new(),
+    };
+    let hubs = members.iter().filter(|member| member.member.role == Role::Hub);
+    for (index, hub) in hubs.take(naming::MAX_HUBS).enumerate() {
+        let name = naming::wireguard_link(network.id, index);
+        if index == 0 {
+            let carried = full.iter().filter(|net| !own_nets.contains(net));
+            wiring.routes.extend(carried.map(|net| (*net, name.clone())));
+        }
+        wiring.routes.extend(
+            canonical(hub.addresses())
+                .into_iter()
+                .map(|net| (net, name.clone())),
+        );
+        let mut allowed = full.clone();
+        allowed.insert(IpNet::from(std::net::IpAddr::V6(hub.link_local)));
+        let peer = peer_intent(hub, network.keepalive_seconds, allowed);
+        let peers: BTreeMap<PublicKey, PeerIntent> = BTreeMap::from([(hub.member.node.public_key, peer)]);
+        wiring.links.push(LinkIntent {
+            name,
+            kind: LinkKind::Uplink {
+                hub: hub.name().clone(),
+            },
+            listen_port: (index == 0).then_some(own.member.listen_port),
+            peers,
+        });
+    }
+    wiring
+}
