@@ -11,6 +11,7 @@
 //!
 //! Nothing flows backwards. The plan holds every choice; execution makes none.
 
+pub mod config;
 pub mod intent;
 pub mod model;
 pub mod planes;

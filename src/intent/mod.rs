@@ -7,6 +7,7 @@ mod compile;
 mod firewall;
 mod topology;
 
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::key::PublicKey;
 use super::name::Name;
 use super::naming;
-use super::network::{Endpoint, Lan, Member, MemberSelector, Network, NetworkId, Role};
+use super::network::{Endpoint, Lan, MemberSelector, Network, NetworkId, Role};
 use super::ovn::Tenant;
 use super::routing::{Bridge, RouteLeak};
 
@@ -119,6 +119,8 @@ impl Node {
 pub struct ResolvedMember<'a> {
     /// The node.
     pub node: &'a Node,
+    /// Which line of `members` it comes from, from 0.
+    pub line: usize,
     /// Its role.
     pub role: Role,
     /// Its LANs.
@@ -144,19 +146,19 @@ impl Fleet {
     pub fn members<'a>(&'a self, network: &'a Network) -> Vec<ResolvedMember<'a>> {
         let mut seen = std::collections::BTreeSet::new();
         let mut members = Vec::new();
-        for line in &network.members {
+        for (at, line) in network.members.iter().enumerate() {
             if let MemberSelector::Node(name) = &line.select
                 && let Some(node) = self.nodes.get(name)
                 && seen.insert(&node.name)
             {
-                members.push(resolve(network, line, node));
+                members.push(resolve(network, at, node));
             }
         }
-        for line in &network.members {
+        for (at, line) in network.members.iter().enumerate() {
             if let MemberSelector::Tag(tag) = &line.select {
                 for node in self.nodes.values().filter(|node| node.has_tag(tag)) {
                     if seen.insert(&node.name) {
-                        members.push(resolve(network, line, node));
+                        members.push(resolve(network, at, node));
                     }
                 }
             }
@@ -171,9 +173,11 @@ impl Fleet {
     }
 }
 
-fn resolve<'a>(network: &Network, line: &'a Member, node: &'a Node) -> ResolvedMember<'a> {
+fn resolve<'a>(network: &'a Network, at: usize, node: &'a Node) -> ResolvedMember<'a> {
+    let line = &network.members[at];
     ResolvedMember {
         node,
+        line: at,
         role: line.role,
         lans: &line.lans,
         endpoints: line.endpoints.as_deref().unwrap_or(&node.endpoints),

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::name::Name;
 
+/// Where sockets are unless `run_dir` says otherwise.
+pub const DEFAULT_RUN_DIR: &str = "/run/sdwand";
+
 /// `sdwand.toml`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostConfig {
@@ -184,7 +187,7 @@ pub enum Verify {
 }
 
 /// `[approvals]`: which actions need a second operator.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Approvals {
     /// Propose a peer.
     pub propose: bool,
@@ -202,6 +205,21 @@ pub struct Approvals {
     pub compose: bool,
     /// How long a request waits.
     pub timeout: Duration,
+}
+
+impl Default for Approvals {
+    fn default() -> Self {
+        Self {
+            propose: false,
+            accept: false,
+            revoke: false,
+            bridge: false,
+            anchor: false,
+            tenant: false,
+            compose: false,
+            timeout: Duration::from_secs(4 * 3_600),
+        }
+    }
 }
 
 /// `[log]`

@@ -2,7 +2,7 @@
 //!
 //! | object | marker |
 //! |---|---|
-//! | link | name prefix *and* [`LINK_ALIAS`] |
+//! | link | name prefix *and* [`LINK_ALIAS`] (or [`LINK_GROUP`] until it has one) |
 //! | address | it is on a link of ours |
 //! | route, rule | protocol [`ROUTE_PROTOCOL`] (`RTPROT_*`, `FRA_PROTOCOL`), shown by `ip` as `proto 241` |
 //! | nftables | everything in table `inet` [`NFT_TABLE`], nothing outside |
@@ -24,6 +24,10 @@ pub const UNREACHABLE_METRIC: u32 = 4_278_198_272;
 
 /// The alias (`ip link … alias`) of every link that we made.
 pub const LINK_ALIAS: &str = "sdwand";
+
+/// The group (`ip link … group`) of every link that we made. The kernel takes it at creation, the alias only after: a
+/// link with our name and group and no alias was made by a run that was killed in between.
+pub const LINK_GROUP: u32 = 241;
 
 /// Our nftables table, of family `inet`.
 pub const NFT_TABLE: &str = "sdwand";
