@@ -1,1 +1,10 @@
 //! Transport only: netlink, WireGuard, nft, processes, sysctls. Nothing of ours, no policy.
+
+pub mod conntrack;
+pub mod exec;
+pub mod lock;
+pub mod netlink;
+pub mod nft;
+pub mod nft_events;
+pub mod sysctl;
+pub mod wg;
