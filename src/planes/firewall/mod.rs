@@ -1,1 +1,40 @@
-//! The firewall plane.
+//! The firewall plane: one nftables table, `inet sdwand`.
+//!
+//! ```text
+//! HostIntent ─ policy ─▶ Policy ─ compile (layers, line) ─▶ Table ┐            ┌▶ Narrow ─▶ Widen ─▶ CutFlows
+//!                          ▲                                      ├─ diff, meet ┤
+//! nft -j list ─ observe ───┼──────────────────────────────▶ Table ┘            └▶ apply: nft -f -, conntrack
+//!                          └──────────── lift ◀──────────────┘
+//! ```
+//!
+//! The table is created when it is absent and amended in place otherwise; counters survive. A change goes over what
+//! neither the old nor the new rules refuse, so nothing is ever more open than both, and what both allow keeps passing.
+
+mod amend;
+mod apply;
+mod change;
+mod compile;
+mod diff;
+mod flows;
+mod layers;
+mod line;
+mod meet;
+mod observe;
+mod policy;
+mod render;
+mod state;
+
+pub use apply::{Applied, FirewallError, apply};
+pub use change::{Change, Cut, Transaction};
+pub use compile::compile;
+pub use diff::{Verified, diff};
+pub use observe::{Actual, Count, ObserveError, decode, observe};
+pub use policy::{Packet, Policy};
+pub use render::render_script;
+pub use state::{State, Table};
+
+#[cfg(test)]
+pub(crate) use state::names;
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,1 +1,22 @@
-//! The l3 plane.
+//! Links, VRFs, addresses, rules, routes and kernel parameters.
+
+mod apply;
+mod compile;
+mod diff;
+mod display;
+mod encode;
+#[cfg(test)]
+pub(crate) mod kernel;
+mod observe;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use apply::{Applier, L3Error, NoUserspaceLinks, UserspaceError, UserspaceLinks};
+pub use compile::{Facts, compile};
+pub use diff::{diff, render};
+pub use observe::{Raw, decode, observe, observe_facts};
+pub use state::{
+    Actual, Backend, Change, Family, HostAddress, Interface, LINK_GROUP, Lan, Link, LinkType, MAIN_TABLE, Op,
+    Route, RouteKey, RouteTo, Rule, Selector, State,
+};

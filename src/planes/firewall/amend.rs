@@ -1,0 +1,239 @@
+//! One table → another, in one nft transaction.
+//!
+//! Order within: what is referred to comes first, chains are emptied before what they refer to goes, elements go before
+//! others come in their place. Chains are rewritten as a whole: counters are objects of their own and keep counting.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::change::Transaction;
+use super::render::{Script, remove_text, render_table};
+use super::state::{Chain, Key, Set, SetKind, Table, Value, names};
+use crate::model::naming::WIREGUARD_PREFIX;
+use crate::model::network::NetworkId;
+use crate::model::ownership::NFT_TABLE;
+
+/// One transaction that makes a table another; none if there is nothing to do.
+pub(super) fn transaction(from: &Table, to: &Table, suspects: &BTreeSet<String>) -> Option<Transaction> {
+    if from == to && suspects.is_empty() {
+        return None;
+    }
+    if !amendable(from, to) {
+        return Some(Transaction {
+            networks: BTreeSet::new(),
+            summary: vec!["replace the table: it holds what can't be amended".to_owned()],
+            script: remove_text() + &render_table(to),
+            #[cfg(test)]
+            result: Some(to.clone().into()),
+        });
+    }
+    let mut amendment = Amendment::default();
+    amendment.add_objects(from, to);
+    amendment.empty_chains(from, to, suspects);
+    for (name, old) in &from.sets {
+        if let Some(new) = to.sets.get(name) {
+            amendment.delete_elements(name, old, new);
+        }
+    }
+    for (name, new) in &to.sets {
+        amendment.add_elements(name, from.sets.get(name), new);
+    }
+    amendment.fill_chains(from, to, suspects);
+    amendment.delete_objects(from, to);
+    #[cfg_attr(not(test), expect(unused_mut, reason = "tests also keep the table"))]
+    let mut transaction = amendment.finish();
+    #[cfg(test)]
+    {
+        transaction.result = Some(to.clone().into());
+    }
+    Some(transaction)
+}
+
+/// Whether every object of one name is of the same kind in both, and known.
+fn amendable(from: &Table, to: &Table) -> bool {
+    let chain = |(name, chain): (&String, &Chain)| match to.chains.get(name) {
+        Some(wanted) => wanted.base == chain.base,
+        None => true,
+    };
+    let set = |(name, set): (&String, &Set)| match (to.sets.get(name), &set.kind) {
+        (_, SetKind::Strange(_)) => false,
+        (Some(wanted), kind) => wanted.kind == *kind,
+        (None, _) => true,
+    };
+    from.strangers.is_empty() && from.chains.iter().all(chain) && from.sets.iter().all(set)
+}
+
+/// Whether an element comes or goes.
+#[derive(Clone, Copy)]
+enum Sign {
+    Added,
+    Removed,
+}
+
+/// A transaction as it grows.
+#[derive(Default)]
+struct Amendment {
+    script: Script,
+    networks: BTreeSet<NetworkId>,
+    rewritten: BTreeSet<String>,
+    /// By what elements lead to, or the set they are in.
+    added: BTreeMap<String, usize>,
+    removed: BTreeMap<String, usize>,
+}
+
+impl Amendment {
+    fn touch(&mut self, name: &str) {
+        self.networks.extend(names::split(name).map(|(id, _)| id));
+    }
+
+    fn add_objects(&mut self, from: &Table, to: &Table) {
+        for counter in to.counters.difference(&from.counters) {
+            self.touch(counter);
+            self.script.add_counter(counter);
+        }
+        for (name, chain) in to
+            .chains
+            .iter()
+            .filter(|(name, _)| !from.chains.contains_key(*name))
+        {
+            self.touch(name);
+            self.script.add_chain(name, chain);
+        }
+        for (name, set) in to.sets.iter().filter(|(name, _)| !from.sets.contains_key(*name)) {
+            self.touch(name);
+            self.script.add_set(name, set);
+        }
+    }
+
+    fn empty_chains(&mut self, from: &Table, to: &Table, suspects: &BTreeSet<String>) {
+        for (name, chain) in &from.chains {
+            let stays = to.chains.get(name).is_some_and(|wanted| wanted == chain) && !suspects.contains(name);
+            let filled = !chain.rules.is_empty() || suspects.contains(name);
+            if !stays && filled {
+                self.script
+                    .line(format_args!("flush chain inet {NFT_TABLE} {name}"));
+            }
+            if !stays {
+                self.touch(name);
+            }
+        }
+    }
+
+    fn fill_chains(&mut self, from: &Table, to: &Table, suspects: &BTreeSet<String>) {
+        for (name, chain) in &to.chains {
+            let stays = from.chains.get(name).is_some_and(|found| found == chain) && !suspects.contains(name);
+            if !stays {
+                self.touch(name);
+                self.rewritten.insert(name.clone());
+                self.script.add_rules(name, &chain.rules);
+            }
+        }
+    }
+
+    fn delete_elements(&mut self, name: &str, old: &Set, new: &Set) {
+        if has_strange_key(old) {
+            self.script.flush_set(name, old);
+            self.touch(name);
+            return;
+        }
+        let gone: Vec<(&Key, &Value)> = old
+            .elements
+            .iter()
+            .filter(|(key, value)| new.elements.get(*key) != Some(*value))
+            .collect();
+        for (key, value) in &gone {
+            self.note(Sign::Removed, name, value);
+            self.networks.extend(network_of(key));
+        }
+        self.script.delete_elements(name, gone.into_iter());
+    }
+
+    fn add_elements(&mut self, name: &str, old: Option<&Set>, new: &Set) {
+        let old = old.filter(|old| !has_strange_key(old));
+        let coming: Vec<(&Key, &Value)> = new
+            .elements
+            .iter()
+            .filter(|(key, value)| old.and_then(|old| old.elements.get(*key)) != Some(*value))
+            .collect();
+        for (_, value) in &coming {
+            self.note(Sign::Added, name, value);
+        }
+        self.script.add_elements(name, coming.into_iter());
+    }
+
+    fn delete_objects(&mut self, from: &Table, to: &Table) {
+        for (name, set) in from.sets.iter().filter(|(name, _)| !to.sets.contains_key(*name)) {
+            self.touch(name);
+            for value in set.elements.values() {
+                self.note(Sign::Removed, name, value);
+            }
+            self.script.delete_set(name, set);
+        }
+        for name in from.chains.keys().filter(|name| !to.chains.contains_key(*name)) {
+            self.touch(name);
+            self.script
+                .line(format_args!("delete chain inet {NFT_TABLE} {name}"));
+        }
+        for counter in from.counters.difference(&to.counters) {
+            self.touch(counter);
+            self.script
+                .line(format_args!("delete counter inet {NFT_TABLE} {counter}"));
+        }
+    }
+
+    /// Sums elements up by what they lead to; their network is touched.
+    fn note(&mut self, sign: Sign, set: &str, value: &Value) {
+        let name = match value {
+            Value::Goto(chain) | Value::Jump(chain) => chain.to_string(),
+            Value::None | Value::Drop | Value::Zone(_) | Value::Strange(_) => set.to_owned(),
+        };
+        self.touch(&name);
+        if let Value::Zone(zone) = value {
+            self.networks.extend(NetworkId::new(*zone));
+        }
+        let sums = match sign {
+            Sign::Added => &mut self.added,
+            Sign::Removed => &mut self.removed,
+        };
+        *sums.entry(name).or_default() += 1;
+    }
+
+    fn finish(self) -> Transaction {
+        let mut summary = Vec::new();
+        let count = |sign: char, counts: &BTreeMap<String, usize>| -> Vec<String> {
+            counts
+                .iter()
+                .map(|(name, count)| format!("{sign}{count} {name}"))
+                .collect()
+        };
+        for (what, list) in [
+            (
+                "elements",
+                [count('+', &self.added), count('-', &self.removed)].concat(),
+            ),
+            ("chains rewritten", self.rewritten.into_iter().collect()),
+        ] {
+            if !list.is_empty() {
+                summary.push(format!("{what}: {}", list.join(", ")));
+            }
+        }
+        Transaction {
+            networks: self.networks,
+            summary,
+            script: self.script.text,
+            #[cfg(test)]
+            result: None,
+        }
+    }
+}
+
+/// The network of an overlay link: that its interface is no longer judged concerns it, whatever else is done.
+fn network_of(key: &Key) -> Option<NetworkId> {
+    let Key::Link(link) = key else { return None };
+    let rest = link.strip_prefix(WIREGUARD_PREFIX)?;
+    let digits = rest.split('-').next()?;
+    NetworkId::new(digits.parse().ok()?).ok()
+}
+
+fn has_strange_key(set: &Set) -> bool {
+    set.elements.keys().any(|key| matches!(key, Key::Strange(_)))
+}

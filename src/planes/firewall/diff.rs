@@ -1,0 +1,211 @@
+//! Desired × actual → changes. Pure.
+//!
+//! Between the two stands what neither refuses ([`super::meet`]): the narrowing transaction leads there in one step,
+//! the widening one from there to what is desired. A flow that both sides allow is never in doubt.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::amend::transaction;
+use super::change::{Change, Cut, Transaction};
+use super::compile::lower;
+use super::meet::{Lifted, lift, meet};
+use super::observe::Actual;
+use super::policy::Policy;
+use super::render::{remove_text, render_table};
+use super::state::{Key, State, Table, Value, names};
+use crate::model::network::NetworkId;
+use crate::model::{AddressSet, naming};
+use crate::planes::Difference;
+
+/// What nft's own listing said about each chain after the last verified apply: [`Actual::bodies`].
+pub type Verified = BTreeMap<String, [u8; 8]>;
+
+/// What is to be done so that the table is what it should be. `verified` also finds rules that someone replaced while
+/// keeping their comments; without it, comments are believed.
+#[must_use]
+pub fn diff(desired: &State, actual: &Actual, verified: Option<&Verified>) -> Difference<Change> {
+    let changes = match (&actual.table, &desired.table) {
+        (None, None) => Vec::new(),
+        (None, Some(wanted)) => install(desired, wanted),
+        (Some(found), wanted) => {
+            let suspects = suspects(actual, verified);
+            if wanted.as_ref() == Some(found) && suspects.is_empty() {
+                Vec::new()
+            } else {
+                amend(desired, wanted.as_ref(), found, &suspects)
+            }
+        }
+    };
+    let blocked = Vec::new();
+    Difference { changes, blocked }
+}
+
+fn suspects(actual: &Actual, verified: Option<&Verified>) -> BTreeSet<String> {
+    let differs = |(chain, body): &(&String, &[u8; 8])| {
+        verified.is_some_and(|verified| verified.get(*chain).is_some_and(|known| known != *body))
+    };
+    let differing = actual.bodies.iter().filter(differs);
+    differing.map(|(chain, _)| chain.clone()).collect()
+}
+
+fn install(desired: &State, wanted: &Table) -> Vec<Change> {
+    let networks: BTreeSet<NetworkId> = desired.policies.keys().copied().collect();
+    let cautious = met(desired, &BTreeMap::new());
+    let Some(mut first) = lower(&cautious, &BTreeMap::new(), &BTreeMap::new()) else {
+        return Vec::new();
+    };
+    let marks = marks(&networks);
+    first.counters.extend(marks.iter().cloned());
+    let mut changes = vec![Change::Install(Transaction {
+        networks: networks.clone(),
+        summary: vec![format!(
+            "install the table, refusing everything new ({} networks)",
+            networks.len()
+        )],
+        script: remove_text() + &render_table(&first),
+        #[cfg(test)]
+        result: Some(first.clone().into()),
+    })];
+    changes.extend(transaction(&first, &with(wanted, &marks), &BTreeSet::new()).map(Change::Widen));
+    changes.extend(networks.iter().map(|id| cut(desired, *id, true)));
+    changes
+}
+
+/// From a table that is there. Connections of every network that the narrowing touches are cut at the end; until that
+/// is done, a mark in the table says so.
+fn amend(desired: &State, wanted: Option<&Table>, found: &Table, suspects: &BTreeSet<String>) -> Vec<Change> {
+    let old = lift(found);
+    let middle = lower(
+        &met(desired, &old),
+        &closed(found, wanted),
+        &leaving(desired, &old),
+    );
+    let everyone: BTreeSet<NetworkId> = desired.policies.keys().chain(old.keys()).copied().collect();
+    let mut to_cut = marked(found);
+    let (Some(wanted), Some(mut middle)) = (wanted, middle.clone()) else {
+        return remove(desired, found, middle, &everyone);
+    };
+    let narrow = transaction(
+        found,
+        &with(&middle, &to_cut.iter().map(|id| names::cut_mark(*id)).collect()),
+        suspects,
+    );
+    if let Some(narrow) = &narrow {
+        let touched = &narrow.networks;
+        to_cut.extend(if touched.is_empty() {
+            everyone.iter()
+        } else {
+            touched.iter()
+        });
+    }
+    to_cut.extend(everyone.iter().filter(|id| !old.contains_key(id)));
+    let marks = marks(&to_cut);
+    middle.counters.extend(marks.iter().cloned());
+    let mut changes = Vec::new();
+    changes.extend(transaction(found, &middle, suspects).map(Change::Narrow));
+    changes.extend(transaction(&middle, &with(wanted, &marks), &BTreeSet::new()).map(Change::Widen));
+    changes.extend(to_cut.iter().map(|id| cut(desired, *id, true)));
+    changes
+}
+
+/// The last network goes, and the table with it.
+fn remove(
+    desired: &State,
+    found: &Table,
+    middle: Option<Table>,
+    everyone: &BTreeSet<NetworkId>,
+) -> Vec<Change> {
+    let narrow = middle.and_then(|middle| transaction(found, &middle, &BTreeSet::new()));
+    let mut changes: Vec<Change> = narrow.map(Change::Narrow).into_iter().collect();
+    changes.push(Change::Remove(Transaction {
+        networks: everyone.clone(),
+        summary: vec!["remove the table".to_owned()],
+        script: remove_text(),
+        #[cfg(test)]
+        result: None,
+    }));
+    let marked = marked(found);
+    changes.extend(everyone.union(&marked).map(|id| cut(desired, *id, false)));
+    changes
+}
+
+fn marks(networks: &BTreeSet<NetworkId>) -> BTreeSet<String> {
+    networks.iter().map(|id| names::cut_mark(*id)).collect()
+}
+
+fn marked(table: &Table) -> BTreeSet<NetworkId> {
+    let counters = table.counters.iter().filter_map(|name| names::split(name));
+    counters
+        .filter(|(_, rest)| *rest == names::CUT_MARK)
+        .map(|(id, _)| id)
+        .collect()
+}
+
+fn with(table: &Table, marks: &BTreeSet<String>) -> Table {
+    let mut table = table.clone();
+    table.counters.extend(marks.iter().cloned());
+    table
+}
+
+/// What the new rules refuse is cut; of a network that goes, everything in its zone (in the main table it has none).
+fn cut(desired: &State, network: NetworkId, marked: bool) -> Change {
+    let policy = desired.policies.get(&network);
+    Change::CutFlows(Cut {
+        network,
+        zone: policy.map_or_else(|| naming::conntrack_zone(network), Policy::zone),
+        marked,
+        allowed: policy.map(|policy| Arc::new(policy.clone())),
+    })
+}
+
+pub(super) fn met(desired: &State, old: &BTreeMap<NetworkId, Lifted>) -> BTreeMap<NetworkId, Policy> {
+    let policies = desired.policies.iter();
+    policies
+        .map(|(id, policy)| (*id, meet(old.get(id), policy)))
+        .collect()
+}
+
+/// The guarded addresses of networks that go: they are guarded until their links are gone.
+pub(super) fn leaving(desired: &State, old: &BTreeMap<NetworkId, Lifted>) -> BTreeMap<NetworkId, AddressSet> {
+    let gone = old.iter().filter(|(id, _)| !desired.policies.contains_key(id));
+    gone.map(|(id, lifted)| (*id, lifted.guarded.clone())).collect()
+}
+
+/// Interfaces that were judged, and won't be or not by the same network: whatever passes them vanishes in between.
+pub(super) fn closed(found: &Table, wanted: Option<&Table>) -> BTreeMap<String, BTreeSet<&'static str>> {
+    let (old, new) = (dispatch(found), wanted.map(dispatch).unwrap_or_default());
+    let mut closed = BTreeMap::new();
+    for (link, was) in old {
+        let none = BTreeMap::new();
+        let will = new.get(&link).unwrap_or(&none);
+        let stays = was.iter().all(|(map, value)| will.get(map) == Some(value));
+        if !stays {
+            let mut maps: BTreeSet<&'static str> = was.keys().chain(will.keys()).copied().collect();
+            // On its way from one VRF to another it is in none, and would be nobody's.
+            for pair in [
+                [names::IN_SLAVE, names::IN_NAME],
+                [names::FROM_SLAVE, names::FROM_NAME],
+            ] {
+                if !will.is_empty() && pair.iter().any(|map| maps.contains(map)) {
+                    maps.extend(pair);
+                }
+            }
+            closed.insert(link, maps);
+        }
+    }
+    closed
+}
+
+/// Which chains judge what passes an interface, by map. What someone else put there counts as nothing.
+fn dispatch(table: &Table) -> BTreeMap<String, BTreeMap<&'static str, &Value>> {
+    let mut by_link: BTreeMap<String, BTreeMap<&'static str, &Value>> = BTreeMap::new();
+    for map in names::DISPATCH {
+        for (key, value) in table.sets.get(map).iter().flat_map(|set| &set.elements) {
+            if let (Key::Link(link), Value::Jump(_) | Value::Drop) = (key, value) {
+                by_link.entry(link.clone()).or_default().insert(map, value);
+            }
+        }
+    }
+    by_link
+}
