@@ -11,8 +11,15 @@
 //!
 //! Nothing flows backwards. The plan holds every choice; execution makes none.
 
+pub mod api;
+pub mod cli;
 pub mod config;
+pub mod daemon;
+pub mod host;
 pub mod intent;
+pub mod log;
 pub mod model;
 pub mod planes;
+pub mod reconcile;
+pub mod report;
 pub mod sys;

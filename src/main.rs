@@ -1,3 +1,7 @@
 //! The `sdwand` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sdwand::cli::main()
+}

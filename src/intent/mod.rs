@@ -7,6 +7,8 @@ mod compile;
 mod firewall;
 mod topology;
 
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -1,0 +1,3 @@
+//! Interfaces to other processes.
+
+pub mod control;

@@ -1,0 +1,317 @@
+//! The command line: one file per group of commands; parse arguments, call the rooms, print.
+//!
+//! Exit status: 0 done; 1 an error, or `apply` and `down` left something undone; 2 the configuration is bad (`check`)
+//! or changes are pending (`plan`). Results go to standard output, everything else to standard error.
+
+mod editor;
+mod offline;
+mod online;
+mod status;
+
+use std::cell::Cell;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use serde::Serialize;
+
+use crate::config::Diagnostics;
+
+/// Makes the overlay of an SD-WAN true on this host: WireGuard, VRFs and nftables from TOML, without a controller.
+#[derive(Debug, Parser)]
+#[command(name = "sdwand", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Examples:
+  sdwand init --node hub-a1 --site site-a   first configuration of a new site
+  sdwand check                              is the configuration good?
+  sdwand plan                               what would change on this host?
+  sdwand run                                make it true and keep it true (what the systemd unit does)
+  sdwand status --watch                     how is everything?
+
+Exit status: 0 done; 1 error; 2 bad configuration (check) or changes pending (plan).")]
+struct Cli {
+    /// This host's own configuration
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        default_value = "/etc/sdwand/sdwand.toml"
+    )]
+    config: PathBuf,
+    /// Print JSON on standard output
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write a first configuration: sdwand.toml, a node key (0600) and a fleet fragment
+    #[command(after_help = "Example:
+  sdwand init --node hub-a1 --site site-a
+
+Nothing that exists is overwritten. The site's prefix is drawn at random (RFC 4193).")]
+    Init(editor::Init),
+    /// Print the public key of this host
+    #[command(after_help = "Example:
+  sdwand pubkey            # goes into public_key of this node in the fleet")]
+    Pubkey,
+    /// Judge the configuration: every error at once, with file, line, column and a hint
+    #[command(after_help = "Example:
+  sdwand check && git commit -am 'Open 5432 to web'
+
+Exit status: 0 good, 2 bad.")]
+    Check,
+    /// About the configuration itself
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print what any node would get, offline
+    #[command(after_help = "Examples:
+  sdwand compile --node spoke-a1 --plane wireguard   # a file for `wg setconf`, without the private key
+  sdwand compile --node hub-a1 --plane firewall | nft -c -f -")]
+    Compile(offline::Compile),
+    /// Print exactly what apply would do
+    #[command(after_help = "Example:
+  sdwand plan --json | jq -r '.steps[].text'
+
+Exit status: 0 nothing to do, 2 changes pending, 1 an error.")]
+    Plan,
+    /// Make the configuration true, and verify it by reading back
+    #[command(after_help = "Examples:
+  sdwand apply
+  sdwand apply --plan \"$(sdwand plan --json | jq -r .fingerprint)\"   # only what was reviewed")]
+    Apply(ApplyArgs),
+    /// Make the configuration true and keep it true, until stopped; stopping changes nothing on the wire
+    #[command(after_help = "Example:
+  sdwand --config /etc/sdwand/sdwand.toml run
+
+SIGHUP reads the configuration again. SIGTERM stops; kernel tunnels, routes and rules stay.")]
+    Run,
+    /// Show networks, peers, rules and conditions
+    #[command(after_help = "Examples:
+  sdwand status --watch
+  sdwand status --json | jq '.conditions[] | select(.state != \"Converged\")'")]
+    Status(StatusArgs),
+    /// Remove everything of ours from this host, and nothing else
+    #[command(after_help = "Example:
+  sdwand down
+
+A running daemon stays, and leaves the host so until `sdwand apply` or its restart.")]
+    Down,
+    /// Print completions for a shell
+    #[command(after_help = "Example:
+  sdwand completions bash > /etc/bash_completion.d/sdwand")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print every key with its default
+    #[command(after_help = "Example:
+  sdwand config defaults | less")]
+    Defaults,
+}
+
+#[derive(Debug, Args)]
+struct ApplyArgs {
+    /// Only if the plan still has this fingerprint
+    #[arg(long, value_name = "FINGERPRINT")]
+    plan: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    /// Show it again every two seconds
+    #[arg(long)]
+    watch: bool,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    /// The configuration is bad.
+    #[error("the configuration is bad")]
+    Config(#[from] Diagnostics),
+    /// Anything else, in words for an operator.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl CliError {
+    fn new(error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(error) = source {
+            text = format!("{text}: {error}");
+            source = error.source();
+        }
+        Self::Other(text)
+    }
+}
+
+/// Settings that every command has.
+struct Global {
+    config: PathBuf,
+    json: bool,
+    reader_is_gone: Cell<bool>,
+}
+
+impl Global {
+    /// Prints a result: `json` under `--json`, else `text`.
+    fn print(&self, json: &impl Serialize, text: &str) -> Result<(), CliError> {
+        if !self.json {
+            return self.write(text.as_bytes());
+        }
+        let mut bytes = serde_json::to_vec_pretty(json)
+            .map_err(|error| CliError::Other(format!("the result can't be written as JSON: {error}")))?;
+        bytes.push(b'\n');
+        self.write(&bytes)
+    }
+
+    /// Writes to standard output.
+    fn write(&self, bytes: &[u8]) -> Result<(), CliError> {
+        let mut out = io::stdout().lock();
+        match out.write_all(bytes).and_then(|()| out.flush()) {
+            // Whoever reads us has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.reader_is_gone.set(true);
+                Ok(())
+            }
+            other => other.map_err(|error| CliError::Other(format!("writing to standard output: {error}"))),
+        }
+    }
+}
+
+impl Global {
+    /// Whether nobody reads what is printed any more.
+    fn reader_is_gone(&self) -> bool {
+        self.reader_is_gone.get()
+    }
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misused(&error),
+    };
+    let global = Global {
+        config: cli.config,
+        json: cli.json,
+        reader_is_gone: Cell::new(false),
+    };
+    let is_check = matches!(cli.command, Command::Check);
+    match dispatch(&global, cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            report(&global, &error);
+            let bad_config = matches!(error, CliError::Config(_));
+            ExitCode::from(if is_check && bad_config { 2 } else { 1 })
+        }
+    }
+}
+
+/// Help and version are no error; of the others none may look like "changes pending" or "bad configuration".
+fn misused(error: &clap::Error) -> ExitCode {
+    let as_json = error.use_stderr() && std::env::args_os().any(|argument| argument == "--json");
+    if as_json {
+        let global = Global {
+            config: PathBuf::new(),
+            json: true,
+            reader_is_gone: Cell::new(false),
+        };
+        report(&global, &CliError::Other(error.to_string().trim_end().to_owned()));
+    } else {
+        // Nothing is left to tell a reader who went away.
+        let _ = error.print();
+    }
+    ExitCode::from(u8::from(error.use_stderr()))
+}
+
+fn report(global: &Global, error: &CliError) {
+    #[derive(Serialize)]
+    struct Failure<'a> {
+        error: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        diagnostics: Option<&'a Diagnostics>,
+    }
+    let diagnostics = match error {
+        CliError::Config(diagnostics) => Some(diagnostics),
+        CliError::Other(_) => None,
+    };
+    if global.json {
+        let failure = Failure {
+            error: error.to_string(),
+            diagnostics,
+        };
+        // Nothing is left to tell a reader who went away.
+        let _ = global.print(&failure, "");
+    } else if let Some(diagnostics) = diagnostics {
+        eprint!("{diagnostics}");
+    } else {
+        eprintln!("error: {error}");
+    }
+}
+
+fn dispatch(global: &Global, command: Command) -> Result<ExitCode, CliError> {
+    match command {
+        Command::Init(args) => editor::init(global, &args),
+        Command::Pubkey => offline::pubkey(global),
+        Command::Check => offline::check(global),
+        Command::Config(ConfigCommand::Defaults) => offline::defaults(global),
+        Command::Compile(args) => offline::compile(global, &args),
+        Command::Plan => runtime(online::plan(global)),
+        Command::Apply(args) => runtime(online::apply(global, args.plan)),
+        Command::Run => runtime(online::run(global)),
+        Command::Status(args) => runtime(status::status(global, args.watch)),
+        Command::Down => runtime(online::down(global)),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "sdwand", &mut script);
+            global.write(&script)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn runtime(command: impl Future<Output = Result<ExitCode, CliError>>) -> Result<ExitCode, CliError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::Other(format!("starting the runtime: {error}")))?;
+    let result = runtime.block_on(command);
+    // A lookup that never ends must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        fn walk(command: &clap::Command) {
+            for sub in command.get_subcommands() {
+                if sub.get_subcommands().next().is_some() {
+                    walk(sub);
+                } else {
+                    let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+                    assert!(help.contains("Example"), "{} has no example", sub.get_name());
+                }
+            }
+        }
+        walk(&Cli::command());
+    }
+}

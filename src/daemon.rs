@@ -1,0 +1,213 @@
+//! `sdwand run`: the composition root of the daemon that holds `CAP_NET_ADMIN`. It has no network-facing parser.
+//!
+//! ```text
+//! fleet.d, sdwand.toml ── inotify ─┐
+//! nftables, rtnetlink ── events ───┤
+//! interval, retry ─────────────────┼─▶ one task that owns the host: load ▶ plan ▶ execute ▶ verify ▶ conditions
+//! control.sock ── requests ────────┘        │
+//!                                           └─▶ answers, log
+//! ```
+//!
+//! Stopping or killing it leaves the data plane as it is. A configuration with an error changes nothing: the last good
+//! one stays in force, also across a restart (a copy of its fragments lies in the state folder), and the corrected
+//! one is picked up by itself.
+
+mod applied;
+mod files;
+mod rounds;
+
+pub(crate) use applied::save as save_applied;
+pub(crate) use rounds::{plan_answer, round_answer};
+
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use crate::api::control;
+use crate::host::{self, RealHost};
+use crate::sys::lock::LockError;
+use files::ConfigFiles;
+use rounds::Rounds;
+
+/// How long events of the host are collected before it is looked at: a foreign transaction comes in several.
+const HOST_DEBOUNCE: Duration = Duration::from_millis(10);
+
+/// How long a round may go on after the daemon was told to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How many requests may wait.
+const CALLS: usize = 16;
+
+/// Why the daemon doesn't run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The configuration is bad, and no earlier good one is known.
+    #[error(transparent)]
+    Config(#[from] crate::config::Diagnostics),
+    /// Another daemon, or another apply, is at work.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The host can't be had.
+    #[error(transparent)]
+    Host(#[from] host::HostError),
+    /// A folder or socket can't be made.
+    #[error("{what} {path}")]
+    Path {
+        /// What was tried.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The runtime refused something.
+    #[error("{0}")]
+    Runtime(&'static str, #[source] std::io::Error),
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// The configuration is bad and no earlier good one is known, another daemon runs here, or the host can't be had.
+pub async fn run(config: &Path) -> Result<(), DaemonError> {
+    let start = applied::first(config)?;
+    crate::log::start(&start.host.log);
+    // Whatever the umask: what lies in them is believed.
+    for (folder, mode) in [(&start.host.state_dir, 0o700), (&start.host.run_dir, 0o755)] {
+        let mut builder = std::fs::DirBuilder::new();
+        builder
+            .recursive(true)
+            .mode(mode)
+            .create(folder)
+            .map_err(|source| DaemonError::Path {
+                what: "creating",
+                path: folder.clone(),
+                source,
+            })?;
+    }
+    let lock = host::Locks::acquire(&start.host.state_dir)?;
+    // Under the lock only: the copy may be another daemon's.
+    if let Some(fragments) = &start.fragments {
+        applied::save(&start.host.state_dir, fragments);
+    }
+    let socket = start.host.run_dir.join(control::SOCKET);
+    let listener = control::listen(&socket).map_err(|source| DaemonError::Path {
+        what: "listening on",
+        path: socket.clone(),
+        source,
+    })?;
+    let (sender, calls) = mpsc::channel(CALLS);
+    let server = tokio::spawn(control::serve(listener, sender));
+    let host = RealHost::open(&start.host, host::Owner::Daemon).await?;
+    let files = ConfigFiles::watch(config, &start.host.fleet_dir, &start.host.private_key_file);
+    let rounds = Rounds::new(config, start, host);
+    let result = Box::pin(Daemon { rounds, files, calls }.run()).await;
+    server.abort();
+    // A socket that nobody serves would make commands wait; without it they act directly.
+    let _ = std::fs::remove_file(&socket);
+    drop(lock);
+    result
+}
+
+struct Daemon {
+    rounds: Rounds,
+    files: ConfigFiles,
+    calls: mpsc::Receiver<control::Call>,
+}
+
+/// When the next things are due.
+struct Timers {
+    round: Instant,
+    reload: Option<Instant>,
+}
+
+fn signals() -> Result<(Signal, Signal, Signal), DaemonError> {
+    let on = |kind| signal(kind).map_err(|error| DaemonError::Runtime("listening for signals", error));
+    Ok((
+        on(SignalKind::terminate())?,
+        on(SignalKind::interrupt())?,
+        on(SignalKind::hangup())?,
+    ))
+}
+
+impl Daemon {
+    async fn run(mut self) -> Result<(), DaemonError> {
+        let (mut terminate, mut interrupt, mut hangup) = signals()?;
+        let mut events = self.rounds.host.subscribe()?;
+        let mut timers = Timers {
+            round: Instant::now(),
+            reload: None,
+        };
+        tracing::info!(node = %self.rounds.node(), "started");
+        loop {
+            let due = timers
+                .reload
+                .map_or(timers.round, |reload| reload.min(timers.round));
+            // What is due comes first, and what is known already isn't asked for again: neither a storm of events nor
+            // clients that never stop asking keep the others waiting for long.
+            let call = tokio::select! {
+                biased;
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => {
+                    timers.reload = Some(Instant::now());
+                    continue;
+                }
+                () = sleep_until(due) => None,
+                () = self.files.changed(), if timers.reload.is_none() => {
+                    timers.reload = Some(Instant::now() + self.rounds.debounce());
+                    continue;
+                }
+                () = events.changed(), if timers.round > Instant::now() + HOST_DEBOUNCE => {
+                    timers.round = Instant::now() + HOST_DEBOUNCE;
+                    continue;
+                }
+                Some(call) = self.calls.recv() => Some(call),
+            };
+            let mut work = Box::pin(self.work(&mut timers, call));
+            tokio::select! {
+                biased;
+                () = &mut work => continue,
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            // A round that is cut off leaves what a kill would: no more open than before, and the next start goes on.
+            let _ = tokio::time::timeout(GRACE, work).await;
+            break;
+        }
+        tracing::info!("stopped; the data plane stays as it is");
+        Ok(())
+    }
+
+    /// Answers a request, or does what is due.
+    async fn work(&mut self, timers: &mut Timers, call: Option<control::Call>) {
+        let Some((request, answer)) = call else {
+            return self.due(timers).await;
+        };
+        let reply = self.rounds.answer(request).await;
+        // The client may have gone; what it asked for was done.
+        let _ = answer.send(reply);
+        timers.round = timers.round.min(Instant::now() + self.rounds.next_round());
+    }
+
+    async fn due(&mut self, timers: &mut Timers) {
+        let now = Instant::now();
+        let asked = timers.reload.is_some_and(|reload| reload <= now);
+        if asked {
+            timers.reload = None;
+        }
+        // Always asked: it also watches anew what was replaced.
+        let differ = self.files.differ();
+        if asked || differ {
+            self.rounds.reload();
+            self.files.follow(self.rounds.fleet_dir(), self.rounds.key_file());
+        }
+        self.rounds.round().await;
+        timers.round = Instant::now() + self.rounds.next_round();
+    }
+}

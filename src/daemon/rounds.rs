@@ -1,0 +1,392 @@
+//! What the daemon's one task does: load, converge, answer.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::applied::{self, Start};
+use crate::api::control::{Answer, Request};
+use crate::config::{self, Diagnostics};
+use crate::host::{RealHost, system_now, unix_now};
+use crate::model::host::{HostConfig, Mode};
+use crate::model::{Fleet, LinkName, Name};
+use crate::reconcile::{
+    self, ConditionState, Conditions, Execution, Host as _, Observation, Plan, Round, Target,
+};
+use crate::report::status::{ConfigState, DaemonState, Status};
+
+/// The first wait after a failure; it doubles up to the interval.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The daemon's state.
+pub(super) struct Rounds {
+    config: PathBuf,
+    own: HostConfig,
+    pub(super) host: RealHost,
+    current: Option<Target>,
+    pending: Option<config::Loaded>,
+    errors: Option<(Diagnostics, u64)>,
+    is_down: bool,
+    conditions: Conditions,
+    retries: u32,
+    is_clean: bool,
+    /// The interfaces that the session of the last apply came through: what that apply kept away from, later rounds
+    /// keep away from too.
+    protected: BTreeSet<LinkName>,
+}
+
+impl Rounds {
+    pub(super) fn new(config: &Path, start: Start, mut host: RealHost) -> Self {
+        host.set_key(start.key);
+        let current = start.fleet.and_then(|fleet| target(&host, &start.host, &fleet));
+        Self {
+            config: config.to_owned(),
+            own: start.host,
+            host,
+            current,
+            pending: start.pending,
+            errors: start.errors.map(|errors| (errors, unix_now())),
+            is_down: false,
+            conditions: Conditions::new(),
+            retries: 0,
+            is_clean: false,
+            protected: BTreeSet::new(),
+        }
+    }
+
+    pub(super) const fn node(&self) -> &Name {
+        &self.own.node
+    }
+
+    pub(super) fn fleet_dir(&self) -> &Path {
+        &self.own.fleet_dir
+    }
+
+    pub(super) fn key_file(&self) -> &Path {
+        &self.own.private_key_file
+    }
+
+    pub(super) const fn debounce(&self) -> Duration {
+        self.own.reconcile.debounce
+    }
+
+    /// How long until the next round, if nothing happens.
+    pub(super) fn next_round(&self) -> Duration {
+        if self.is_clean {
+            return self.own.reconcile.interval;
+        }
+        let backoff = RETRY * 2_u32.saturating_pow(self.retries.saturating_sub(1).min(16));
+        backoff.min(self.own.reconcile.interval)
+    }
+
+    /// Reads the files again. A bad configuration changes nothing but what the status says.
+    pub(super) fn reload(&mut self) {
+        match config::load(&self.config) {
+            Ok(loaded) => {
+                if self.errors.take().is_some() {
+                    tracing::info!("the configuration is good again");
+                }
+                if self.in_force(&loaded) {
+                    self.pending = None;
+                } else if loaded.host.reconcile.mode == Mode::Auto {
+                    self.adopt(loaded);
+                } else {
+                    tracing::info!(digest = %loaded.fleet.digest, "a changed configuration waits for `sdwand apply`");
+                    self.pending = Some(loaded);
+                }
+            }
+            Err(errors) => {
+                tracing::error!(
+                    count = errors.len(),
+                    first = %errors.iter().next().map(|e| e.message.clone()).unwrap_or_default(),
+                    "the configuration is bad: the last good one stays in force; see `sdwand check`"
+                );
+                let since = self.errors.as_ref().map_or_else(unix_now, |(_, since)| *since);
+                self.errors = Some((errors, since));
+            }
+        }
+    }
+
+    fn in_force(&self, loaded: &config::Loaded) -> bool {
+        let same = |target: &Target| target.intent.fleet_digest == loaded.fleet.digest;
+        self.current.as_ref().is_some_and(same)
+            && self.own == loaded.host
+            && self.host.public_key() == Some(loaded.private_key.public())
+    }
+
+    fn adopt(&mut self, loaded: config::Loaded) {
+        let moved = self.own.state_dir != loaded.host.state_dir || self.own.run_dir != loaded.host.run_dir;
+        if moved {
+            tracing::warn!("state_dir and run_dir take effect at the next start");
+        }
+        applied::save(&self.own.state_dir, &loaded.fragments);
+        self.own = HostConfig {
+            state_dir: self.own.state_dir.clone(),
+            run_dir: self.own.run_dir.clone(),
+            ..loaded.host
+        };
+        self.host.set_key(loaded.private_key);
+        self.current = target(&self.host, &self.own, &loaded.fleet);
+        self.pending = None;
+        tracing::info!(digest = %loaded.fleet.digest, "a configuration is in force");
+    }
+
+    /// Looks at the host, and makes it as it should be.
+    pub(super) async fn round(&mut self) {
+        let Some(current) = &self.current else {
+            self.is_clean = true;
+            return;
+        };
+        if self.is_down {
+            self.is_clean = true;
+            return;
+        }
+        let round = reconcile::converge(&mut self.host, current).await;
+        let conditions = reconcile::conditions(current, &round, &self.conditions, unix_now());
+        log_round(&round);
+        log_changes(&self.conditions, &conditions);
+        self.is_clean = round.execution.failures.is_empty()
+            && round.left.steps.is_empty()
+            && round.left.unreadable.is_empty();
+        self.retries = if self.is_clean {
+            0
+        } else {
+            self.retries.saturating_add(1)
+        };
+        self.conditions = conditions;
+    }
+
+    /// Answers a command.
+    pub(super) async fn answer(&mut self, request: Request) -> Answer {
+        match request {
+            Request::Status => self.status().await,
+            Request::Plan { protected } => {
+                self.reload();
+                if let Some((errors, _)) = &self.errors {
+                    return refused(errors);
+                }
+                self.plan(protected).await
+            }
+            Request::Apply { expect, protected } => {
+                self.reload();
+                if let Some((errors, _)) = &self.errors {
+                    return refused(errors);
+                }
+                self.apply(expect, protected).await
+            }
+            Request::Down => self.down().await,
+        }
+    }
+
+    /// The target that an apply would make true.
+    fn wanted(&self) -> Option<Target> {
+        match &self.pending {
+            Some(loaded) => target(&self.host, &loaded.host, &loaded.fleet).map(|target| Target {
+                own_key: loaded.private_key.public(),
+                ..target
+            }),
+            None => self.current.clone(),
+        }
+    }
+
+    async fn plan(&mut self, protected: Vec<LinkName>) -> Answer {
+        let Some(wanted) = self.wanted() else {
+            return nothing();
+        };
+        self.host.protect(protected.into_iter().collect());
+        let observation = self.host.observe(&wanted).await;
+        self.host.protect(self.protected.clone());
+        plan_answer(&reconcile::plan(&wanted, &observation))
+    }
+
+    async fn apply(&mut self, expect: Option<String>, protected: Vec<LinkName>) -> Answer {
+        let Some(wanted) = self.wanted() else {
+            return nothing();
+        };
+        let protected: BTreeSet<LinkName> = protected.into_iter().collect();
+        self.host.protect(protected.clone());
+        let observation = self.host.observe(&wanted).await;
+        let planned = reconcile::plan(&wanted, &observation);
+        if let Some(expect) = expect
+            && expect != planned.fingerprint()
+        {
+            self.host.protect(self.protected.clone());
+            return Answer::Refused {
+                reason: format!(
+                    "the plan has changed: it is {} now; look at `sdwand plan` again",
+                    planned.fingerprint()
+                ),
+            };
+        }
+        if let Some(loaded) = self.pending.take() {
+            self.adopt(loaded);
+        }
+        self.is_down = false;
+        self.protected = protected;
+        let round = reconcile::converge(&mut self.host, &wanted).await;
+        self.conditions = reconcile::conditions(&wanted, &round, &self.conditions, unix_now());
+        round_answer(&round)
+    }
+
+    async fn down(&mut self) -> Answer {
+        let nothing = self.host.nothing(&self.own);
+        self.is_down = true;
+        let round = reconcile::converge(&mut self.host, &nothing).await;
+        self.conditions = reconcile::conditions(&nothing, &round, &Conditions::new(), unix_now());
+        tracing::warn!("taken down by an operator; `sdwand apply` or a restart brings it back");
+        round_answer(&round)
+    }
+
+    async fn status(&mut self) -> Answer {
+        let pending = match (&self.pending, self.wanted()) {
+            (Some(_), Some(wanted)) => {
+                let observation = self.host.observe(&wanted).await;
+                reconcile::plan(&wanted, &observation).steps.len()
+            }
+            (Some(_), None) | (None, _) => 0,
+        };
+        let observation = match &self.current {
+            Some(current) => Some(self.host.observe(current).await),
+            None => None,
+        };
+        let conditions = self.conditions_now(observation.as_ref());
+        let state = DaemonState {
+            config: match &self.errors {
+                None => ConfigState::Good,
+                Some((errors, since)) => ConfigState::Bad {
+                    errors: errors.to_string(),
+                    since: *since,
+                },
+            },
+            mode: self.own.reconcile.mode,
+            is_down: self.is_down,
+            pending_changes: pending,
+        };
+        let status = Status::new(
+            &self.own.node,
+            self.current.as_ref(),
+            observation.as_ref(),
+            &conditions,
+            self.host.backends(),
+            Some(state),
+            system_now(),
+        );
+        let ok = conditions
+            .values()
+            .all(|condition| condition.state == ConditionState::Converged);
+        done(&status, status.to_string(), ok, pending)
+    }
+
+    /// The conditions by what was read just now: what changed since the last round shows as drift.
+    fn conditions_now(&self, observation: Option<&Observation>) -> Conditions {
+        let (Some(current), Some(observation), false) = (&self.current, observation, self.is_down) else {
+            return self.conditions.clone();
+        };
+        let left = reconcile::plan(current, observation);
+        let seen = Round {
+            plan: left.clone(),
+            execution: Execution::default(),
+            left,
+        };
+        let mut now = reconcile::conditions(current, &seen, &self.conditions, unix_now());
+        for (key, condition) in &mut now {
+            // A look doesn't try: what failed and is still to do has failed.
+            if let Some(failed) = self.conditions.get(key)
+                && failed.state == ConditionState::Failed
+                && condition.state == ConditionState::Drifted
+            {
+                *condition = failed.clone();
+            }
+        }
+        now
+    }
+}
+
+fn target(host: &RealHost, own: &HostConfig, fleet: &Fleet) -> Option<Target> {
+    match host.target(own, fleet) {
+        Ok(target) => Some(target),
+        Err(error) => {
+            tracing::error!(%error, "the fleet can't be compiled for this host");
+            None
+        }
+    }
+}
+
+fn refused(errors: &Diagnostics) -> Answer {
+    Answer::Refused {
+        reason: format!("the configuration is bad\n{errors}"),
+    }
+}
+
+fn nothing() -> Answer {
+    Answer::Refused {
+        reason: "no configuration is in force: see `sdwand check`".to_owned(),
+    }
+}
+
+fn done(json: &impl serde::Serialize, text: String, ok: bool, changes: usize) -> Answer {
+    match serde_json::to_value(json) {
+        Ok(json) => Answer::Done {
+            json,
+            text,
+            ok,
+            changes,
+        },
+        Err(error) => Answer::Refused {
+            reason: format!("the answer can't be written as JSON: {error}"),
+        },
+    }
+}
+
+/// The answer to `plan`.
+pub(crate) fn plan_answer(plan: &Plan) -> Answer {
+    done(
+        &crate::report::plan::PlanReport::new(plan),
+        plan.to_string(),
+        plan.is_converged(),
+        plan.steps.len(),
+    )
+}
+
+/// The answer to `apply` and `down`.
+pub(crate) fn round_answer(round: &Round) -> Answer {
+    let report = crate::report::plan::RoundReport::new(round);
+    let text = report.to_string();
+    let ok = report.ok;
+    done(&report, text, ok, round.plan.steps.len())
+}
+
+fn log_round(round: &Round) {
+    if !round.plan.is_empty() {
+        tracing::info!(
+            changes = round.execution.done,
+            left = round.left.steps.len(),
+            "the host was changed"
+        );
+    }
+    for failure in &round.execution.failures {
+        tracing::warn!(
+            plane = %failure.plane,
+            phase = %failure.phase,
+            step = failure.step,
+            error = failure.error,
+            "a step failed; it is tried again"
+        );
+    }
+}
+
+fn log_changes(before: &Conditions, after: &Conditions) {
+    for ((plane, network), condition) in after {
+        let old = before.get(&(*plane, *network)).map(|condition| condition.state);
+        if old == Some(condition.state) {
+            continue;
+        }
+        let network = network.map(|id| id.to_string()).unwrap_or_default();
+        match condition.state {
+            ConditionState::Converged => tracing::info!(%plane, network, "converged"),
+            ConditionState::Drifted => tracing::warn!(%plane, network, reason = condition.reason, "drifted"),
+            ConditionState::Blocked => tracing::warn!(%plane, network, reason = condition.reason, "blocked"),
+            ConditionState::Failed => tracing::warn!(%plane, network, reason = condition.reason, "failed"),
+        }
+    }
+}

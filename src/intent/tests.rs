@@ -1,0 +1,305 @@
+//! What fleets mean for a node: links, peers, routes, and what is left out with a word about it.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+
+use super::{Facts, HostIntent, IsolationMode, LinkKind, NetworkIntent, compile};
+use crate::config;
+use crate::model::{Name, NetworkId};
+
+const NODES: &str = r#"
+[site]
+name = "site-a"
+prefix = "fd12:34ab:cd42::/48"
+
+[[nodes]]
+name = "hub-1"
+public_key = "qyZM0n/nfE4oy3WbcOMEEEhHnPs+LsxOddSahMSLN2A="
+endpoints = ["203.0.113.5"]
+host_id = 1
+
+[[nodes]]
+name = "hub-2"
+public_key = "T5y0uKJbdJxuVgp2AQeYdoWU1DfKH5nzZJv6wYzTnkE="
+endpoints = ["203.0.113.6"]
+host_id = 2
+
+[[nodes]]
+name = "spoke-1"
+public_key = "gRh13BaDxfSNZ3zEaHSxHRyRUd3JdcUpDn6GLvqsIGc="
+host_id = 11
+
+[[nodes]]
+name = "spoke-2"
+public_key = "wXwPRtNhC+Y/9u7vN9+CUdrTCj3fvbSdd/IA2L2rkyo="
+host_id = 12
+"#;
+
+fn host(node: &str, isolation: IsolationMode, networks: &str) -> HostIntent {
+    let text = format!("{NODES}\n{networks}");
+    let parsed = match config::parse_fleet(&[("fleet.d/00.toml".into(), text)]) {
+        Ok(parsed) => parsed,
+        Err(found) => panic!("{found}"),
+    };
+    let facts = Facts {
+        isolation,
+        host_services_in_vrf: false,
+    };
+    compile(&parsed.fleet, &Name::new(node).unwrap(), &facts).unwrap()
+}
+
+fn network(host: &HostIntent, id: u16) -> &NetworkIntent {
+    &host.networks[&NetworkId::new(id).unwrap()]
+}
+
+fn nets(texts: &[&str]) -> BTreeSet<IpNet> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn routes(network: &NetworkIntent) -> Vec<String> {
+    let routes = network.routes.iter();
+    routes.map(|(net, link)| format!("{net} {link}")).collect()
+}
+
+const TWO_HUBS: &str = r#"
+[[networks]]
+name = "prod"
+id = 20
+routing = "static"
+members = [
+  { node = "hub-1", role = "hub" },
+  { node = "hub-2", role = "hub" },
+  { node = "spoke-1" },
+  { node = "spoke-2", lans = [{ subnet = "10.2.0.0/16", interface = "eth1" }] },
+]
+"#;
+
+#[test]
+fn a_hub_lets_each_peer_carry_its_own_only() {
+    let host = host("hub-1", IsolationMode::Vrf, TWO_HUBS);
+    let network = network(&host, 20);
+    assert_eq!(network.vrf.as_ref().unwrap().as_str(), "sdwan-20");
+    assert_eq!(network.table, 10_020);
+    assert_eq!(network.links.len(), 1);
+    let link = &network.links[0];
+    assert_eq!(
+        (link.name.as_str(), &link.kind),
+        ("wg-sdwan-20", &LinkKind::Multipoint)
+    );
+    assert_eq!(link.listen_port, Some(51_839));
+    let peers = link.peers.values().map(|peer| (peer.node.as_str(), peer));
+    let peers: std::collections::BTreeMap<_, _> = peers.collect();
+    assert_eq!(
+        peers.keys().copied().collect::<Vec<_>>(),
+        ["hub-2", "spoke-1", "spoke-2"]
+    );
+    assert_eq!(
+        peers["spoke-2"].allowed_ips,
+        nets(&[
+            "fd12:34ab:cd42:20::c/128",
+            "100.64.20.12/32",
+            "fe80::c/128",
+            "10.2.0.0/16"
+        ])
+    );
+    assert_eq!(
+        peers["spoke-1"].allowed_ips,
+        nets(&["fd12:34ab:cd42:20::b/128", "100.64.20.11/32", "fe80::b/128"])
+    );
+    // A spoke behind NAT calls; the other hub is called.
+    assert!(peers["spoke-1"].endpoints.is_empty());
+    assert_eq!(
+        (peers["spoke-1"].keepalive_seconds, peers["hub-2"].endpoints.len()),
+        (0, 1)
+    );
+    assert!(network.routes.contains_key(&"10.2.0.0/16".parse().unwrap()));
+    assert!(
+        network
+            .routes
+            .keys()
+            .all(|net| !net.contains(&"fe80::c".parse::<std::net::IpAddr>().unwrap()))
+    );
+}
+
+#[test]
+fn a_spoke_has_a_link_for_each_hub_and_each_hub_on_its_own() {
+    let host = host("spoke-1", IsolationMode::Vrf, TWO_HUBS);
+    let network = network(&host, 20);
+    let links: Vec<_> = network
+        .links
+        .iter()
+        .map(|link| (link.name.as_str(), link.listen_port.is_some(), link.peers.len()))
+        .collect();
+    assert_eq!(links, [("wg-sdwan-20", true, 1), ("wg-sdwan-20-2", false, 1)]);
+    let bound = ["fd12:34ab:cd42:20::/64", "100.64.20.0/24", "10.2.0.0/16"];
+    for (link, (hub, link_local)) in network
+        .links
+        .iter()
+        .zip([("hub-1", "fe80::1/128"), ("hub-2", "fe80::2/128")])
+    {
+        assert_eq!(
+            link.kind,
+            LinkKind::Uplink {
+                hub: Name::new(hub).unwrap()
+            }
+        );
+        let peer = link.peers.values().next().unwrap();
+        let mut wanted = nets(&bound);
+        wanted.extend(nets(&[link_local]));
+        assert_eq!((peer.node.as_str(), &peer.allowed_ips), (hub, &wanted));
+        assert!(peer.keepalive_seconds > 0);
+    }
+    assert_eq!(
+        routes(network),
+        [
+            "10.2.0.0/16 wg-sdwan-20",
+            "100.64.20.0/24 wg-sdwan-20",
+            "100.64.20.1/32 wg-sdwan-20",
+            "100.64.20.2/32 wg-sdwan-20-2",
+            "fd12:34ab:cd42:20::/64 wg-sdwan-20",
+            "fd12:34ab:cd42:20::1/128 wg-sdwan-20",
+            "fd12:34ab:cd42:20::2/128 wg-sdwan-20-2",
+        ]
+    );
+    assert_eq!(network.overlay_v6.to_string(), "fd12:34ab:cd42:20::b");
+    assert_eq!(network.overlay_v4.unwrap().to_string(), "100.64.20.11");
+    assert_eq!(network.link_local.to_string(), "fe80::b");
+}
+
+const MESH: &str = r#"
+[[networks]]
+name = "mesh"
+id = 3
+routing = "static"
+topology = "full_mesh"
+members = [{ node = "hub-1" }, { node = "spoke-1" }, { node = "spoke-2" }]
+"#;
+
+#[test]
+fn nodes_of_a_mesh_that_nobody_can_call_are_named() {
+    let host = host("spoke-1", IsolationMode::Vrf, MESH);
+    let link = &network(&host, 3).links[0];
+    let peers: Vec<_> = link.peers.values().map(|peer| peer.node.as_str()).collect();
+    assert_eq!(peers, ["hub-1"]);
+    assert_eq!(host.notices.len(), 1, "{:?}", host.notices);
+    assert_eq!(host.notices[0].object, "node spoke-2");
+    let routes = routes(network(&host, 3));
+    assert!(routes.iter().all(|route| !route.contains("::c/")), "{routes:?}");
+    // Who can be called meets both.
+    let hub = self::host("hub-1", IsolationMode::Vrf, MESH);
+    assert_eq!((network(&hub, 3).links[0].peers.len(), hub.notices.len()), (2, 0));
+}
+
+#[test]
+fn a_lan_behind_a_router_is_on_the_routers_interface() {
+    let text = r#"
+[[networks]]
+name = "prod"
+id = 1
+routing = "static"
+members = [
+  { node = "hub-1", role = "hub" },
+  { node = "spoke-1", lans = [
+    { subnet = "10.1.0.0/16", interface = "eth1" },
+    { subnet = "10.99.0.0/24", via = "10.1.0.254" },
+  ] },
+]
+"#;
+    let host = host("spoke-1", IsolationMode::Vrf, text);
+    let network = network(&host, 1);
+    let lans: Vec<_> = network
+        .lans
+        .iter()
+        .map(|lan| {
+            (
+                lan.subnet.to_string(),
+                lan.interface.as_str(),
+                lan.via.map(|via| via.to_string()),
+            )
+        })
+        .collect();
+    assert_eq!(
+        lans,
+        [
+            ("10.1.0.0/16".to_owned(), "eth1", None),
+            ("10.99.0.0/24".to_owned(), "eth1", Some("10.1.0.254".to_owned())),
+        ]
+    );
+    let firewall = &network.firewall;
+    let sources: BTreeSet<IpNet> = firewall
+        .lan_sources
+        .values()
+        .flat_map(crate::model::AddressSet::iter)
+        .collect();
+    assert_eq!(sources, nets(&["10.1.0.0/16", "10.99.0.0/24"]));
+    // What is behind a router isn't this host's own, and nothing of one's own is routed into the overlay.
+    assert!(!firewall.own.contains("10.99.0.1".parse().unwrap()));
+    assert!(firewall.own.contains("10.1.0.1".parse().unwrap()));
+    assert!(
+        network
+            .routes
+            .keys()
+            .all(|net| !net.to_string().starts_with("10."))
+    );
+}
+
+#[test]
+fn a_rule_that_matches_nothing_is_left_out_and_named() {
+    let text = format!(
+        "{TWO_HUBS}\n\
+         [[networks.rules]]\nname = \"empty\"\naction = \"accept\"\nfrom = {{ lan_of = \"spoke-1\" }}\nto = \"any\"\n\
+         [[networks.rules]]\nname = \"full\"\naction = \"accept\"\nfrom = {{ lan_of = \"spoke-2\" }}\nto = \"any\"\n"
+    );
+    let host = host("hub-1", IsolationMode::Vrf, &text);
+    let rules: Vec<_> = network(&host, 20)
+        .firewall
+        .rules
+        .iter()
+        .map(|rule| rule.name.as_str())
+        .collect();
+    assert_eq!(rules, ["full"]);
+    assert_eq!(host.notices.len(), 1, "{:?}", host.notices);
+    assert_eq!(host.notices[0].object, "rule empty");
+    assert!(
+        host.notices[0].text.contains("lan_of spoke-1"),
+        "{}",
+        host.notices[0].text
+    );
+}
+
+#[test]
+fn lans_that_overlap_need_vrfs() {
+    let one = |name: &str, id: u16, subnet: &str, interface: &str| {
+        format!(
+            "[[networks]]\nname = \"{name}\"\nid = {id}\nrouting = \"static\"\nmembers = [\n\
+             {{ node = \"hub-1\", role = \"hub\" }},\n\
+             {{ node = \"spoke-1\", lans = [{{ subnet = \"{subnet}\", interface = \"{interface}\" }}] }} ]\n"
+        )
+    };
+    let text = one("prod", 1, "10.1.0.0/16", "eth1") + &one("lab", 2, "10.1.7.0/24", "eth2");
+    let apart = host("spoke-1", IsolationMode::Vrf, &text);
+    assert_eq!((apart.networks.len(), apart.blocked.len()), (2, 0));
+    let shared = host("spoke-1", IsolationMode::Rules, &text);
+    let ids: Vec<u16> = shared.networks.keys().map(|id| id.get()).collect();
+    assert_eq!(ids, [1]);
+    assert_eq!(shared.blocked.len(), 1);
+    let blocked = &shared.blocked[0];
+    assert_eq!(blocked.network.map(NetworkId::get), Some(2));
+    for part in ["lab", "10.1.7.0/24", "10.1.0.0/16"] {
+        assert!(blocked.reason.contains(part), "{}", blocked.reason);
+    }
+    assert_eq!(network(&shared, 1).vrf, None);
+    // Who has none of the LANs isn't concerned.
+    assert_eq!(host("hub-1", IsolationMode::Rules, &text).blocked, []);
+}
+
+#[test]
+fn a_stranger_has_no_intent() {
+    let parsed = config::parse_fleet(&[("fleet.d/00.toml".into(), format!("{NODES}{MESH}"))]).unwrap();
+    let facts = Facts {
+        isolation: IsolationMode::Vrf,
+        host_services_in_vrf: false,
+    };
+    assert!(compile(&parsed.fleet, &Name::new("nobody").unwrap(), &facts).is_err());
+}

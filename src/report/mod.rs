@@ -1,0 +1,4 @@
+//! Read-only views for people and scripts.
+
+pub mod plan;
+pub mod status;
