@@ -354,6 +354,8 @@ impl Host for RealHost {
                 Change::L3(change) => l3.push(change.clone()),
                 Change::Wireguard(change) => wireguard.push(change.clone()),
                 Change::Firewall(change) => {
+                    // Our own change is no one else's tampering: what was remembered is of before it.
+                    self.verified = None;
                     let done = firewall::apply(change, &self.nft, &self.conntrack).await;
                     results.push(done.map(|_| ()).map_err(|error| chain(&error)));
                 }
