@@ -93,7 +93,8 @@ cargo_tests() {
   say "unit, golden and property tests"
   cargo test --locked --no-fail-fast </dev/null 2>&1 | tee "$work/cargo"
   code=${PIPESTATUS[0]}
-  read -r p f i < <(sed -n 's/^test result: .* \([0-9]*\) passed; \([0-9]*\) failed; \([0-9]*\) ignored.*/\1 \2 \3/p' "$work/cargo" |
+  # A test that runs itself again in a namespace prints a result of its own, with the others filtered out: it counts once.
+  read -r p f i < <(sed -n 's/^test result: .* \([0-9]*\) passed; \([0-9]*\) failed; \([0-9]*\) ignored;.* 0 filtered out;.*/\1 \2 \3/p' "$work/cargo" |
     awk '{ p += $1; f += $2; i += $3 } END { print p + 0, f + 0, i + 0 }')
   if (( code != 0 && f == 0 )); then f=1; fi # it didn't compile
   count unit "$p" "$f" "$i" $((SECONDS - start))
