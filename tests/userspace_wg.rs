@@ -386,6 +386,32 @@ fn a_taken_port_is_said_and_the_old_one_stays() {
 }
 
 #[test]
+fn refused_ports_never_leave_the_device_deaf() {
+    inside("refused_ports_never_leave_the_device_deaf", async || {
+        let (userspace, mut a) = ready().await;
+        let taken = std::net::UdpSocket::bind("[::]:0").expect("a port");
+        let update = DeviceUpdate {
+            listen_port: Some(taken.local_addr().expect("bound").port()),
+            ..DeviceUpdate::default()
+        };
+        // A busy runtime closes what was given up late.
+        for _ in 0..8 {
+            tokio::spawn(async {
+                loop {
+                    std::hint::black_box((0..200_000_u64).sum::<u64>());
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+        for round in 0..20 {
+            let refused = userspace.set(LINK, update.clone()).await;
+            assert!(matches!(refused, Err(WgError::PortTaken { .. })), "{refused:?}");
+            assert!(a.ping(HUB, SOON), "no answer after {round} refusals");
+        }
+    });
+}
+
+#[test]
 fn a_device_whose_interface_was_deleted_can_come_back() {
     inside("a_device_whose_interface_was_deleted_can_come_back", async || {
         let (userspace, _) = ready().await;

@@ -3,7 +3,7 @@
 //! ```text
 //!   plane ─ read, set ┐                                      ┌─ TUN interface, in the current network namespace
 //!                     ├─▶ Control (one writer, a ledger ──▶ gotatun
-//!   wg(8) ─ UAPI ─────┘    of AllowedIPs) ────────────────────┘└─ UDP socket with large buffers
+//!   wg(8) ─ UAPI ─────┘    of AllowedIPs) ────────────────────┘└─ UDP sockets, bound ahead
 //! ```
 //!
 //! Both ways in go through `Control`, which makes the embedded device follow the kernel's rules where it doesn't by
@@ -26,7 +26,7 @@ use ipnet::IpNet;
 use ipnetwork::IpNetwork;
 use rustix::io::Errno;
 
-use transport::{Interface, LargeBuffers, interface_index};
+use transport::{Interface, Sockets, interface_index};
 
 use super::memory::public_half;
 use super::{DeviceInfo, DeviceUpdate, Key, PeerInfo, PeerUpdate, Secret, WgError, uapi};
@@ -72,8 +72,9 @@ impl Userspace {
         let interface = Interface::create(name, mtu)?;
         let gone = interface.gone();
         let index = interface_index(name)?.ok_or_else(|| WgError::NoDevice(name.to_owned()))?;
+        let sockets = Sockets::default();
         let tunnel = DeviceBuilder::new()
-            .with_udp(LargeBuffers)
+            .with_udp(sockets.clone())
             .with_ip(interface)
             .build()
             .await
@@ -86,6 +87,7 @@ impl Userspace {
             gone,
             control: tokio::sync::Mutex::new(Control {
                 tunnel,
+                sockets,
                 public_key: None,
                 pending_port: None,
                 ledger: Ledger::default(),
@@ -167,6 +169,7 @@ impl Userspace {
 pub(super) struct Embedded {
     name: String,
     index: u32,
+    /// Set when the interface is gone, or nothing listens and can't be made to: the device is to be made anew.
     gone: Arc<AtomicBool>,
     control: tokio::sync::Mutex<Control>,
     uapi: Mutex<Option<tokio::task::AbortHandle>>,
@@ -175,7 +178,8 @@ pub(super) struct Embedded {
 
 /// The one way to an embedded device.
 struct Control {
-    tunnel: Device<(LargeBuffers, Interface, Interface)>,
+    tunnel: Device<(Sockets, Interface, Interface)>,
+    sockets: Sockets,
     public_key: Option<Key>,
     /// The port that was asked for before there was a key to listen with.
     pending_port: Option<u16>,
@@ -258,29 +262,37 @@ impl Embedded {
         let mut control = self.control.lock().await;
         let Control {
             tunnel,
+            sockets,
             public_key,
             pending_port,
             ledger,
         } = &mut *control;
-        if let Some(private_key) = &update.private_key {
-            let Some(public) = public_half(private_key) else {
-                return Err(WgError::io(
-                    "unset the private key of",
-                    &self.name,
-                    Errno::OPNOTSUPP,
-                ));
-            };
-            *public_key = Some(public);
-        }
-        let Some(own) = *public_key else {
+        let new_key = match &update.private_key {
+            Some(key) => Some(
+                public_half(key)
+                    .ok_or_else(|| WgError::io("unset the private key of", &self.name, Errno::OPNOTSUPP))?,
+            ),
+            None => None,
+        };
+        let Some(own) = new_key.or(*public_key) else {
             if update.peers.iter().any(|peer| !peer.remove && !peer.update_only) {
                 return Err(WgError::NoPrivateKey(self.name.clone()));
             }
             *pending_port = update.listen_port.or(*pending_port);
             return Ok(());
         };
-        let port = update.listen_port.or(pending_port.take());
-        let before = tunnel.read(async |device| device.listen_port()).await;
+        let port = update.listen_port.or(*pending_port);
+        if let Some(port) = port {
+            sockets.prepare(port).await.map_err(|source| {
+                if source.kind() == io::ErrorKind::AddrInUse {
+                    let name = self.name.clone();
+                    WgError::PortTaken { name, port }
+                } else {
+                    WgError::io("open the UDP socket of", &self.name, source)
+                }
+            })?;
+        }
+        (*public_key, *pending_port) = (Some(own), None);
         let written = tunnel
             .write(async |device| {
                 if let Some(private_key) = &update.private_key {
@@ -300,23 +312,10 @@ impl Embedded {
                 marked
             })
             .await;
-        if written.is_err() && port.is_some_and(|port| port != before) {
-            // The old socket is closed already: without this, the device would listen nowhere and say otherwise.
-            let back = tunnel.set_listen_port(before).await;
-            tracing::debug!(name = %self.name, restored = back.is_ok(), "listen port refused");
-        }
-        let outcome = written.and_then(std::convert::identity);
-        outcome.map_err(|source| match (source, port) {
-            (gotatun::device::Error::Bind(error, _), Some(port))
-                if error.kind() == io::ErrorKind::AddrInUse =>
-            {
-                WgError::PortTaken {
-                    name: self.name.clone(),
-                    port,
-                }
-            }
-            (source, _) => embedded_error(&self.name, source),
-        })
+        written
+            .inspect_err(|_| self.gone.store(true, Ordering::Relaxed))
+            .and_then(std::convert::identity)
+            .map_err(|source| embedded_error(&self.name, source))
     }
 }
 
@@ -324,7 +323,7 @@ impl Ledger {
     /// Changes one peer of the device and of the ledger. The device handles no packet meanwhile.
     async fn update(
         &mut self,
-        device: &mut DeviceWrite<'_, (LargeBuffers, Interface, Interface)>,
+        device: &mut DeviceWrite<'_, (Sockets, Interface, Interface)>,
         update: PeerUpdate,
     ) {
         let key = update.public_key;

@@ -3,12 +3,13 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use gotatun::packet::{Ip, Packet, PacketBufPool};
 use gotatun::tun::tun_async_device::TunDevice;
 use gotatun::tun::{IpRecv, IpSend, MtuWatcher};
 use gotatun::udp::socket::{UdpSocket, UdpSocketFactory};
-use gotatun::udp::{UdpTransportFactory, UdpTransportFactoryParams};
+use gotatun::udp::{UdpSend as _, UdpTransportFactory, UdpTransportFactoryParams};
 use rustix::io::Errno;
 
 use super::super::WgError;
@@ -17,23 +18,93 @@ use super::embedded_error;
 /// The UDP socket's buffers in bytes; measured to carry 1.2 times the throughput of the default ones.
 const SOCKET_BUFFER: usize = 7 * 1024 * 1024;
 
-/// Sockets with large buffers: forced past the system's limit where this process may, else as large as it allows.
-pub(super) struct LargeBuffers;
+/// How long a port may still be held by a socket of our own that is on its way out: the runtime closes it when it drops
+/// the task that read from it.
+const CLOSING: Duration = Duration::from_millis(200);
 
-impl UdpTransportFactory for LargeBuffers {
+/// The UDP sockets of a device. Clones share them.
+///
+/// The embedded device closes its socket before it opens another, and is deaf when it can't. So a port is bound ahead of
+/// the move to it ([`Sockets::prepare`]), and a device that is rebuilt on the port that it has keeps its socket. The
+/// buffers are large: forced past the system's limit where this process may, else as large as it allows.
+#[derive(Clone, Default)]
+pub(super) struct Sockets {
+    ports: Arc<tokio::sync::Mutex<Ports>>,
+}
+
+#[derive(Default)]
+struct Ports {
+    current: Option<UdpSocket>,
+    next: Option<UdpSocket>,
+}
+
+impl Sockets {
+    /// Binds `port`, for the device to move to next.
+    pub(super) async fn prepare(&self, port: u16) -> io::Result<()> {
+        let mut ports = self.ports.lock().await;
+        let is_open = [&ports.current, &ports.next].map(|socket| is_on(socket.as_ref(), port));
+        if port != 0 && is_open == [false, false] {
+            let params = UdpTransportFactoryParams {
+                addr: None,
+                port,
+                fwmark: None,
+            };
+            ports.next = Some(open(&params).await?);
+        }
+        Ok(())
+    }
+}
+
+impl UdpTransportFactory for Sockets {
     type Send = UdpSocket;
     type Recv = UdpSocket;
 
     async fn bind(&mut self, params: &UdpTransportFactoryParams) -> io::Result<(UdpSocket, UdpSocket)> {
-        let mut factory = UdpSocketFactory {
-            recv_buffer_size: Some(SOCKET_BUFFER),
-            send_buffer_size: Some(SOCKET_BUFFER),
+        let mut ports = self.ports.lock().await;
+        let Ports { current, next } = &mut *ports;
+        let known = [next.take(), current.take()]
+            .into_iter()
+            .find(|socket| is_on(socket.as_ref(), params.port))
+            .flatten();
+        let socket = match known {
+            Some(socket) => {
+                socket.set_fwmark(params.fwmark.unwrap_or_default())?;
+                socket
+            }
+            None => open(params).await?,
         };
-        let (send, receive) = factory.bind(params).await?;
-        let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(&receive, SOCKET_BUFFER);
-        let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&send, SOCKET_BUFFER);
-        Ok((send, receive))
+        *current = Some(socket.clone());
+        Ok((socket.clone(), socket))
     }
+}
+
+fn is_on(socket: Option<&UdpSocket>, port: u16) -> bool {
+    let address = socket.and_then(|socket| socket.local_addr().ok());
+    port != 0 && address.is_some_and(|address| address.port() == port)
+}
+
+/// Binds a socket; waits a moment for one of our own to go.
+async fn open(params: &UdpTransportFactoryParams) -> io::Result<UdpSocket> {
+    let mut factory = UdpSocketFactory {
+        recv_buffer_size: Some(SOCKET_BUFFER),
+        send_buffer_size: Some(SOCKET_BUFFER),
+    };
+    let bound = async {
+        loop {
+            match factory.bind(params).await {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                bound => return bound,
+            }
+        }
+    };
+    let (socket, _) = tokio::time::timeout(CLOSING, bound)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::AddrInUse.into()))?;
+    let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER);
+    let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&socket, SOCKET_BUFFER);
+    Ok(socket)
 }
 
 /// The TUN interface, with two habits of its own. It remembers when the kernel took it away: the device's own "fatal
