@@ -226,6 +226,7 @@ impl<'a> Differ<'a> {
     }
 
     fn disconnect(&mut self) {
+        self.reset_lans();
         self.drop_routes();
         self.drop_addresses();
         self.drop_lans();
@@ -288,6 +289,11 @@ impl<'a> Differ<'a> {
             };
             self.push(Some(lan.network), Phase::Disconnect, op);
         }
+    }
+
+    /// First of all: the VRF, the rule and the routes of an interface tell that it was a LAN, and a step that fails must
+    /// be known to the next round.
+    fn reset_lans(&mut self) {
         for name in self.actual.interfaces.keys() {
             if !self.desired.lans.contains_key(name) {
                 self.reset_forwarding(name);
@@ -311,7 +317,7 @@ impl<'a> Differ<'a> {
     fn reset_forwarding(&mut self, name: &LinkName) {
         let sysctls = &self.actual.state.sysctls;
         let host = sysctls.get(&host_sysctl(&["net", "ipv4", "ip_forward"])).copied();
-        let network = self.actual.state.lans.get(name).map(|lan| lan.network);
+        let network = self.network_of_lan(name);
         let v4 = link_sysctl(Family::V4, name, "forwarding");
         if let (Some(host), Some(value)) = (host, sysctls.get(&v4))
             && *value != host
@@ -322,6 +328,14 @@ impl<'a> Differ<'a> {
         if sysctls.get(&v6).is_some_and(|value| *value != 0) {
             self.set_sysctl(network, Phase::Disconnect, v6, 0);
         }
+    }
+
+    fn network_of_lan(&self, name: &LinkName) -> Option<NetworkId> {
+        let ours = &self.actual.state;
+        let lan = ours.lans.get(name).map(|lan| lan.network);
+        let mut rules = ours.rules.iter();
+        let by_rule = |rule: &Rule| (rule.selector == Selector::Iif(name.clone())).then_some(rule.table);
+        lan.or_else(|| network_of_table(rules.find_map(by_rule)?))
     }
 
     fn set_sysctl(&mut self, network: Option<NetworkId>, phase: Phase, path: SysctlPath, value: u32) {

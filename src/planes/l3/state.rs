@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
-use crate::model::ownership::{ROUTE_METRIC, UNREACHABLE_METRIC};
+use crate::model::ownership::{ROUTE_METRIC, UNREACHABLE_METRIC, link_class};
 use crate::model::{LinkName, NetworkId, naming};
 use crate::planes::Phase;
 use crate::sys::sysctl::SysctlPath;
@@ -305,17 +305,21 @@ impl Change {
         None
     }
 
-    /// Whether LAN interfaces go back to the main table: by themselves, or with the VRF that they are in.
+    /// Whether LAN interfaces go back to the main table: by themselves, with the VRF that they are in, or with the rule
+    /// that sends what comes in by them to the network's table.
     #[must_use]
-    pub const fn releases_lans(&self) -> bool {
-        matches!(
-            self.op,
-            Op::ReleaseLan { .. }
-                | Op::DeleteLink {
-                    kind: LinkType::Vrf { .. },
-                    ..
-                }
-        )
+    pub fn releases_lans(&self) -> bool {
+        let of_lan =
+            |rule: &Rule| matches!(&rule.selector, Selector::Iif(link) if link_class(link).is_none());
+        matches!(&self.op, Op::DeleteRule { rule } if of_lan(rule))
+            || matches!(
+                self.op,
+                Op::ReleaseLan { .. }
+                    | Op::DeleteLink {
+                        kind: LinkType::Vrf { .. },
+                        ..
+                    }
+            )
     }
 
     /// The network that it is for; none for the host.

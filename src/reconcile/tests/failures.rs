@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use super::memory::MemoryHost;
-use super::{isolations, nothing, round, settle, target};
+use super::{isolations, nothing, round, settle, target, two_networks};
+use crate::intent::IsolationMode;
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, max_shrink_iters: 16, ..ProptestConfig::default() })]
@@ -43,5 +44,32 @@ proptest! {
         settle(&mut host, &goal);
         settle(&mut host, &nothing(&goal));
         prop_assert!(host.kernel.foreign() == before);
+    }
+}
+
+/// What tells that an interface was a LAN goes last: else a step that failed once would never be made up for.
+#[test]
+fn whichever_step_of_down_fails_the_lans_go_back_as_they_were() {
+    for isolation in [IsolationMode::Vrf, IsolationMode::Rules] {
+        let fleet = two_networks(isolation);
+        let goal = nothing(&fleet);
+        for at in 0.. {
+            let mut host = MemoryHost::new();
+            let before = host.kernel.foreign();
+            settle(&mut host, &fleet);
+            host.fail_in = Some(at);
+            let done = round(&mut host, &goal);
+            if done.execution.failures.is_empty() {
+                assert!(at > 10, "{}", done.plan);
+                break;
+            }
+            host.fail_in = None;
+            settle(&mut host, &goal);
+            let failed = &done.execution.failures[0].step;
+            assert!(
+                host.kernel.foreign() == before,
+                "{isolation:?}, after a failure of {failed}"
+            );
+        }
     }
 }
