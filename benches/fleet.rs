@@ -112,11 +112,11 @@ fn unchanged(c: &mut Criterion) {
         ..firewall::Actual::default()
     };
     assert!(
-        firewall::diff(&desired, &actual, None).changes.is_empty(),
+        firewall::diff(&desired, &actual, None, false).changes.is_empty(),
         "nothing is to be done"
     );
     group.bench_function("firewall diff, no change", |b| {
-        b.iter(|| firewall::diff(black_box(&desired), &actual, None));
+        b.iter(|| firewall::diff(black_box(&desired), &actual, None, false));
     });
     let desired = l3::compile(&intent, &l3::Facts::offline());
     let actual = l3::Actual {

@@ -46,14 +46,18 @@ for (( i = 0; i < FLUSHES; i++ )); do
   done
   times+=($(( $(now_ms) - start )))
 done
-start=$(now_ms); on s1 nft list tables >/dev/null; firewall_is_back; reading=$(( $(now_ms) - start ))
+looks=()
+for (( i = 0; i < 9; i++ )); do start=$(now_ms); firewall_is_back; looks+=($(( $(now_ms) - start ))); done
+mapfile -t looks < <(printf '%s\n' "${looks[@]}" | sort -n)
+look=${looks[4]}
 mapfile -t times < <(printf '%s\n' "${times[@]}" | sort -n)
 p50=${times[$(( ${#times[@]} / 2 ))]} p99=${times[$(( (${#times[@]} * 99 + 99) / 100 - 1 ))]}
-note "nft flush → back: p50 $p50 ms, p99 $p99 ms of ${#times[@]}, of which $reading ms to look"
-# The bound that is aimed at, 200 ms at p99, is asked of a quiet machine only: SDWAND_TIMED=1.
+note "nft flush → back: p50 $p50 ms, p99 $p99 ms of ${#times[@]}, of which $look ms to look"
+# 200 ms at p99; where a look alone, one nft and two sorts, takes more than 20 ms, the machine is busy with others and
+# gets ten looks. SDWAND_TIMED=1 asks the 200 ms of any machine.
 if timed; then
-  bound=$([[ -n ${SDWAND_TIMED:-} ]] && echo 200 || echo 1000)
-  check "nft flush → back: p99 within $bound ms, the look apart" eval '(( p99 - reading <= bound ))'
+  bound=$(( look > 20 && ${SDWAND_TIMED:-0} == 0 ? 10 * look : 200 ))
+  check "nft flush → back: p99 within $bound ms" eval '(( p99 <= bound ))'
 else
   pass "nft flush → back, every time"
 fi

@@ -33,9 +33,6 @@ use crate::sys::lock::LockError;
 use files::ConfigFiles;
 use rounds::Rounds;
 
-/// How long events of the host are collected before it is looked at: a foreign transaction comes in several.
-const HOST_DEBOUNCE: Duration = Duration::from_millis(10);
-
 /// How long a round may go on after the daemon was told to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -163,8 +160,8 @@ impl Daemon {
                     timers.reload = Some(Instant::now() + self.rounds.debounce());
                     continue;
                 }
-                () = events.changed(), if timers.round > Instant::now() + HOST_DEBOUNCE => {
-                    timers.round = Instant::now() + HOST_DEBOUNCE;
+                patience = events.changed(), if timers.round > Instant::now() => {
+                    timers.round = timers.round.min(Instant::now() + patience);
                     continue;
                 }
                 Some(call) = self.calls.recv() => Some(call),

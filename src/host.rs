@@ -38,6 +38,9 @@ const RESOLVE_PATIENCE: Duration = Duration::from_millis(50);
 /// How long `nft` and `conntrack` may take: 50,000 rules take a few seconds.
 const TOOL_TIME: Duration = Duration::from_secs(30);
 
+/// How long events of the host are collected before it is looked at: a change by `ip` comes in several.
+const DEBOUNCE: Duration = Duration::from_millis(10);
+
 /// Where `wg(8)` looks for the sockets of userspace devices.
 const UAPI_FOLDER: &str = "/var/run/wireguard";
 
@@ -109,6 +112,7 @@ pub struct RealHost {
     key: Option<PrivateKey>,
     protected: BTreeSet<LinkName>,
     verified: Option<firewall::Verified>,
+    listing: Option<firewall::Listing>,
     resolver: Resolver,
 }
 
@@ -188,6 +192,7 @@ impl RealHost {
             key: None,
             protected: BTreeSet::new(),
             verified: None,
+            listing: None,
             resolver: Resolver::new(match owner {
                 Owner::Daemon => RESOLVE_PATIENCE,
                 Owner::Command => RESOLVE_TIME,
@@ -280,6 +285,35 @@ impl RealHost {
         })
     }
 
+    /// Forgets what was read of the firewall: the next look shows its counts, too, as they are then.
+    pub fn count_anew(&mut self) {
+        self.listing = None;
+    }
+
+    async fn observe_links(
+        &self,
+        target: &Target,
+    ) -> (Result<l3::Actual, String>, Result<wireguard::Actual, String>) {
+        let l3 = l3::observe(&self.netlink, &self.sysctls, &target.l3)
+            .await
+            .map_err(|error| chain(&error));
+        let wireguard = match &l3 {
+            // Only what is ours is read as ours.
+            Ok(actual) => {
+                let links = target
+                    .wireguard
+                    .devices
+                    .keys()
+                    .filter(|link| actual.state.links.contains_key(*link));
+                wireguard::observe(&self.wg, links)
+                    .await
+                    .map_err(|error| chain(&error))
+            }
+            Err(error) => Err(format!("its links can't be read: {error}")),
+        };
+        (l3, wireguard)
+    }
+
     async fn apply_wireguard(&self, changes: &[wireguard::Change]) -> Vec<Result<(), String>> {
         let Some(key) = &self.key else {
             return changes
@@ -305,24 +339,14 @@ impl RealHost {
 
 impl Host for RealHost {
     async fn observe(&mut self, target: &Target) -> Observation {
-        let l3 = l3::observe(&self.netlink, &self.sysctls, &target.l3)
-            .await
-            .map_err(|error| chain(&error));
-        let wireguard = match &l3 {
-            // Only what is ours is read as ours.
-            Ok(actual) => {
-                let links = target
-                    .wireguard
-                    .devices
-                    .keys()
-                    .filter(|link| actual.state.links.contains_key(*link));
-                wireguard::observe(&self.wg, links)
-                    .await
-                    .map_err(|error| chain(&error))
-            }
-            Err(error) => Err(format!("its links can't be read: {error}")),
-        };
-        let firewall = firewall::observe(&self.nft).await.map_err(|error| chain(&error));
+        let last = self.listing.take();
+        let ((l3, wireguard), firewall) = tokio::join!(
+            self.observe_links(target),
+            firewall::observe_since(&self.nft, last)
+        );
+        if let Ok(listing) = &firewall {
+            self.listing = Some(listing.clone());
+        }
         let now = system_now();
         let names = match &wireguard {
             Ok(actual) => wireguard::stale_names(&target.wireguard, actual, now),
@@ -331,7 +355,9 @@ impl Host for RealHost {
         Observation {
             l3,
             wireguard,
-            firewall,
+            firewall: firewall
+                .map(|listing| listing.actual)
+                .map_err(|error| chain(&error)),
             names: self.resolver.resolve(names).await,
             protected: self.protected.clone(),
             verified: self.verified.clone(),
@@ -348,18 +374,23 @@ impl Host for RealHost {
     async fn apply(&mut self, changes: &[&Change]) -> Vec<Result<(), String>> {
         let mut l3 = Vec::new();
         let mut wireguard = Vec::new();
+        let mut firewall = Vec::new();
         let mut results = Vec::new();
         for change in changes {
             match change {
                 Change::L3(change) => l3.push(change.clone()),
                 Change::Wireguard(change) => wireguard.push(change.clone()),
-                Change::Firewall(change) => {
-                    // Our own change is no one else's tampering: what was remembered is of before it.
-                    self.verified = None;
-                    let done = firewall::apply(change, &self.nft, &self.conntrack).await;
-                    results.push(done.map(|_| ()).map_err(|error| chain(&error)));
-                }
+                Change::Firewall(change) => firewall.push(change),
             }
+        }
+        if !firewall.is_empty() {
+            // Our own change is no one else's tampering: what was remembered is of before it.
+            self.verified = None;
+            let done = firewall::apply_all(&firewall, &self.nft, &self.conntrack).await;
+            results.extend(
+                done.into_iter()
+                    .map(|result| result.map_err(|error| chain(&error))),
+            );
         }
         if !l3.is_empty() {
             let done = self.applier.apply_all(&l3).await;
@@ -482,20 +513,22 @@ pub struct Events {
 }
 
 impl Events {
-    /// Waits until something happens that may concern us. When a stream is lost, rounds at their interval go on.
-    pub async fn changed(&mut self) {
+    /// Waits until something happens that may concern us, and says how long more of it may be waited for. When a stream
+    /// is lost, rounds at their interval go on.
+    pub async fn changed(&mut self) -> Duration {
         loop {
             tokio::select! {
-                () = self.resolved.notified() => return,
+                () = self.resolved.notified() => return DEBOUNCE,
                 event = self.nft.next() => match event {
-                    Ok(_) => return,
+                    // A transaction is told as a whole, and without our table everything is open.
+                    Ok(_) => return Duration::ZERO,
                     Err(error) => {
                         tracing::warn!(%error, "events are lost: changes are seen at the next round");
                         std::future::pending::<()>().await;
                     }
                 },
                 event = self.netlink.next() => match event {
-                    Some(event) if concerns(&event) => return,
+                    Some(event) if concerns(&event) => return DEBOUNCE,
                     Some(_) => {}
                     None => {
                         tracing::warn!("events are lost: changes are seen at the next round");

@@ -245,6 +245,7 @@ impl Rounds {
             }
             (Some(_), None) | (None, _) => 0,
         };
+        self.host.count_anew();
         let observation = match &self.current {
             Some(current) => Some(self.host.observe(current).await),
             None => None,

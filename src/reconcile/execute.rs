@@ -107,7 +107,9 @@ pub async fn execute<H: Host>(host: &mut H, plan: &Plan) -> Execution {
 
 /// Whether two steps that follow each other may go to the host at once.
 fn belong_together(one: &Step, next: &Step) -> bool {
-    let key = |step: &Step| (step.phase, step.plane, step.network, step.change.releases());
+    // Connections of all networks are cut at once: nothing comes after.
+    let network = |step: &Step| step.network.filter(|_| step.phase != Phase::Cut);
+    let key = |step: &Step| (step.phase, step.plane, network(step), step.change.releases());
     // A VRF that goes while an interface in it was not given back takes that one's IPv6 addresses along.
     key(one) == key(next) && !one.change.releases()
 }

@@ -152,8 +152,13 @@ pub fn plan(target: &Target, observation: &Observation) -> Plan {
             crate::planes::Difference::default()
         }
     };
+    let settled = target.key_matches()
+        && observation.l3.is_ok()
+        && observation.wireguard.is_ok()
+        && l3.changes.is_empty()
+        && wireguard.changes.is_empty();
     let firewall = match &observation.firewall {
-        Ok(actual) => firewall::diff(&target.firewall, actual, observation.verified.as_ref()),
+        Ok(actual) => firewall::diff(&target.firewall, actual, observation.verified.as_ref(), settled),
         Err(reason) => {
             note(PlaneName::Firewall, reason);
             crate::planes::Difference::default()

@@ -11,7 +11,7 @@ use super::{Change, ConditionState, Conditions, Round, Target, conditions, conve
 use crate::config;
 use crate::intent::{self, IsolationMode};
 use crate::model::{Fleet, LinkName, Name};
-use crate::planes::{PlaneName, l3};
+use crate::planes::{Phase, PlaneName, l3};
 use memory::MemoryHost;
 
 #[path = "../../tests/common/fleets.rs"]
@@ -111,7 +111,7 @@ proptest! {
 }
 
 /// A hub with two networks, each with a LAN and a spoke.
-fn two_networks() -> Target {
+fn two_networks(isolation: IsolationMode) -> Target {
     let me = memory::key().public();
     let spoke = fleets::public_key(1);
     let mut text = format!(
@@ -127,21 +127,21 @@ fn two_networks() -> Target {
              [[networks.rules]]\nname = \"all\"\naction = \"accept\"\nfrom = \"any\"\nto = \"any\"\n"
         );
     }
-    target_of(&parse(&[("fleet.d/00.toml".into(), text)]), IsolationMode::Vrf)
+    target_of(&parse(&[("fleet.d/00.toml".into(), text)]), isolation)
 }
 
 #[test]
 fn an_unreadable_firewall_opens_nothing() {
     let mut host = MemoryHost::new();
     host.unreadable = Some(PlaneName::Firewall);
-    let done = round(&mut host, &two_networks());
+    let done = round(&mut host, &two_networks(IsolationMode::Vrf));
     assert!(done.plan.is_empty() && !done.plan.is_converged(), "{}", done.plan);
     assert_eq!(host.written, 0);
     // What disconnects still runs.
     host.unreadable = None;
-    settle(&mut host, &two_networks());
+    settle(&mut host, &two_networks(IsolationMode::Vrf));
     host.unreadable = Some(PlaneName::Firewall);
-    let done = round(&mut host, &nothing(&two_networks()));
+    let done = round(&mut host, &nothing(&two_networks(IsolationMode::Vrf)));
     assert!(done.plan.steps.iter().all(|step| !step.change.opens()));
     let left: Vec<String> = host.ours().iter().map(ToString::to_string).collect();
     assert_eq!(
@@ -154,7 +154,7 @@ fn an_unreadable_firewall_opens_nothing() {
 
 #[test]
 fn anothers_key_opens_nothing() {
-    let mut target = two_networks();
+    let mut target = two_networks(IsolationMode::Vrf);
     target.own_key = crate::model::PublicKey([9; 32]);
     let mut host = MemoryHost::new();
     let done = round(&mut host, &target);
@@ -179,7 +179,7 @@ fn anothers_key_opens_nothing() {
 
 #[test]
 fn without_the_links_wireguard_is_left_alone() {
-    let target = two_networks();
+    let target = two_networks(IsolationMode::Vrf);
     let mut host = MemoryHost::new();
     settle(&mut host, &target);
     host.unreadable = Some(PlaneName::L3);
@@ -207,7 +207,7 @@ fn without_the_links_wireguard_is_left_alone() {
 
 #[test]
 fn a_foreign_link_of_our_name_keeps_its_peers() {
-    let target = two_networks();
+    let target = two_networks(IsolationMode::Vrf);
     let mut host = MemoryHost::new();
     let link = LinkName::new("wg-sdwan-1").unwrap();
     host.kernel.add_device(&link, Some("wireguard"), None, 0);
@@ -225,7 +225,7 @@ fn a_foreign_link_of_our_name_keeps_its_peers() {
 
 #[test]
 fn a_failed_network_stops_and_the_other_goes_on() {
-    let target = two_networks();
+    let target = two_networks(IsolationMode::Vrf);
     let mut host = MemoryHost::new();
     host.fail_when = Some(|change: &Change| change.to_string().starts_with("ip link add wg-sdwan-1 "));
     let done = round(&mut host, &target);
@@ -266,7 +266,7 @@ fn a_failed_network_stops_and_the_other_goes_on() {
 
 #[test]
 fn a_failed_firewall_connects_nothing() {
-    let target = two_networks();
+    let target = two_networks(IsolationMode::Vrf);
     let mut host = MemoryHost::new();
     host.fail_when = Some(|change: &Change| change.plane() == PlaneName::Firewall);
     let observation = block_on(super::Host::observe(&mut host, &target));
@@ -277,7 +277,7 @@ fn a_failed_firewall_connects_nothing() {
 
 #[test]
 fn a_rule_replaced_behind_its_comment_is_put_back() {
-    let target = two_networks();
+    let target = two_networks(IsolationMode::Vrf);
     let mut host = MemoryHost::new();
     settle(&mut host, &target);
     let wanted = host.table.clone();
@@ -290,4 +290,30 @@ fn a_rule_replaced_behind_its_comment_is_put_back() {
     assert!(!done.plan.is_empty());
     assert_eq!(host.table, wanted);
     assert_ne!(host.bodies(), tampered);
+}
+
+#[test]
+fn a_table_that_is_gone_comes_back_in_one_step_where_nothing_else_changes() {
+    let target = two_networks(IsolationMode::Vrf);
+    let mut host = MemoryHost::new();
+    settle(&mut host, &target);
+    let phases = |done: &Round| done.plan.steps.iter().map(|step| step.phase).collect::<Vec<_>>();
+    host.table = None;
+    let done = settle(&mut host, &target);
+    assert_eq!(phases(&done), [Phase::Narrow, Phase::Cut, Phase::Cut]);
+    // With a link to be made it comes as ever: closed first, open when the rest is there.
+    host.table = None;
+    host.kernel.devices.remove(&LinkName::new("wg-sdwan-1").unwrap());
+    host.wg.remove("wg-sdwan-1");
+    let done = settle(&mut host, &target);
+    assert!(phases(&done).contains(&Phase::Widen), "{}", done.plan);
+    // Another's key opens nothing: not even what the rules say.
+    host.table = None;
+    let stranger = Target {
+        own_key: crate::model::PublicKey([9; 32]),
+        ..target
+    };
+    let done = round(&mut host, &stranger);
+    assert!(host.table.is_some());
+    assert_ne!(host.table, stranger.firewall.table, "{}", done.plan);
 }

@@ -2,6 +2,7 @@
 //!
 //! (conntrack 1.4.7: `--load-file -` takes one deletion per line and goes on where an entry is already gone.)
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -97,20 +98,27 @@ impl Conntrack {
         Self { timeout }
     }
 
-    /// The connections of a zone, of both families. Zone 0 is that of everything without a zone.
+    /// The connections of these zones, of both families. Zone 0 is that of everything without a zone.
+    ///
+    /// A listing takes the kernel as long as its table is large, however little is in it: there is one for all zones.
     ///
     /// # Errors
     /// conntrack isn't installed, failed, or printed what can't be read.
-    pub async fn list(&self, zone: u16) -> Result<Vec<Flow>, ConntrackError> {
+    pub async fn list(&self, zones: &BTreeSet<u16>) -> Result<Vec<Flow>, ConntrackError> {
+        let one = zones.iter().next().filter(|_| zones.len() == 1);
+        let one = one.map(ToString::to_string);
+        let list = async |family: &str| {
+            let mut args = vec!["-L", "-f", family, "-o", "extended"];
+            args.extend(one.iter().flat_map(|zone| ["-w", zone.as_str()]));
+            self.conntrack(&args, None).await
+        };
+        let (v4, v6) = tokio::try_join!(list("ipv4"), list("ipv6"))?;
         let mut flows = Vec::new();
-        let zone_text = zone.to_string();
-        for family in ["ipv4", "ipv6"] {
-            let args = ["-L", "-f", family, "-w", &zone_text, "-o", "extended"];
-            let output = self.conntrack(&args, None).await?;
+        for output in [v4, v6] {
             for line in String::from_utf8_lossy(&output.stdout).lines() {
                 let flow = decode_line(line).ok_or_else(|| ConntrackError::Line(line.to_owned()))?;
-                // The tool asks the kernel for the zone; a kernel that can't filter gives all.
-                if flow.zone == zone {
+                // The tool asks the kernel for one zone; a kernel that can't filter gives all.
+                if zones.contains(&flow.zone) {
                     flows.push(flow);
                 }
             }

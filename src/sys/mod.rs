@@ -6,5 +6,6 @@ pub mod lock;
 pub mod netlink;
 pub mod nft;
 pub mod nft_events;
+pub mod nft_query;
 pub mod sysctl;
 pub mod wg;

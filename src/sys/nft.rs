@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::sys::exec::{self, ExecError, Output, Run};
+use crate::sys::nft_query::has_table;
 
 /// The `nft` tool.
 #[derive(Clone, Debug)]
@@ -19,6 +20,9 @@ pub enum NftError {
     /// nft didn't run.
     #[error(transparent)]
     Exec(#[from] ExecError),
+    /// The kernel doesn't say what is there.
+    #[error("nftables can't be asked")]
+    Kernel(#[source] std::io::Error),
     /// nft or the kernel refused.
     #[error("nft refused: {stderr}")]
     Refused {
@@ -34,7 +38,7 @@ impl NftError {
         match self {
             Self::Exec(error) => error.is_retryable(),
             // The generation moved under us, or an interrupted dump: the next try starts from a fresh look.
-            Self::Refused { .. } => true,
+            Self::Kernel(_) | Self::Refused { .. } => true,
         }
     }
 }
@@ -84,26 +88,21 @@ impl Nft {
         }
     }
 
-    /// One table as nft's JSON (libnftables-json(5)); none if there is no such table.
+    /// A table `inet <table>` as nft's JSON (libnftables-json(5)); none if there is no such table.
     ///
     /// # Errors
     /// nft didn't run, or failed for any reason other than that the table doesn't exist.
-    pub async fn list_table(&self, family: &str, table: &str) -> Result<Option<Vec<u8>>, NftError> {
-        let listing = self.nft(&["-j", "list", "table", family, table], None).await?;
+    pub async fn list_table(&self, table: &str) -> Result<Option<Vec<u8>>, NftError> {
+        let is_there = || has_table(table).map_err(NftError::Kernel);
+        if !is_there()? {
+            return Ok(None);
+        }
+        let listing = self.nft(&["-j", "list", "table", "inet", table], None).await?;
         if listing.success() {
             return Ok(Some(listing.stdout));
         }
-        if !listing.stderr.contains("No such file or directory") {
-            return Err(refused(&listing));
-        }
-        // The same words could mean something else that is missing: absent is only what isn't among the tables.
-        let tables = self.nft(&["list", "tables", family], None).await?;
-        if !tables.success() {
-            return Err(refused(&tables));
-        }
-        let wanted = format!("table {family} {table}");
-        let text = String::from_utf8_lossy(&tables.stdout);
-        if text.lines().any(|line| line.trim() == wanted) {
+        // It may have gone in between.
+        if is_there()? {
             return Err(refused(&listing));
         }
         Ok(None)

@@ -8,10 +8,10 @@ use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket
 /// `NFNLGRP_NFTABLES` of `linux/netfilter/nfnetlink.h`.
 const GROUP_NFTABLES: u32 = 7;
 /// Bytes of `struct nlmsghdr` and of `struct nfgenmsg` behind it.
-const NETLINK_HEADER: usize = 16;
-const NFGENMSG: usize = 4;
+pub(super) const NETLINK_HEADER: usize = 16;
+pub(super) const NFGENMSG: usize = 4;
 /// `NFTA_*_TABLE` (`NFTA_TABLE_NAME` of a table's own messages): 1 in every message of nftables that names a table.
-const ATTRIBUTE_TABLE: u16 = 1;
+pub(super) const ATTRIBUTE_TABLE: u16 = 1;
 /// Enough for a burst; more is told as [`NftEvent::Overrun`].
 const RECEIVE_BUFFER: usize = 1 << 20;
 
@@ -81,21 +81,26 @@ fn concerns(mut bytes: &[u8], table: &str) -> bool {
 }
 
 fn names(payload: &[u8], table: &str) -> bool {
-    let Some(mut attributes) = payload.get(NFGENMSG..) else {
-        return false;
-    };
+    let name = payload
+        .get(NFGENMSG..)
+        .and_then(|attributes| attribute(attributes, ATTRIBUTE_TABLE));
+    name.and_then(|name| name.strip_suffix(&[0])) == Some(table.as_bytes())
+}
+
+/// The first attribute of a kind; none, too, where the lengths make no sense before it.
+pub(super) fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     while attributes.len() >= 4 {
         let length = usize::from(u16::from_ne_bytes([attributes[0], attributes[1]]));
         let kind = u16::from_ne_bytes([attributes[2], attributes[3]]) & 0x3fff;
         if length < 4 || length > attributes.len() {
-            return false;
+            return None;
         }
-        if kind == ATTRIBUTE_TABLE {
-            return attributes[4..length].strip_suffix(&[0]) == Some(table.as_bytes());
+        if kind == wanted {
+            return Some(&attributes[4..length]);
         }
         attributes = &attributes[length.next_multiple_of(4).min(attributes.len())..];
     }
-    false
+    None
 }
 
 #[cfg(test)]

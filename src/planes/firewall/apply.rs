@@ -1,5 +1,7 @@
 //! One change → one nft transaction, or the connections that it cuts.
 
+use std::collections::BTreeMap;
+
 use super::change::{Change, Cut};
 use super::flows;
 use super::observe::ObserveError;
@@ -17,23 +19,11 @@ pub enum FirewallError {
     #[error("can't change the firewall")]
     Transaction(#[source] NftError),
     /// Tracked connections can't be listed.
-    #[error("can't list the tracked connections of zone {zone}")]
-    ListFlows {
-        /// The zone.
-        zone: u16,
-        /// Why.
-        #[source]
-        source: ConntrackError,
-    },
+    #[error("can't list tracked connections")]
+    ListFlows(#[source] ConntrackError),
     /// Tracked connections can't be deleted.
-    #[error("can't cut tracked connections of zone {zone}")]
-    CutFlows {
-        /// The zone.
-        zone: u16,
-        /// Why.
-        #[source]
-        source: ConntrackError,
-    },
+    #[error("can't cut tracked connections")]
+    CutFlows(#[source] ConntrackError),
 }
 
 impl FirewallError {
@@ -43,45 +33,67 @@ impl FirewallError {
         match self {
             Self::Observe(error) => error.is_retryable(),
             Self::Transaction(error) => error.is_retryable(),
-            Self::ListFlows { source, .. } | Self::CutFlows { source, .. } => source.is_retryable(),
+            Self::ListFlows(source) | Self::CutFlows(source) => source.is_retryable(),
         }
     }
 }
 
-/// What a change did, beside what it says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Applied {
-    /// The connections that were cut.
-    pub cut: Vec<Flow>,
+/// Makes changes, in order. The answers are as many as the changes.
+pub async fn apply_all(
+    changes: &[&Change],
+    nft: &Nft,
+    conntrack: &Conntrack,
+) -> Vec<Result<(), FirewallError>> {
+    let cuts: Vec<&Cut> = changes.iter().filter_map(|change| cut_of(change)).collect();
+    if cuts.len() > 1 && cuts.len() == changes.len() && cut_flows(&cuts, nft, conntrack).await.is_ok() {
+        return changes.iter().map(|_| Ok(())).collect();
+    }
+    // One by one: who was it?
+    let mut results = Vec::new();
+    for change in changes {
+        results.push(apply(change, nft, conntrack).await);
+    }
+    results
 }
 
 /// Makes one change.
 ///
 /// # Errors
 /// It failed: [`FirewallError`]. A transaction that fails leaves everything as it was.
-pub async fn apply(change: &Change, nft: &Nft, conntrack: &Conntrack) -> Result<Applied, FirewallError> {
+pub async fn apply(change: &Change, nft: &Nft, conntrack: &Conntrack) -> Result<(), FirewallError> {
     match change {
         Change::Install(t) | Change::Narrow(t) | Change::Widen(t) | Change::Remove(t) => {
-            nft.run(&t.script).await.map_err(FirewallError::Transaction)?;
-            Ok(Applied::default())
+            nft.run(&t.script).await.map_err(FirewallError::Transaction)
         }
-        Change::CutFlows(cut) => {
-            let applied = cut_flows(cut, conntrack).await?;
-            if cut.marked {
-                let script = unmark_text(cut.network);
-                nft.run(&script).await.map_err(FirewallError::Transaction)?;
-            }
-            Ok(applied)
-        }
+        Change::CutFlows(cut) => cut_flows(&[cut], nft, conntrack).await,
     }
 }
 
-async fn cut_flows(cut: &Cut, conntrack: &Conntrack) -> Result<Applied, FirewallError> {
-    let zone = cut.zone;
-    let listed = conntrack.list(zone).await;
-    let flows = listed.map_err(|source| FirewallError::ListFlows { zone, source })?;
-    let refused = flows::refused(cut, flows);
+fn cut_of(change: &Change) -> Option<&Cut> {
+    match change {
+        Change::CutFlows(cut) => Some(cut),
+        Change::Install(_) | Change::Narrow(_) | Change::Widen(_) | Change::Remove(_) => None,
+    }
+}
+
+/// Cuts the connections of several networks, and takes their marks away when that is done.
+async fn cut_flows(cuts: &[&Cut], nft: &Nft, conntrack: &Conntrack) -> Result<(), FirewallError> {
+    let zones = cuts.iter().map(|cut| cut.zone).collect();
+    let listed = conntrack.list(&zones).await;
+    let mut by_zone: BTreeMap<u16, Vec<Flow>> = BTreeMap::new();
+    for flow in listed.map_err(FirewallError::ListFlows)? {
+        by_zone.entry(flow.zone).or_default().push(flow);
+    }
+    let refused: Vec<Flow> = cuts
+        .iter()
+        .flat_map(|cut| flows::refused(cut, by_zone.get(&cut.zone).cloned().unwrap_or_default()))
+        .collect();
     let deleted = conntrack.delete(&refused).await;
-    deleted.map_err(|source| FirewallError::CutFlows { zone, source })?;
-    Ok(Applied { cut: refused })
+    deleted.map_err(FirewallError::CutFlows)?;
+    let marked = cuts.iter().filter(|cut| cut.marked);
+    let script: String = marked.map(|cut| unmark_text(cut.network)).collect();
+    if script.is_empty() {
+        return Ok(());
+    }
+    nft.run(&script).await.map_err(FirewallError::Transaction)
 }

@@ -14,7 +14,7 @@ use crate::planes::Phase;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
-    /// The table comes, as a whole, and allows nothing new yet.
+    /// The table comes, as a whole; where anything else changes too, it allows nothing new yet.
     Install(Transaction),
     /// The table allows what both the old and the new rules allow.
     Narrow(Transaction),

@@ -12,7 +12,7 @@ use super::compile::lower;
 use super::meet::{Lifted, lift, meet};
 use super::observe::Actual;
 use super::policy::Policy;
-use super::render::{remove_text, render_table};
+use super::render::{create_text, remove_text};
 use super::state::{Key, State, Table, Value, names};
 use crate::model::network::NetworkId;
 use crate::model::{AddressSet, naming};
@@ -22,11 +22,18 @@ use crate::planes::Difference;
 pub type Verified = BTreeMap<String, [u8; 8]>;
 
 /// What is to be done so that the table is what it should be. `verified` also finds rules that someone replaced while
-/// keeping their comments; without it, comments are believed.
+/// keeping their comments; without it, comments are believed. `settled` says that nothing else of this host is about to
+/// change: a table that is gone then comes back in one step.
 #[must_use]
-pub fn diff(desired: &State, actual: &Actual, verified: Option<&Verified>) -> Difference<Change> {
+pub fn diff(
+    desired: &State,
+    actual: &Actual,
+    verified: Option<&Verified>,
+    settled: bool,
+) -> Difference<Change> {
     let changes = match (&actual.table, &desired.table) {
         (None, None) => Vec::new(),
+        (None, Some(wanted)) if settled => restore(desired, wanted),
         (None, Some(wanted)) => install(desired, wanted),
         (Some(found), wanted) => {
             let suspects = suspects(actual, verified);
@@ -49,6 +56,27 @@ fn suspects(actual: &Actual, verified: Option<&Verified>) -> BTreeSet<String> {
     differing.map(|(chain, _)| chain.clone()).collect()
 }
 
+/// Without a table everything passes: what is wanted is narrower than that, and what slipped in meanwhile is cut.
+fn restore(desired: &State, wanted: &Table) -> Vec<Change> {
+    let networks: BTreeSet<NetworkId> = desired.policies.keys().copied().collect();
+    let whole = with(wanted, &marks(&networks));
+    let summary = format!("put the table back ({} networks)", networks.len());
+    let table = Change::Install(fresh(networks.clone(), summary, &whole));
+    let cuts = networks.iter().map(|id| cut(desired, *id, true));
+    std::iter::once(table).chain(cuts).collect()
+}
+
+/// The transaction that makes `table` from nothing.
+fn fresh(networks: BTreeSet<NetworkId>, summary: String, table: &Table) -> Transaction {
+    Transaction {
+        networks,
+        summary: vec![summary],
+        script: create_text(table),
+        #[cfg(test)]
+        result: Some(table.clone().into()),
+    }
+}
+
 fn install(desired: &State, wanted: &Table) -> Vec<Change> {
     let networks: BTreeSet<NetworkId> = desired.policies.keys().copied().collect();
     let cautious = met(desired, &BTreeMap::new());
@@ -57,16 +85,11 @@ fn install(desired: &State, wanted: &Table) -> Vec<Change> {
     };
     let marks = marks(&networks);
     first.counters.extend(marks.iter().cloned());
-    let mut changes = vec![Change::Install(Transaction {
-        networks: networks.clone(),
-        summary: vec![format!(
-            "install the table, refusing everything new ({} networks)",
-            networks.len()
-        )],
-        script: remove_text() + &render_table(&first),
-        #[cfg(test)]
-        result: Some(first.clone().into()),
-    })];
+    let summary = format!(
+        "install the table, refusing everything new ({} networks)",
+        networks.len()
+    );
+    let mut changes = vec![Change::Install(fresh(networks.clone(), summary, &first))];
     changes.extend(transaction(&first, &with(wanted, &marks), &BTreeSet::new()).map(Change::Widen));
     changes.extend(networks.iter().map(|id| cut(desired, *id, true)));
     changes

@@ -24,11 +24,11 @@ mod policy;
 mod render;
 mod state;
 
-pub use apply::{Applied, FirewallError, apply};
+pub use apply::{FirewallError, apply, apply_all};
 pub use change::{Change, Cut, Transaction};
 pub use compile::compile;
 pub use diff::{Verified, diff};
-pub use observe::{Actual, Count, ObserveError, decode, observe};
+pub use observe::{Actual, Count, Listing, ObserveError, decode, observe, observe_since};
 pub use policy::{Packet, Policy};
 pub use render::render_script;
 pub use state::{State, Table};

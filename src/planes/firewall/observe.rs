@@ -16,6 +16,7 @@ use super::state::{Base, Key, Rule, Set, SetKind, Table, Value, names};
 use crate::model::network::{NetworkId, PortRange};
 use crate::model::ownership::NFT_TABLE;
 use crate::sys::nft::{Nft, NftError};
+use crate::sys::nft_query::generation;
 
 /// Our table, as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,13 +65,39 @@ impl ObserveError {
 /// # Errors
 /// It can't be read: that is not the same as not being there.
 pub async fn observe(nft: &Nft) -> Result<Actual, ObserveError> {
-    let listing = nft
-        .list_table("inet", NFT_TABLE)
-        .await
-        .map_err(ObserveError::List)?;
+    let listing = nft.list_table(NFT_TABLE).await.map_err(ObserveError::List)?;
     match listing {
         Some(json) => decode(&json).map_err(ObserveError::Decode),
         None => Ok(Actual::default()),
+    }
+}
+
+/// Our table as it was read, and the kernel's generation of the ruleset then.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// Our table.
+    pub actual: Actual,
+    generation: Option<u32>,
+}
+
+/// As [`observe`], without reading again what `last` says where the kernel tells that no transaction came in between,
+/// of whoever. The counts are as old as the listing.
+///
+/// # Errors
+/// As [`observe`].
+pub async fn observe_since(nft: &Nft, last: Option<Listing>) -> Result<Listing, ObserveError> {
+    // What the kernel doesn't tell is read again.
+    let before = generation().ok();
+    match last {
+        Some(listing) if before.is_some() && listing.generation == before => Ok(listing),
+        Some(_) | None => {
+            let actual = observe(nft).await?;
+            let unmoved = before.is_some() && generation().ok() == before;
+            Ok(Listing {
+                actual,
+                generation: before.filter(|_| unmoved),
+            })
+        }
     }
 }
 

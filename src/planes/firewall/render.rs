@@ -20,7 +20,13 @@ pub fn render_script(state: &State) -> String {
     }
 }
 
-/// The table goes, whether it is there or not.
+/// A table that isn't there comes, as a whole; fails where somebody else was quicker.
+pub(super) fn create_text(table: &Table) -> String {
+    format!("create table inet {NFT_TABLE}\n{}", render_table(table))
+}
+
+/// The table goes, whether it is there or not. (The kernel makes whoever deletes wait for an RCU grace period, some
+/// 15 ms: not where there is nothing to delete.)
 pub(super) fn remove_text() -> String {
     format!("add table inet {NFT_TABLE}\ndelete table inet {NFT_TABLE}\n")
 }

@@ -15,7 +15,9 @@ use crate::intent::{FirewallIntent, HostIntent, IsolationMode, RuleIntent};
 use crate::model::network::{Action, NetworkId, PortRange, Protocol};
 use crate::model::{AddressSet, LinkName, Name};
 use crate::planes::Phase;
-use crate::planes::firewall::{Actual, State, Verified, apply, compile, diff, observe, render_script};
+use crate::planes::firewall::{
+    Actual, State, Verified, apply, compile, diff, observe, observe_since, render_script,
+};
 use crate::sys::conntrack::Conntrack;
 use crate::sys::exec::{self, Run};
 use crate::sys::nft::Nft;
@@ -74,14 +76,14 @@ async fn look() -> Actual {
 
 /// Makes the table what it should be; the answer says in which phases something was done.
 async fn converge(state: &State, verified: Option<&Verified>) -> Vec<Phase> {
-    let changes = diff(state, &look().await, verified).changes;
+    let changes = diff(state, &look().await, verified, false).changes;
     for change in &changes {
         if let Err(error) = apply(change, &Nft::default(), &Conntrack::default()).await {
             panic!("{error:?}\n{change}");
         }
     }
     let actual = look().await;
-    let again = diff(state, &actual, None).changes;
+    let again = diff(state, &actual, None, false).changes;
     assert!(again.is_empty(), "{again:#?}");
     changes.iter().map(super::super::change::Change::phase).collect()
 }
@@ -97,7 +99,7 @@ fn random_tables_load_and_read_back() {
             converge(&state, None).await;
             // The offline artefact is the same table.
             Nft::default().run(&render_script(&state)).await.unwrap();
-            assert!(diff(&state, &look().await, None).changes.is_empty());
+            assert!(diff(&state, &look().await, None, false).changes.is_empty());
         }
     });
 }
@@ -203,7 +205,7 @@ fn packets_follow_the_rules_and_counters_survive() {
             assert_eq!(phases.last(), Some(&Phase::Cut));
             assert!(!arrives(&client, &five));
             assert!(arrives(&client, &six));
-            let flows = Conntrack::default().list(1).await.unwrap();
+            let flows = Conntrack::default().list(&[1].into()).await.unwrap();
             assert!(
                 flows.iter().all(|flow| flow.detail != ports(4000, 5000)),
                 "{flows:?}"
@@ -285,8 +287,12 @@ fn what_others_do_to_the_table_is_found_and_healed() {
              nft flush chain inet sdwand n1-r-six; nft add rule inet sdwand n1-r-six return \"$c\"",
         )
         .await;
-        assert!(diff(&state, &look().await, None).changes.is_empty());
-        assert!(!diff(&state, &look().await, Some(&verified)).changes.is_empty());
+        assert!(diff(&state, &look().await, None, false).changes.is_empty());
+        assert!(
+            !diff(&state, &look().await, Some(&verified), false)
+                .changes
+                .is_empty()
+        );
         converge(&state, Some(&verified)).await;
         assert_eq!(look().await.bodies, verified);
     });
@@ -305,7 +311,7 @@ fn a_forgotten_cut_is_made_up_for() {
         assert!(exchange(&client, &five));
         let nothing = compile(&on_loopback(Vec::new()));
         // All but the last step, as if the daemon had died there.
-        let changes = diff(&nothing, &look().await, None).changes;
+        let changes = diff(&nothing, &look().await, None, false).changes;
         let cut = changes
             .iter()
             .filter(|change| change.phase() == Phase::Cut)
@@ -351,5 +357,30 @@ fn large_tables_load_in_one_go() {
         converge(&state, None).await;
         let counters: BTreeMap<_, _> = look().await.rule_counts();
         assert_eq!(counters.len(), 2000);
+    });
+}
+
+#[test]
+fn the_kernel_tells_when_a_listing_is_still_good() {
+    in_netns("the_kernel_tells_when_a_listing_is_still_good", async || {
+        let nft = Nft::default();
+        let state = compile(&on_loopback(vec![udp("five", 5000, Action::Accept)]));
+        converge(&state, None).await;
+        let mut first = observe_since(&nft, None).await.unwrap();
+        // A mark that no listing has shows whether it was read again.
+        first.actual.bodies.insert("remembered".to_owned(), [1; 8]);
+        let second = observe_since(&nft, Some(first)).await.unwrap();
+        assert!(second.actual.bodies.contains_key("remembered"));
+        for foreign in [
+            "nft add table ip elsewhere",
+            "nft add rule inet sdwand n1-r-five return",
+            "nft flush ruleset",
+        ] {
+            shell(foreign).await;
+            let read = observe_since(&nft, Some(second.clone())).await.unwrap();
+            assert!(!read.actual.bodies.contains_key("remembered"), "after {foreign}");
+            assert_eq!(read.actual, look().await);
+        }
+        assert_eq!(look().await.table, None);
     });
 }

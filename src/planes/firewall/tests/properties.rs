@@ -176,7 +176,7 @@ proptest! {
     #[test]
     fn nothing_to_do_is_nothing_done(host in hosts()) {
         let state = compile(&host);
-        let difference = diff(&state, &observed(&state), None);
+        let difference = diff(&state, &observed(&state), None, false);
         prop_assert!(difference.changes.is_empty(), "{:?}", difference.changes);
     }
 
@@ -217,7 +217,7 @@ proptest! {
             network.firewall.rules.retain(|rule| rule.action == Action::Accept);
         }
         let (was, will) = (compile(&fewer), compile(&more));
-        let difference = diff(&will, &observed(&was), None);
+        let difference = diff(&will, &observed(&was), None, false);
         prop_assert!(difference.changes.iter().all(|change| change.phase() == Phase::Widen), "{:?}", difference);
         let back = between(&will, &was);
         let slaves = slaves(&[&host]);
@@ -238,7 +238,7 @@ proptest! {
     fn removal_ends_without_a_table(host in hosts()) {
         let state = compile(&host);
         let nothing = compile(&super::cases::host(Vec::new()));
-        let changes = diff(&nothing, &observed(&state), None).changes;
+        let changes = diff(&nothing, &observed(&state), None, false).changes;
         prop_assert_eq!(changes.is_empty(), state.table.is_none());
         if let Some(last) = changes.iter().rfind(|change| change.phase() != Phase::Cut) {
             prop_assert!(matches!(last, Change::Remove(_)), "{:?}", changes);
