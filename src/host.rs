@@ -1,45 +1,40 @@
 //! The real host: the planes over netlink, WireGuard and nft. Built by the daemon, and by commands where none runs.
 
+mod events;
+mod resolver;
+mod session;
+
+pub use events::Events;
+pub use session::session_interfaces;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
 
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use resolver::Resolver;
 
 use crate::intent::{self, HostIntent, IntentError, IsolationMode};
 use crate::model::fleet::FleetDigest;
 use crate::model::host::{HostConfig, IsolationBackend, WireguardBackend};
-use crate::model::{Fleet, LinkName, PrivateKey, PublicKey, ownership};
+use crate::model::{Fleet, LinkName, PrivateKey, PublicKey};
 use crate::planes::{firewall, l3, wireguard};
 use crate::reconcile::{Change, Host, Observation, Target};
 use crate::report::status::{Backends, WireguardKind};
 use crate::sys::conntrack::Conntrack;
 use crate::sys::lock::{FileLock, LockError, NamespaceLock};
-use crate::sys::netlink::{self, Netlink, NetlinkError};
+use crate::sys::netlink::{Netlink, NetlinkError};
 use crate::sys::nft::Nft;
-use crate::sys::nft_events::NftEvents;
 use crate::sys::sysctl::Sysctls;
 use crate::sys::wg;
 
 /// The abstract socket that marks a network namespace as taken.
 const NAMESPACE_LOCK: &str = "sdwand";
 
-/// How long a name may take to resolve before the plan goes on without it.
-const RESOLVE_TIME: Duration = Duration::from_secs(3);
-
-/// How long a round of the daemon waits for names: a resolver that doesn't answer must not keep the firewall open.
-const RESOLVE_PATIENCE: Duration = Duration::from_millis(50);
-
 /// How long `nft` and `conntrack` may take: 50,000 rules take a few seconds.
 const TOOL_TIME: Duration = Duration::from_secs(30);
-
-/// How long events of the host are collected before it is looked at: a change by `ip` comes in several.
-const DEBOUNCE: Duration = Duration::from_millis(10);
 
 /// Where `wg(8)` looks for the sockets of userspace devices.
 const UAPI_FOLDER: &str = "/var/run/wireguard";
@@ -193,10 +188,7 @@ impl RealHost {
             protected: BTreeSet::new(),
             verified: None,
             listing: None,
-            resolver: Resolver::new(match owner {
-                Owner::Daemon => RESOLVE_PATIENCE,
-                Owner::Command => RESOLVE_TIME,
-            }),
+            resolver: Resolver::new(owner),
         })
     }
 
@@ -271,18 +263,6 @@ impl RealHost {
     #[must_use]
     pub const fn l3_facts(&self) -> &l3::Facts {
         &self.l3_facts
-    }
-
-    /// Subscribes to what happens to the host.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub fn subscribe(&self) -> Result<Events, HostError> {
-        Ok(Events {
-            netlink: Netlink::subscribe()?,
-            nft: NftEvents::subscribe(ownership::NFT_TABLE).map_err(HostError::Nft)?,
-            resolved: Arc::clone(&self.resolver.late),
-        })
     }
 
     /// Forgets what was read of the firewall: the next look shows its counts, too, as they are then.
@@ -417,53 +397,6 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Resolves names without keeping anyone waiting longer than it may.
-struct Resolver {
-    patience: Duration,
-    running: Option<JoinHandle<wireguard::Names>>,
-    late: Arc<Notify>,
-}
-
-impl Resolver {
-    fn new(patience: Duration) -> Self {
-        Self {
-            patience,
-            running: None,
-            late: Arc::new(Notify::new()),
-        }
-    }
-
-    /// What is known of `names` within the patience. An answer that comes later is told by `late`, and given to who
-    /// asks next.
-    async fn resolve(&mut self, names: BTreeSet<String>) -> wireguard::Names {
-        if names.is_empty() {
-            return wireguard::Names::new();
-        }
-        let late = Arc::clone(&self.late);
-        let patience = self.patience;
-        let running = self.running.get_or_insert_with(|| {
-            tokio::spawn(async move {
-                let lookup = wireguard::resolve_names(names, RESOLVE_TIME);
-                tokio::pin!(lookup);
-                if let Ok(found) = tokio::time::timeout(patience, &mut lookup).await {
-                    return found;
-                }
-                let found = lookup.await;
-                late.notify_one();
-                found
-            })
-        });
-        // A little longer than the task's own patience: who was told nothing late must get it now.
-        match tokio::time::timeout(patience * 2, running).await {
-            Ok(done) => {
-                self.running = None;
-                done.unwrap_or_default()
-            }
-            Err(_) => wireguard::Names::new(),
-        }
-    }
-}
-
 /// The embedded devices, as the l3 plane makes them.
 struct Devices(wg::Userspace);
 
@@ -474,122 +407,5 @@ impl l3::UserspaceLinks for Devices {
 
     fn remove<'a>(&'a self, name: &'a LinkName) -> BoxFuture<'a, Result<(), l3::UserspaceError>> {
         Box::pin(async move { self.0.remove(name.as_str()).await.map_err(Into::into) })
-    }
-}
-
-/// The interfaces that the session which started this process comes through (`SSH_CONNECTION` of `sshd(8)`).
-pub async fn session_interfaces() -> BTreeSet<LinkName> {
-    let Some(address) = std::env::var("SSH_CONNECTION")
-        .ok()
-        .and_then(|text| session_address(&text))
-    else {
-        return BTreeSet::new();
-    };
-    let Ok(netlink) = Netlink::open() else {
-        return BTreeSet::new();
-    };
-    let (Ok(links), Ok(addresses)) = (netlink.links().await, netlink.addresses().await) else {
-        return BTreeSet::new();
-    };
-    let on: BTreeSet<u32> = addresses
-        .iter()
-        .filter(|found| found.local == address)
-        .map(|found| found.index)
-        .collect();
-    let names = links.iter().filter(|link| on.contains(&link.index));
-    names.filter_map(|link| LinkName::new(&link.name).ok()).collect()
-}
-
-/// The server's address in `SSH_CONNECTION`: client, its port, server, its port.
-fn session_address(text: &str) -> Option<IpAddr> {
-    text.split_ascii_whitespace().nth(2)?.parse().ok()
-}
-
-/// What happens to the host, as far as it can concern us.
-pub struct Events {
-    netlink: netlink::Events,
-    nft: NftEvents,
-    resolved: Arc<Notify>,
-}
-
-impl Events {
-    /// Waits until something happens that may concern us, and says how long more of it may be waited for. When a stream
-    /// is lost, rounds at their interval go on.
-    pub async fn changed(&mut self) -> Duration {
-        loop {
-            tokio::select! {
-                () = self.resolved.notified() => return DEBOUNCE,
-                event = self.nft.next() => match event {
-                    // A transaction is told as a whole, and without our table everything is open.
-                    Ok(_) => return Duration::ZERO,
-                    Err(error) => {
-                        tracing::warn!(%error, "events are lost: changes are seen at the next round");
-                        std::future::pending::<()>().await;
-                    }
-                },
-                event = self.netlink.next() => match event {
-                    Some(event) if concerns(&event) => return DEBOUNCE,
-                    Some(_) => {}
-                    None => {
-                        tracing::warn!("events are lost: changes are seen at the next round");
-                        std::future::pending::<()>().await;
-                    }
-                },
-            }
-        }
-    }
-}
-
-/// Whether an event can be about something of ours, or about a LAN interface. Routes that others own are many (a full
-/// BGP table), and never ours.
-fn concerns(event: &netlink::Event) -> bool {
-    match event {
-        netlink::Event::Route { route, .. } => route.protocol == ownership::ROUTE_PROTOCOL,
-        netlink::Event::Link { .. }
-        | netlink::Event::Address { .. }
-        | netlink::Event::Rule { .. }
-        | netlink::Event::Resync => true,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_slow_lookup_is_told_later_and_keeps_nobody_waiting() {
-        let mut resolver = Resolver::new(Duration::from_millis(20));
-        let late = Arc::clone(&resolver.late);
-        let (sender, answer) = tokio::sync::oneshot::channel();
-        let told = Arc::clone(&late);
-        resolver.running = Some(tokio::spawn(async move {
-            let found = answer.await.unwrap();
-            told.notify_one();
-            found
-        }));
-        let names = || BTreeSet::from(["hub.example.invalid".to_owned()]);
-        assert!(resolver.resolve(names()).await.is_empty());
-        let found = wireguard::Names::from([(
-            "hub.example.invalid".to_owned(),
-            vec![IpAddr::from([192, 0, 2, 1])],
-        )]);
-        sender.send(found.clone()).unwrap();
-        late.notified().await;
-        assert_eq!(resolver.resolve(names()).await, found);
-        assert!(resolver.running.is_none());
-    }
-
-    #[test]
-    fn the_session_address_is_the_servers() {
-        assert_eq!(
-            session_address("192.0.2.9 51000 192.0.2.1 22"),
-            Some("192.0.2.1".parse().unwrap())
-        );
-        assert_eq!(
-            session_address("fe80::1 51000 fd00::1 22"),
-            Some("fd00::1".parse().unwrap())
-        );
-        assert_eq!(session_address(""), None);
-        assert_eq!(session_address("a b c d"), None);
     }
 }

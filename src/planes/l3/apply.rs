@@ -14,11 +14,10 @@ use crate::model::ownership::LINK_ALIAS;
 use crate::sys::netlink::{self as nl, AddMode, Netlink, NetlinkError, Write, errno};
 use crate::sys::sysctl::{SysctlError, Sysctls};
 
+use super::change::{Change, Op};
 use super::encode;
 use super::observe::decode_host_address;
-use super::state::{
-    Backend, Change, Family, HostAddress, LINK_GROUP, LinkType, Op, RouteKey, RouteTo, link_sysctl,
-};
+use super::state::{Backend, Family, HostAddress, LINK_GROUP, LinkType, RouteKey, RouteTo, link_sysctl};
 
 /// Why a userspace device couldn't be made or removed.
 pub type UserspaceError = Box<dyn Error + Send + Sync>;

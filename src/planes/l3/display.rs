@@ -5,9 +5,9 @@ use std::fmt;
 
 use crate::model::ownership::{LINK_ALIAS, ROUTE_PROTOCOL};
 
+use super::change::{Change, Op};
 use super::state::{
-    Backend, Change, Family, HostAddress, LINK_GROUP, LinkType, MAIN_TABLE, Op, RouteKey, RouteTo, Rule,
-    Selector,
+    Backend, Family, HostAddress, LINK_GROUP, LinkType, MAIN_TABLE, RouteKey, RouteTo, Rule, Selector,
 };
 
 impl fmt::Display for Change {

@@ -15,10 +15,11 @@ use crate::model::ownership::{LINK_ALIAS, ROUTE_PROTOCOL};
 use crate::sys::netlink as nl;
 use crate::sys::sysctl::SysctlPath;
 
+use super::change::{Change, Op};
 use super::observe::{Raw, decode};
 use super::state::{
-    Actual, Backend, Change, Family, HostAddress, LINK_GROUP, LinkType, Op, RouteKey, RouteTo, Rule,
-    Selector, State, host_sysctl, link_sysctl, sysctl_link,
+    Actual, Backend, Family, HostAddress, LINK_GROUP, LinkType, RouteKey, RouteTo, Rule, Selector, State,
+    host_sysctl, link_sysctl, sysctl_link,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq)]

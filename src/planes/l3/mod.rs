@@ -1,6 +1,7 @@
 //! Links, VRFs, addresses, rules, routes and kernel parameters.
 
 mod apply;
+mod change;
 mod compile;
 mod diff;
 mod display;
@@ -13,10 +14,11 @@ mod state;
 mod tests;
 
 pub use apply::{Applier, L3Error, NoUserspaceLinks, UserspaceError, UserspaceLinks};
+pub use change::{Change, Op};
 pub use compile::{Facts, compile};
 pub use diff::{diff, render};
 pub use observe::{Raw, decode, observe, observe_facts};
 pub use state::{
-    Actual, Backend, Change, Family, HostAddress, Interface, LINK_GROUP, Lan, Link, LinkType, MAIN_TABLE, Op,
-    Route, RouteKey, RouteTo, Rule, Selector, State,
+    Actual, Backend, Family, HostAddress, Interface, LINK_GROUP, Lan, Link, LinkType, MAIN_TABLE, Route,
+    RouteKey, RouteTo, Rule, Selector, State,
 };

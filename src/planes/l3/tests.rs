@@ -10,10 +10,11 @@ use crate::intent::{
 use crate::model::{FleetDigest, LinkName, Name, NetworkId, PresharedKey, PrivateKey, naming};
 use crate::planes::Phase;
 
+use super::change::{Change, Op};
 use super::compile::{Facts, compile};
 use super::diff::diff;
 use super::kernel::{Kernel, l3mdev, name};
-use super::state::{Backend, Change, Family, LINK_GROUP, LinkType, Op, RouteTo, State, unreachable_default};
+use super::state::{Backend, Family, LINK_GROUP, LinkType, RouteTo, State, unreachable_default};
 
 #[derive(Clone, Debug)]
 struct Choice {
