@@ -71,6 +71,8 @@ broken "several mistakes" 30-wrong.toml 'membrs'
 status "several mistakes: check again" 2 sdw s1 check
 check "all of them are named at once" eval 'grep -q membrs "$LAB/said" && grep -q UPPER "$LAB/said"'
 check "with a hint" grep -q 'members' "$LAB/said"
+sdw s1 plan --json >"$LAB/said" || true
+check "the daemon tells them one by one, too" jq -e '[.diagnostics[].file] | length > 1' "$LAB/said"
 rm "$etc/30-wrong.toml"
 mended "several mistakes" 30-wrong.toml
 
@@ -92,3 +94,11 @@ status "a key of another node is refused" 2 sdw s1 check
 cp "$LAB/keys/s1.key" "$LAB/hosts/s1/etc/node.key"
 status "with its own key all is well" 0 sdw s1 check
 expect "to the end it carried packets" reply oping s1 1 "$(v6 1 1)"
+
+# Whatever the files say, `down` takes down what is ours.
+stop_daemon s1
+echo 'node = [' >"$LAB/hosts/s1/etc/sdwand.toml"
+status "check refuses a broken sdwand.toml" 2 sdw s1 check
+status "down works all the same" 0 sdw s1 down
+check "and says what is wrong with the file" grep -q 'sdwand.toml:1' "$LAB/said"
+expect "nothing of ours is left" '' left_over s1

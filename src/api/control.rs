@@ -67,6 +67,13 @@ pub enum Answer {
         /// Why.
         reason: String,
     },
+    /// It was not: the configuration is bad.
+    BadConfig {
+        /// Every error, for people.
+        text: String,
+        /// The same for `--json`, as `check` prints it.
+        diagnostics: Value,
+    },
 }
 
 /// Why a daemon couldn't be asked.

@@ -136,6 +136,12 @@ enum CliError {
     /// The configuration is bad.
     #[error("the configuration is bad")]
     Config(#[from] Diagnostics),
+    /// The same, as the daemon found it.
+    #[error("the configuration is bad")]
+    DaemonConfig {
+        text: String,
+        diagnostics: serde_json::Value,
+    },
     /// Anything else, in words for an operator.
     #[error("{0}")]
     Other(String),
@@ -238,11 +244,18 @@ fn report(global: &Global, error: &CliError) {
     struct Failure<'a> {
         error: String,
         #[serde(skip_serializing_if = "Option::is_none")]
-        diagnostics: Option<&'a Diagnostics>,
+        diagnostics: Option<Found<'a>>,
     }
-    let diagnostics = match error {
-        CliError::Config(diagnostics) => Some(diagnostics),
-        CliError::Other(_) => None,
+    #[derive(Serialize)]
+    #[serde(untagged)]
+    enum Found<'a> {
+        Here(&'a Diagnostics),
+        There(&'a serde_json::Value),
+    }
+    let (diagnostics, text) = match error {
+        CliError::Config(here) => (Some(Found::Here(here)), here.to_string()),
+        CliError::DaemonConfig { text, diagnostics } => (Some(Found::There(diagnostics)), text.clone()),
+        CliError::Other(_) => (None, format!("error: {error}\n")),
     };
     if global.json {
         let failure = Failure {
@@ -251,10 +264,8 @@ fn report(global: &Global, error: &CliError) {
         };
         // Nothing is left to tell a reader who went away.
         let _ = global.print(&failure, "");
-    } else if let Some(diagnostics) = diagnostics {
-        eprint!("{diagnostics}");
     } else {
-        eprintln!("error: {error}");
+        eprint!("{text}");
     }
 }
 

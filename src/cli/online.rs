@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::{CliError, Global};
 use crate::api::control::{self, Answer, ControlError, Request};
@@ -11,6 +12,12 @@ use crate::config;
 use crate::daemon;
 use crate::host::{self, Locks, Owner, RealHost};
 use crate::reconcile::{self, Host as _};
+
+/// How long a daemon may take to answer before the operator is told what is waited for.
+const QUIET: Duration = Duration::from_secs(3);
+
+/// How long it may take at all: several tools, one after another, that hang until they are killed.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(super) async fn plan(global: &Global) -> Result<ExitCode, CliError> {
     let (own, _) = config::load_host(&global.config)?;
@@ -65,7 +72,14 @@ pub(super) async fn apply(global: &Global, expect: Option<String>) -> Result<Exi
 }
 
 pub(super) async fn down(global: &Global) -> Result<ExitCode, CliError> {
-    let (own, _) = config::load_host(&global.config)?;
+    let (own, errors) = config::load_host_anyway(&global.config);
+    if let Some(errors) = errors {
+        // Whoever else is at work here holds the namespace.
+        eprint!("{errors}");
+        eprintln!(
+            "warning: going on all the same: what is ours is known by its marks, and the rest by default"
+        );
+    }
     let answer = if let Some(answer) = ask(&own.run_dir, &Request::Down).await? {
         answer
     } else {
@@ -95,7 +109,24 @@ pub(super) async fn run(global: &Global) -> Result<ExitCode, CliError> {
 /// The daemon's answer; none where no daemon runs.
 pub(super) async fn ask(run_dir: &Path, request: &Request) -> Result<Option<Answer>, CliError> {
     let socket: PathBuf = run_dir.join(control::SOCKET);
-    match control::ask(&socket, request).await {
+    let answer = control::ask(&socket, request);
+    tokio::pin!(answer);
+    let answer = if let Ok(answer) = tokio::time::timeout(QUIET, &mut answer).await {
+        answer
+    } else {
+        eprintln!("waiting for the daemon, which is busy (`journalctl -u sdwand` says with what)");
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                return Err(CliError::Other(format!(
+                    "the daemon on {} doesn't answer within {} s: look at `systemctl status sdwand` and `ps -ef | grep nft`; a restart of the daemon changes nothing on the wire",
+                    socket.display(),
+                    PATIENCE.as_secs()
+                )));
+            }
+        }
+    };
+    match answer {
         Ok(answer) => Ok(Some(answer)),
         Err(ControlError::NoDaemon { .. }) => Ok(None),
         Err(error @ ControlError::Talk { .. }) => Err(CliError::new(&error)),
@@ -138,5 +169,6 @@ pub(super) fn finish(
             Ok(code(ok, changes))
         }
         Answer::Refused { reason } => Err(CliError::Other(reason)),
+        Answer::BadConfig { text, diagnostics } => Err(CliError::DaemonConfig { text, diagnostics }),
     }
 }

@@ -225,6 +225,27 @@ pub fn load_host(path: &Path) -> Result<(HostConfig, Vec<Notice>), Diagnostics> 
     }
 }
 
+/// What can be read of `sdwand.toml`, with every default for the rest and a node called `unknown` where it doesn't say;
+/// and what is wrong with it. For what must work whatever a file says, as `down` must.
+#[must_use]
+pub fn load_host_anyway(path: &Path) -> (HostConfig, Option<Diagnostics>) {
+    let mut session = Session::default();
+    let read = match read_text(path) {
+        Ok(text) => session.read_host(path, &text).map(|read| read.host),
+        Err(error) => {
+            session.unreadable(path, &error, Some(NO_HOST_HINT));
+            None
+        }
+    };
+    let host = read.unwrap_or_else(|| {
+        let nameless = "format = 1\nnode = \"unknown\"\n";
+        let read = Session::default().read_host(Path::new("/etc/sdwand/sdwand.toml"), nameless);
+        read.expect("a document with a node has a host").host
+    });
+    let found = session.has_errors().then(|| session.into_diagnostics());
+    (host, found)
+}
+
 const NO_HOST_HINT: &str = "`sdwand init` writes one; --config names another place";
 
 /// Reads and checks everything that this host goes by: `sdwand.toml`, its fleet, its private key.

@@ -44,4 +44,4 @@ pub use document::{MAX_DEPTH, MAX_FILE_BYTES, MAX_FLEET_BYTES, MAX_FRAGMENTS};
 pub use fleet::{ParsedFleet, parse_fleet};
 pub use host::parse_host;
 pub use keys::{PrivateKeyError, read_private_key};
-pub use load::{Loaded, ReadError, is_fragment, load, load_fleet, load_host};
+pub use load::{Loaded, ReadError, is_fragment, load, load_fleet, load_host, load_host_anyway};

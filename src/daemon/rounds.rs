@@ -314,8 +314,10 @@ fn target(host: &RealHost, own: &HostConfig, fleet: &Fleet) -> Option<Target> {
 }
 
 fn refused(errors: &Diagnostics) -> Answer {
-    Answer::Refused {
-        reason: format!("the configuration is bad\n{errors}"),
+    let text = errors.to_string();
+    match serde_json::to_value(errors) {
+        Ok(diagnostics) => Answer::BadConfig { text, diagnostics },
+        Err(_) => Answer::Refused { reason: text },
     }
 }
 
