@@ -33,7 +33,7 @@ broken() {
   expect "$desc: and carries packets" reply oping s1 1 "$(v6 1 1)"
   status "$desc: plan is an error" 1 sdw s1 plan
 }
-status_names() { sdw s1 status --json | grep -q "$1"; }
+status_names() { sdw s1 status --json | grep -F -- "$1" >/dev/null; }
 mended() { # DESC FILE
   wait_for "$1: mended, the status is well again" 10 not status_names "$2"
   status "$1: check accepts" 0 sdw s1 check

@@ -18,7 +18,7 @@ network_of() { fleet_network prod 1 hub:hub "$@" && fleet_rule prod all any any 
 network_of s1 s2
 for host in hub s1; do host_config "$host" '[wireguard]' 'backend = "userspace"'; done
 bring_up hub s1 s2
-check "status names the backend" eval 'sdw hub status --json | grep -qi userspace'
+check "status names the backend" eval 'sdw hub status --json | grep -i userspace >/dev/null'
 wait_for "userspace to userspace" 10 prints reply oping s1 1 "$(v6 1 1)"
 wait_for "the other spoke to the hub" 10 prints reply oping s2 1 "$(v6 1 1)"
 expect "spoke to spoke, v4" reply oping s1 1 "$(v4 1 3)"
@@ -26,7 +26,7 @@ oserve s2 1 "tcp,$(v6 1 3),7000"
 expect "spoke to spoke, tcp" ok oasked s1 1 "tcp,$(v6 1 3),7000"
 
 # The standard UAPI socket.
-check "wg show lists the link" eval 'on hub wg show interfaces | grep -qw wg-sdwan-1'
+check "wg show lists the link" eval 'on hub wg show interfaces | grep -w wg-sdwan-1 >/dev/null'
 peers() { on hub wg show wg-sdwan-1 peers | sort; }
 keys() { local name; for name; do cat "$LAB/keys/$name.pub"; done | sort; }
 expect "wg show lists the peers" "$(keys s1 s2)" peers

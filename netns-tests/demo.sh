@@ -89,7 +89,7 @@ step "Throughput: anna → ben, tcp port 5201, allowed by the rule \"web\""
 at=''
 if in_vrf ben 1; then at=%sdwan-1; fi
 on ben iperf3 -s -1 -B "$(v6 1 3)$at" >"$LAB/iperf.log" 2>&1 &
-wait_for "iperf3 listens" 5 eval 'on ben ss -ltn | grep -q :5201'
+wait_for "iperf3 listens" 5 eval 'on ben ss -ltn | grep :5201 >/dev/null'
 on anna timeout 30 iperf3 -6 -c "$(v6 1 3)" -B "$(v6 1 2)$at" -t 5 -J >"$LAB/iperf.json" 2>&1 || true
 jq -r '"  \(.end.sum_received.bits_per_second / 1e6 | floor) Mbit/s over two tunnels, \(.end.sum_sent.retransmits) retransmits"' "$LAB/iperf.json" || lines <"$LAB/iperf.json"
 check "bytes went through" jq -e '.end.sum_received.bytes > 0' "$LAB/iperf.json"

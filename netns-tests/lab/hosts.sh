@@ -167,7 +167,7 @@ serve() {
   done
 }
 # arrived NAME TEXT: a server on NAME received a message with this text.
-arrived() { cat "$LAB"/serve."$1".*.got 2>/dev/null | grep -qF -- "$2"; }
+arrived() { grep -sqF -- "$2" "$LAB"/serve."$1".*.got; }
 # asked NAME [probe options] SPEC…: asks the servers named by SPEC, all at once. Prints one outcome for each, a line
 # each (a single SPEC: the word alone): `ok` (the echo came back), `refused`, `reset`, `timeout`, `unreachable`, `denied`.
 asked() {
