@@ -93,8 +93,9 @@ fn base_chains(
         let rules = lines.into_iter().map(Rule::new).collect();
         table.chains.insert(name.to_owned(), Chain { base, rules });
     };
-    chain("zone-in", "prerouting", -300, vec![Line::Zone(Side::In)]);
-    chain("zone-out", "output", -300, vec![Line::Zone(Side::Out)]);
+    // Before conntrack puts fragments together (−400): they are kept apart by zone, and nothing else.
+    chain("zone-in", "prerouting", -450, vec![Line::Zone(Side::In)]);
+    chain("zone-out", "output", -450, vec![Line::Zone(Side::Out)]);
     chain(
         "segments",
         "forward",
@@ -207,7 +208,6 @@ impl Lowering<'_> {
         if !policy.relays {
             from.extend(both(Step::NoTransit));
         }
-        from.extend(both(Step::Errors));
         from.extend(rules.iter().cloned());
         from.push(self.rest("from-deny"));
         self.chain("from", from);
@@ -216,9 +216,13 @@ impl Lowering<'_> {
         if !in_main {
             input.extend(self.lan_sources(side, true));
         }
-        input.extend([Step::Established, Step::Neighbours, Step::Listeners]);
+        input.extend([
+            Step::Established,
+            Step::Neighbours,
+            Step::Listeners,
+            Step::LinkLocal,
+        ]);
         input.extend(both(Step::BoundSource));
-        input.extend(both(Step::Errors));
         input.extend(rules.iter().cloned());
         input.push(self.rest("in-deny"));
         self.chain("in", input);
@@ -226,7 +230,7 @@ impl Lowering<'_> {
         let mut out = vec![Step::Established, Step::Neighbours, Step::Listeners];
         out.extend(both(Step::OwnSource));
         out.extend(both(Step::BoundDestination));
-        out.extend(both(Step::Errors));
+        out.extend(both(Step::OwnErrors));
         out.extend(rules);
         out.push(self.rest("out-deny"));
         self.chain("out", out);

@@ -108,8 +108,11 @@ pub enum Step {
     BoundDestination(Family),
     /// This host carries only its own: source or destination is local.
     NoTransit(Family),
-    /// ICMP errors pass.
-    Errors(Family),
+    /// This host's own ICMP errors pass: one about the first packet of a connection, which went no further, belongs to
+    /// none that is tracked. Those of others pass as related to what they are about.
+    OwnErrors(Family),
+    /// Nothing else is for link-local addresses and groups: no rule can name them.
+    LinkLocal,
     /// A layer's map says which rule it is.
     Layer(Class, Family, usize),
     /// A rule whose sources and destinations are sets.
@@ -175,7 +178,8 @@ impl Line {
             Step::BoundSource(f) => format!("bound-source{}", f.digit()),
             Step::BoundDestination(f) => format!("bound-destination{}", f.digit()),
             Step::NoTransit(f) => format!("no-transit{}", f.digit()),
-            Step::Errors(f) => format!("errors{}", f.digit()),
+            Step::OwnErrors(f) => format!("own-errors{}", f.digit()),
+            Step::LinkLocal => "link-local".to_owned(),
             Step::Layer(class, f, n) => format!("layer {}{} {n}", class.word(), f.digit()),
             Step::Wide {
                 rule,
@@ -234,6 +238,9 @@ impl fmt::Display for Side {
         })
     }
 }
+
+/// What is for a link alone (RFC 4291).
+const LINK_LOCAL: &str = "{ fe80::/10, ff02::/16 }";
 
 const SYN: &str = "tcp flags & (syn | rst) == syn tcp option maxseg size set";
 
@@ -303,10 +310,10 @@ impl Step {
                 "ip6 saddr fe80::/10 ip6 hoplimit 1 icmpv6 type { mld-listener-query, mld-listener-report, \
                  mld-listener-done, mld2-listener-report } return"
             }
-            Self::Errors(Family::V4) => {
+            Self::OwnErrors(Family::V4) => {
                 "icmp type { destination-unreachable, time-exceeded, parameter-problem } return"
             }
-            Self::Errors(Family::V6) => {
+            Self::OwnErrors(Family::V6) => {
                 "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } return"
             }
             Self::AcceptRest => "return",
@@ -317,6 +324,7 @@ impl Step {
             | Self::BoundSource(_)
             | Self::BoundDestination(_)
             | Self::NoTransit(_)
+            | Self::LinkLocal
             | Self::Layer(..)
             | Self::Wide { .. }
             | Self::CameFrom(..)
@@ -331,12 +339,12 @@ impl Step {
     fn text(&self, id: NetworkId, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OwnDestination(family) => {
-                let links = match family {
-                    Family::V4 => "",
-                    Family::V6 => "ip6 daddr != { fe80::/10, ff02::/16 } ",
-                };
                 let (ip, own) = (ip(*family), names::nets(id, "own", *family));
-                write!(f, "{ip} daddr != @{own} {links}{}", Drop(id, "in-guard"))
+                write!(f, "{ip} daddr != @{own} ")?;
+                if *family == Family::V6 {
+                    write!(f, "ip6 daddr != {LINK_LOCAL} ")?;
+                }
+                write!(f, "{}", Drop(id, "in-guard"))
             }
             Self::OwnSource(family) => {
                 let (ip, own) = (ip(*family), names::nets(id, "own", *family));
@@ -346,9 +354,12 @@ impl Step {
             Self::LeavesThrough(links) => {
                 write!(f, "oifname != {} {}", Links(links), Drop(id, "from-guard"))
             }
-            Self::Established | Self::Neighbours | Self::Listeners | Self::Errors(_) | Self::AcceptRest => {
-                f.write_str(self.fixed())
-            }
+            Self::Established
+            | Self::Neighbours
+            | Self::Listeners
+            | Self::OwnErrors(_)
+            | Self::AcceptRest => f.write_str(self.fixed()),
+            Self::LinkLocal => write!(f, "ip6 daddr {LINK_LOCAL} {}", Drop(id, "in-guard")),
             Self::BoundSource(family) => bound(id, *family, "saddr", f),
             Self::BoundDestination(family) => bound(id, *family, "daddr", f),
             Self::NoTransit(family) => {

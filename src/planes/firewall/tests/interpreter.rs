@@ -181,12 +181,15 @@ impl Machine<'_> {
                 class,
                 family,
             } => self.wide(id, rule.as_str(), *part, *class, *family),
+            Step::LinkLocal => drop_if(
+                matches!(destination, IpAddr::V6(to) if to.is_unicast_link_local() || to.segments()[0] == 0xff02),
+            ),
             Step::CameFrom(side, links) if self.named(*side, links) => Flow::Return,
             Step::JudgeFrom(links) if self.named(Side::In, links) => Flow::Goto(names::of(id, "from")),
             Step::Established
             | Step::Neighbours
             | Step::Listeners
-            | Step::Errors(_)
+            | Step::OwnErrors(_)
             | Step::Layer(..)
             | Step::CameFrom(..)
             | Step::JudgeFrom(_)
