@@ -12,7 +12,6 @@
 )]
 mod fleets;
 
-use std::collections::BTreeSet;
 use std::hint::black_box;
 use std::time::{Duration, SystemTime};
 
@@ -124,7 +123,7 @@ fn unchanged(c: &mut Criterion) {
         l3mdev_rules: l3::Family::BOTH.into(),
         ..l3::Actual::default()
     };
-    let nobody = BTreeSet::new();
+    let nobody = l3::Around::default();
     assert!(
         l3::diff(&desired, &actual, &nobody).changes.is_empty(),
         "nothing is to be done"

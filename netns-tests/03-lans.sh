@@ -66,9 +66,26 @@ expect "v6: a LAN's host → the hub's overlay address, no rule" silence pinged 
 asked lana --timeout 0.3 --source 10.99.0.9 --transparent --payload spoof "udp,10.20.0.10,7000" >/dev/null || true
 refute "a spoofed source from the LAN doesn't arrive" arrived lanb spoof
 
+# The router's own address in its LAN is the network's, too. Who listens there binds to the network.
+oserve s2 1 "tcp,*,7000"
+for to in 10.20.0.1 fd00:20::1; do
+  expect "$to, the router's own: ping" reply pinged lana "$to"
+  expect "$to, the router's own: tcp 7000" ok asked lana "tcp,$to,7000"
+  expect "$to, the router's own: tcp 7001, no rule" "$NO_TCP" asked lana "tcp,$to,7001"
+done
+
 # Packets as large as the link of the overlay carries.
 expect "v4: 1372 bytes of ping, whole" reply pinged lana 10.20.0.10 -s 1372
 expect "v6: 1352 bytes of ping, whole" reply pinged lana fd00:20::10 -s 1352
+
+# Whatever the default, link-local addresses take what a link needs and nothing else: no rule could close them.
+fleet_network prod 1 hub:hub \
+  '{ node = "s1", lans = [{ subnet = "fd00:10::/64", interface = "lan0" }] }' s2 --default_action '"accept"'
+fleet_rule prod closed any any any - drop 1
+republish hub s1 s2
+near=$(ip -n s1 -j -6 addr show dev lan0 scope link | jq -r '.[].addr_info[].local // empty' | head -n 1)
+expect "link-local, from the LAN: ping" silence pinged lana "$near%eth0" -I fd00:10::10
+expect "neighbours are found all the same" '*lladdr*' ip -n lana -6 neigh show "$near" dev eth0
 
 stop_daemon hub s1 s2
 for host in s1 s2; do

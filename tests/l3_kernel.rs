@@ -26,7 +26,7 @@ use sdwand::intent::{HostIntent, IsolationMode, LanIntent};
 use sdwand::model::{LinkName, NetworkId};
 use sdwand::planes::Difference;
 use sdwand::planes::l3::{
-    Applier, Backend, Change, NoUserspaceLinks, Op, State, compile, diff, observe, observe_facts,
+    Applier, Around, Backend, Change, NoUserspaceLinks, Op, State, compile, diff, observe, observe_facts,
 };
 use sdwand::sys::netlink::{Event, Netlink, address_flag};
 use sdwand::sys::sysctl::Sysctls;
@@ -106,7 +106,11 @@ impl Host {
 
     async fn plan(&self, desired: &State) -> Difference<Change> {
         let actual = observe(&self.netlink, &self.sysctls, desired).await.unwrap();
-        diff(desired, &actual, &self.protected)
+        let around = Around {
+            protected: self.protected.clone(),
+            ..Around::default()
+        };
+        diff(desired, &actual, &around)
     }
 
     /// Applies the plan, and checks that none is left.

@@ -132,7 +132,18 @@ pub fn plan(target: &Target, observation: &Observation) -> Plan {
         });
     };
     let l3 = match &observation.l3 {
-        Ok(actual) => l3::diff(&target.l3, actual, &observation.protected),
+        Ok(actual) => {
+            let devices = observation
+                .wireguard
+                .iter()
+                .flat_map(|found| found.devices.values());
+            let peers = devices.flat_map(|device| device.peers.values());
+            let around = l3::Around {
+                protected: observation.protected.clone(),
+                endpoints: peers.filter_map(|peer| Some(peer.endpoint?.ip())).collect(),
+            };
+            l3::diff(&target.l3, actual, &around)
+        }
         Err(reason) => {
             note(PlaneName::L3, reason);
             crate::planes::Difference::default()

@@ -6,6 +6,7 @@ use ipnet::{IpNet, Ipv6Net};
 
 use crate::intent::{HostIntent, IsolationMode, LanIntent, LinkKind, NetworkIntent};
 use crate::model::LinkName;
+use crate::model::network::EndpointHost;
 use crate::model::ownership::{ROUTE_METRIC, UNREACHABLE_METRIC, rule_priority};
 
 use super::state::{
@@ -99,6 +100,12 @@ fn compile_links(state: &mut State, network: &NetworkIntent, facts: Facts) {
         };
         state.links.insert(link.name.clone(), desired);
     }
+    let peers = network.links.iter().flat_map(|link| link.peers.values());
+    for endpoint in peers.flat_map(|peer| &peer.endpoints) {
+        if let EndpointHost::Address(address) = endpoint.host {
+            state.endpoints.insert(address);
+        }
+    }
     for lan in &network.lans {
         let desired = Lan {
             network: network.id,
@@ -143,6 +150,15 @@ fn compile_isolation(state: &mut State, network: &NetworkIntent) {
     rule(Family::V6, rule_priority::FROM, v6);
     if let Some(v4) = network.overlay_v4 {
         rule(Family::V4, rule_priority::FROM, Selector::From(v4.into()));
+    }
+    // This host answers from its LAN addresses, too. Only what it sends itself: a foreign packet with such a source must
+    // not find its way into the network.
+    for lan in network.lans.iter().filter(|lan| lan.via.is_none()) {
+        rule(
+            Family::of(&lan.subnet),
+            rule_priority::FROM,
+            Selector::Own(lan.subnet),
+        );
     }
     // An ICMP error about a packet in transit has no source yet when the kernel looks for its route: no rule of ours
     // leads it to the network's table, and by a default route it would leave on the underlay, in the clear, with the

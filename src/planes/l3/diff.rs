@@ -7,21 +7,44 @@ mod disconnect;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use crate::model::{LinkName, NetworkId};
 use crate::planes::{Blocked, Difference, Phase};
 
 use super::change::{Change, Op};
 use super::state::{
-    Actual, Family, Interface, Link, LinkType, RouteKey, RouteTo, Rule, Selector, State, host_sysctl,
-    link_sysctl, network_of_table, sysctl_link,
+    Actual, Family, Interface, Link, LinkType, MAIN_TABLE, RouteKey, RouteTo, Rule, Selector, State,
+    host_sysctl, link_sysctl, network_of_table, sysctl_link,
 };
 
-/// Finds the changes that make `actual` what is `desired`. An interface in `protected` carries someone's session and
-/// is not taken into a network.
+/// What stands around that no plan may cut off.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Around {
+    /// Interfaces that carry someone's session: they are not taken into a network.
+    pub protected: BTreeSet<LinkName>,
+    /// Where peers are called now.
+    pub endpoints: BTreeSet<IpAddr>,
+}
+
+/// Finds the changes that make `actual` what is `desired`.
 #[must_use]
-pub fn diff(desired: &State, actual: &Actual, protected: &BTreeSet<LinkName>) -> Difference<Change> {
-    let mut differ = Differ::new(desired, actual, protected);
+pub fn diff(desired: &State, actual: &Actual, around: &Around) -> Difference<Change> {
+    let covers = covers(desired, actual, around);
+    let narrowed = without(desired, &covers);
+    let desired = narrowed.as_ref().unwrap_or(desired);
+    let mut differ = Differ::new(desired, actual, &around.protected);
+    for (destination, (network, what)) in &covers {
+        differ.block(
+            *network,
+            format!(
+                "{destination} covers {what}: without VRF in the kernel, carrying it would cut this host off from there"
+            ),
+            "use a kernel with VRF (CONFIG_NET_VRF, `modprobe vrf`), or a narrower prefix".to_owned(),
+        );
+    }
     if !actual.ipv6 && !desired.links.is_empty() {
         differ.block(
             None,
@@ -54,10 +77,50 @@ pub fn render(desired: &State) -> String {
         actual.interfaces.insert(name.clone(), interface);
     }
     let mut script = String::new();
-    for change in diff(desired, &actual, &BTreeSet::new()).changes {
+    for change in diff(desired, &actual, &Around::default()).changes {
         writeln!(script, "{change}").expect("a String takes everything");
     }
     script
+}
+
+/// The prefixes whose end in the main table would be that of the underlay, too: each with its network, and what of the
+/// underlay is in it.
+fn covers(desired: &State, actual: &Actual, around: &Around) -> BTreeMap<IpNet, (Option<NetworkId>, String)> {
+    let ends = desired.routes.iter();
+    let ends = ends.filter(|(key, route)| key.table == MAIN_TABLE && route.to == RouteTo::Unreachable);
+    let mut covers = BTreeMap::new();
+    for (key, route) in ends {
+        let covered = |address: &&IpAddr| key.destination.contains(*address);
+        let own = actual.underlay.iter().find(|(address, _)| covered(address));
+        let peer = desired.endpoints.iter().chain(&around.endpoints).find(covered);
+        let what = match (own, peer) {
+            (Some((address, link)), _) => format!("{address} of {link}, on the underlay"),
+            (None, Some(address)) => format!("{address}, where a peer is called"),
+            (None, None) => continue,
+        };
+        covers.insert(key.destination, (route.network, what));
+    }
+    covers
+}
+
+/// The same without these prefixes; none where there are none.
+fn without(desired: &State, covers: &BTreeMap<IpNet, (Option<NetworkId>, String)>) -> Option<State> {
+    if covers.is_empty() {
+        return None;
+    }
+    let mut narrowed = desired.clone();
+    let is_in = |net: &IpNet, network: Option<NetworkId>| {
+        let mut covers = covers.iter();
+        covers.any(|(cover, (of, _))| cover.contains(net) && *of == network)
+    };
+    narrowed
+        .routes
+        .retain(|key, route| !is_in(&key.destination, route.network));
+    narrowed.rules.retain(|rule| match &rule.selector {
+        Selector::Own(net) => !is_in(net, network_of_table(rule.table)),
+        Selector::Iif(_) | Selector::Oif(_) | Selector::From(_) | Selector::L3mdev => true,
+    });
+    Some(narrowed)
 }
 
 fn same_routes(desired: &State, found: &State) -> bool {

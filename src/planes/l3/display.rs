@@ -130,6 +130,7 @@ fn rule_line(f: &mut fmt::Formatter<'_>, verb: &str, rule: &Rule) -> fmt::Result
         Selector::Iif(link) => write!(f, "iif {link} lookup {}", rule.table)?,
         Selector::Oif(link) => write!(f, "oif {link} lookup {}", rule.table)?,
         Selector::From(address) => write!(f, "from {address} lookup {}", rule.table)?,
+        Selector::Own(net) => write!(f, "from {net} iif lo lookup {}", rule.table)?,
         Selector::L3mdev => f.write_str("l3mdev")?,
     }
     write!(f, " protocol {ROUTE_PROTOCOL}")

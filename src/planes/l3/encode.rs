@@ -63,6 +63,9 @@ pub(super) fn route(key: &RouteKey, to: &RouteTo, device: Option<u32>) -> nl::Ro
     }
 }
 
+/// The interface that this host's own packets come in by, as rules see them.
+pub(super) const LOOPBACK: &str = "lo";
+
 /// A rule.
 pub(super) fn rule(rule: &Rule) -> nl::Rule {
     let name = |link: &LinkName| Some(link.to_string());
@@ -70,6 +73,7 @@ pub(super) fn rule(rule: &Rule) -> nl::Rule {
         Selector::Iif(link) => (name(link), None, None),
         Selector::Oif(link) => (None, name(link), None),
         Selector::From(address) => (None, None, Some((*address).into())),
+        Selector::Own(net) => (Some(LOOPBACK.to_owned()), None, Some(*net)),
         Selector::L3mdev => (None, None, None),
     };
     nl::Rule {

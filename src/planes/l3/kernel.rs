@@ -468,6 +468,10 @@ fn show_rule((protocol, rule): &(u8, Rule)) -> nl::Rule {
         Selector::Iif(link) => shown.iif = Some(link.to_string()),
         Selector::Oif(link) => shown.oif = Some(link.to_string()),
         Selector::From(address) => shown.from = Some((*address).into()),
+        Selector::Own(net) => {
+            shown.iif = Some("lo".to_owned());
+            shown.from = Some(*net);
+        }
         Selector::L3mdev => shown.l3mdev = true,
     }
     shown

@@ -16,7 +16,7 @@ mod tests;
 pub use apply::{Applier, L3Error, NoUserspaceLinks, UserspaceError, UserspaceLinks};
 pub use change::{Change, Op};
 pub use compile::{Facts, compile};
-pub use diff::{diff, render};
+pub use diff::{Around, diff, render};
 pub use observe::{Raw, decode, observe, observe_facts};
 pub use state::{
     Actual, Backend, Family, HostAddress, Interface, LINK_GROUP, Lan, Link, LinkType, MAIN_TABLE, Route,

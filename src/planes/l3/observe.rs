@@ -1,6 +1,7 @@
 //! Kernel → [`Actual`]: a thin read, and a pure [`decode`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -11,6 +12,7 @@ use crate::sys::sysctl::{SysctlPath, Sysctls};
 
 use super::apply::L3Error;
 use super::compile::Facts;
+use super::encode::LOOPBACK;
 use super::state::{
     Actual, Backend, Family, HostAddress, Interface, LINK_GROUP, Lan, Link, LinkType, MAIN_TABLE, Route,
     RouteKey, RouteTo, Rule, Selector, State, host_sysctl, link_sysctl, network_of_link, network_of_table,
@@ -214,7 +216,7 @@ fn interfaces(raw: &Raw, names: &Names, desired: &State) -> BTreeSet<LinkName> {
     let ruled = raw.rules.iter().filter_map(decode_rule);
     found.extend(ruled.filter_map(|rule| match rule.selector {
         Selector::Iif(link) => Some(link),
-        Selector::Oif(_) | Selector::From(_) | Selector::L3mdev => None,
+        Selector::Oif(_) | Selector::From(_) | Selector::Own(_) | Selector::L3mdev => None,
     }));
     found.retain(|name| !ours.contains(name) && link_class(name).is_none());
     found
@@ -305,6 +307,19 @@ fn net(address: &nl::Address) -> Option<IpNet> {
 
 fn decode_interfaces(actual: &mut Actual, raw: &Raw, names: &Names, desired: &State) {
     let wanted = interfaces(raw, names, desired);
+    for address in &raw.addresses {
+        let link = raw.links.iter().find(|link| link.index == address.index);
+        let (Some(link), Some(name)) = (link, names.get(address.index)) else {
+            continue;
+        };
+        let is_local = match address.local {
+            IpAddr::V4(local) => local.is_link_local(),
+            IpAddr::V6(local) => local.is_unicast_link_local(),
+        };
+        if !is_local && !link.loopback && class_of(link, name).is_none() && !wanted.contains(name) {
+            actual.underlay.insert(address.local, name.clone());
+        }
+    }
     for link in &raw.links {
         let Some(name) = names.get(link.index).filter(|name| wanted.contains(*name)) else {
             continue;
@@ -381,6 +396,7 @@ fn decode_rule(rule: &nl::Rule) -> Option<Rule> {
     let name = |text: &Option<String>| LinkName::new(text.as_deref()?).ok();
     let selector = match (&rule.iif, &rule.oif, rule.from, rule.l3mdev) {
         (Some(_), None, None, false) => Selector::Iif(name(&rule.iif)?),
+        (Some(iif), None, Some(net), false) if iif == LOOPBACK => Selector::Own(net),
         (None, Some(_), None, false) => Selector::Oif(name(&rule.oif)?),
         (None, None, Some(net), false) if net.prefix_len() == net.max_prefix_len() => {
             Selector::From(net.addr())

@@ -164,6 +164,8 @@ pub enum Selector {
     Oif(LinkName),
     /// Those from an address of this host.
     From(IpAddr),
+    /// Those that this host itself sends from an address in here.
+    Own(IpNet),
     /// Those of any VRF, to its own table.
     L3mdev,
 }
@@ -194,6 +196,9 @@ pub struct State {
     pub rules: BTreeSet<Rule>,
     /// The kernel parameters that matter to us, with their values.
     pub sysctls: BTreeMap<SysctlPath, u32>,
+    /// What peers of this host are called at, where the fleet says it as an address. Nothing of ours may stand in the way
+    /// there.
+    pub endpoints: BTreeSet<IpAddr>,
 }
 
 impl State {
@@ -204,7 +209,7 @@ impl State {
         self.routes.retain(|_, route| !gone(route.to.device()));
         self.rules.retain(|rule| match &rule.selector {
             Selector::Iif(link) | Selector::Oif(link) => !links.contains(link),
-            Selector::From(_) | Selector::L3mdev => true,
+            Selector::From(_) | Selector::Own(_) | Selector::L3mdev => true,
         });
         self.sysctls.retain(|path, _| !gone(sysctl_link(path).as_ref()));
     }
@@ -227,6 +232,8 @@ pub struct Actual {
     pub accept_ra: BTreeSet<LinkName>,
     /// Whether the kernel has IPv6.
     pub ipv6: bool,
+    /// This host's addresses on the underlay: on interfaces that are neither ours nor LANs.
+    pub underlay: BTreeMap<IpAddr, LinkName>,
 }
 
 impl Default for Actual {
@@ -240,6 +247,7 @@ impl Default for Actual {
             l3mdev_rules: BTreeSet::new(),
             accept_ra: BTreeSet::new(),
             ipv6: true,
+            underlay: BTreeMap::new(),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::planes::Phase;
 
 use super::change::{Change, Op};
 use super::compile::{Facts, compile};
-use super::diff::diff;
+use super::diff::{Around, diff};
 use super::kernel::{Kernel, l3mdev, name};
 use super::state::{Backend, Family, LINK_GROUP, LinkType, RouteTo, State, unreachable_default};
 
@@ -136,7 +136,7 @@ fn desired(choices: &BTreeMap<u16, Choice>) -> State {
 /// Applies the plan, checking each step, and that no plan is left.
 fn converge(kernel: &mut Kernel, desired: &State) -> Vec<Change> {
     let actual = kernel.observe(desired);
-    let plan = diff(desired, &actual, &BTreeSet::new());
+    let plan = diff(desired, &actual, &Around::default());
     assert_eq!(plan.blocked, [], "{desired:#?}");
     let lines: Vec<String> = plan
         .changes
@@ -150,7 +150,7 @@ fn converge(kernel: &mut Kernel, desired: &State) -> Vec<Change> {
             panic!("{change}: {error}\n{lines}");
         }
     }
-    let left = diff(desired, &kernel.observe(desired), &BTreeSet::new());
+    let left = diff(desired, &kernel.observe(desired), &Around::default());
     assert_eq!(left.changes, [], "after:\n{lines}");
     plan.changes
 }
@@ -297,6 +297,14 @@ fn vrf_network() -> BTreeMap<u16, Choice> {
     [(1, choice)].into()
 }
 
+fn rules_network() -> BTreeMap<u16, Choice> {
+    let mut choices = vrf_network();
+    for choice in choices.values_mut() {
+        choice.isolation = IsolationMode::Rules;
+    }
+    choices
+}
+
 #[test]
 fn connections_come_last_and_restrictions_first() {
     let mut kernel = Kernel::new();
@@ -360,7 +368,7 @@ fn what_a_foreign_link_blocks_is_left_out_whole() {
     let mut kernel = Kernel::new();
     kernel.add_device(&name("sdwan-1"), Some("vrf"), Some(99), 0);
     let desired = desired(&vrf_network());
-    let plan = diff(&desired, &kernel.observe(&desired), &BTreeSet::new());
+    let plan = diff(&desired, &kernel.observe(&desired), &Around::default());
     assert_eq!(plan.blocked.len(), 1);
     assert!(
         plan.blocked[0]
@@ -374,19 +382,84 @@ fn what_a_foreign_link_blocks_is_left_out_whole() {
 }
 
 #[test]
+fn nothing_of_ours_ends_what_the_host_lives_on() {
+    let mut intent = intent(&rules_network());
+    let network = intent.networks.values_mut().next().unwrap();
+    network.firewall.bound = ["10.1.0.0/24", "198.18.0.0/15", "fd12::1:0/112"]
+        .iter()
+        .map(|net| net.parse::<ipnet::IpNet>().unwrap())
+        .collect();
+    let lan = LanIntent {
+        subnet: "198.18.0.0/16".parse().unwrap(),
+        interface: network.lans[0].interface.clone(),
+        via: None,
+    };
+    network.lans.push(lan);
+    let desired = compile(&intent, &facts(false));
+    let kernel = Kernel::new();
+    let actual = kernel.observe(&desired);
+    let planned = |actual: &super::state::Actual, around: &Around| {
+        let plan = diff(&desired, actual, around);
+        let text: Vec<String> = plan.changes.iter().map(ToString::to_string).collect();
+        (text.join("\n"), plan.blocked)
+    };
+    let (text, blocked) = planned(&actual, &Around::default());
+    assert!(
+        text.contains("unreachable 198.18.0.0/15") && blocked.is_empty(),
+        "{text}"
+    );
+    let mut covered = actual.clone();
+    covered
+        .underlay
+        .insert("198.18.1.2".parse().unwrap(), name("eth0"));
+    let endpoint = Around {
+        endpoints: ["198.19.0.1".parse().unwrap()].into(),
+        ..Around::default()
+    };
+    for (actual, around, what) in [
+        (&covered, Around::default(), "198.18.1.2 of eth0"),
+        (&actual, endpoint, "198.19.0.1, where a peer is called"),
+    ] {
+        let (text, blocked) = planned(actual, &around);
+        assert!(!text.contains("198.18."), "{text}");
+        assert!(text.contains("unreachable 10.1.0.0/24"), "the rest comes: {text}");
+        assert_eq!(blocked.len(), 1);
+        assert!(blocked[0].reason.contains(what), "{}", blocked[0].reason);
+    }
+}
+
+#[test]
+fn a_host_answers_from_its_lan_addresses_and_nobody_else_does() {
+    let plan = diff(
+        &desired(&rules_network()),
+        &Kernel::new().observe(&desired(&rules_network())),
+        &Around::default(),
+    );
+    let text: Vec<String> = plan.changes.iter().map(ToString::to_string).collect();
+    for rule in [
+        "ip rule add priority 2002 from 10.1.0.0/24 iif lo lookup 10001 protocol 241",
+        "ip -6 rule add priority 2002 from fd0a:1::/64 iif lo lookup 10001 protocol 241",
+    ] {
+        assert!(text.iter().any(|line| line == rule), "{rule} in {text:#?}");
+    }
+    // A LAN behind a router has no address of this host.
+    assert!(!text.iter().any(|line| line.contains("from 10.11.0.0/16")));
+}
+
+#[test]
 fn unknown_is_not_empty() {
     // A kernel without IPv6 gets a reason, not half an overlay.
     let desired = desired(&vrf_network());
     let mut actual = Kernel::new().observe(&desired);
     actual.ipv6 = false;
-    let plan = diff(&desired, &actual, &BTreeSet::new());
+    let plan = diff(&desired, &actual, &Around::default());
     assert_eq!((plan.changes.len(), plan.blocked.len()), (0, 1));
 }
 
 #[test]
 fn a_change_reads_as_flat_json() {
     let desired = desired(&vrf_network());
-    let plan = diff(&desired, &Kernel::new().observe(&desired), &BTreeSet::new());
+    let plan = diff(&desired, &Kernel::new().observe(&desired), &Around::default());
     let json = serde_json::to_value(&plan.changes).unwrap();
     let first = &json[0];
     assert_eq!(first["phase"], "vrf");
@@ -424,7 +497,7 @@ fn ten_thousand_peers() {
     let actual = kernel.observe(&desired);
     println!("model's dump and decode: {:?}", start.elapsed());
     let start = std::time::Instant::now();
-    let plan = diff(&desired, &actual, &BTreeSet::new());
+    let plan = diff(&desired, &actual, &Around::default());
     println!("diff: {:?}", start.elapsed());
     assert_eq!(plan.changes, []);
 }
