@@ -16,7 +16,7 @@ mod applied;
 mod files;
 mod rounds;
 
-pub(crate) use applied::save as save_applied;
+pub(crate) use applied::{last as last_applied, save as save_applied};
 pub(crate) use rounds::{plan_answer, round_answer};
 
 use std::os::unix::fs::DirBuilderExt as _;
@@ -101,6 +101,7 @@ pub async fn run(config: &Path) -> Result<(), DaemonError> {
     let (sender, calls) = mpsc::channel(CALLS);
     let server = tokio::spawn(control::serve(listener, sender));
     let host = RealHost::open(&start.host, host::Owner::Daemon).await?;
+    host.sweep().await;
     let files = ConfigFiles::watch(config, &start.host.fleet_dir, &start.host.private_key_file);
     let rounds = Rounds::new(config, start, host);
     let result = Box::pin(Daemon { rounds, files, calls }.run()).await;

@@ -79,6 +79,7 @@ fn peer(node: &str, endpoint: &str, nets: &[&str]) -> DesiredPeer {
             host: EndpointHost::Address(endpoint.parse().expect("an address")),
             port: Some(51_820),
         }],
+        left: Vec::new(),
         keepalive: 0,
         allowed_ips: nets.iter().map(|text| net(text)).collect(),
     }

@@ -87,6 +87,7 @@ pub(super) async fn down(global: &Global) -> Result<ExitCode, CliError> {
         let mut host = RealHost::open(&own, Owner::Command)
             .await
             .map_err(|error| CliError::new(&error))?;
+        host.sweep().await;
         // What is ours is known by its marks: a fleet that can't be read is no reason to leave it behind.
         let target = host.nothing(&own);
         let round = reconcile::converge(&mut host, &target).await;
@@ -147,9 +148,13 @@ pub(super) async fn direct(
         .map_err(|error| CliError::new(&error))?;
     host.set_key(loaded.private_key);
     host.protect(protected);
-    let target = host
+    let mut target = host
         .target(&loaded.host, &loaded.fleet)
         .map_err(|error| CliError::new(&error))?;
+    let former = daemon::last_applied(&loaded.host.state_dir);
+    if let Some(former) = former.and_then(|fleet| host.target(&loaded.host, &fleet).ok()) {
+        target.wireguard.leave(&former.wireguard);
+    }
     Ok((host, target, loaded.fragments))
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Start {
     pub(super) key: PrivateKey,
     /// The fleet to make true; none in manual mode before the first apply.
     pub(super) fleet: Option<Fleet>,
+    /// The fleet that was in force before that one.
+    pub(super) former: Option<Fleet>,
     /// What `fleet` was read from, where that isn't the kept copy: to be kept.
     pub(super) fragments: Option<Vec<(PathBuf, String)>>,
     /// A good fleet that waits for `apply`, in manual mode.
@@ -36,6 +38,7 @@ pub(super) struct Start {
 pub(super) fn first(path: &Path) -> Result<Start, Diagnostics> {
     match config::load(path) {
         Ok(loaded) if loaded.host.reconcile.mode == Mode::Auto => Ok(Start {
+            former: last(&loaded.host.state_dir),
             host: loaded.host,
             key: loaded.private_key,
             fleet: Some(loaded.fleet),
@@ -52,6 +55,7 @@ pub(super) fn first(path: &Path) -> Result<Start, Diagnostics> {
                 host: loaded.host.clone(),
                 key: loaded.private_key.clone(),
                 fleet: applied,
+                former: None,
                 fragments: None,
                 pending: (!same).then_some(loaded),
                 errors: None,
@@ -71,6 +75,7 @@ pub(super) fn first(path: &Path) -> Result<Start, Diagnostics> {
                 host,
                 key,
                 fleet: Some(fleet),
+                former: None,
                 fragments: None,
                 pending: None,
                 errors: Some(errors),
@@ -80,7 +85,7 @@ pub(super) fn first(path: &Path) -> Result<Start, Diagnostics> {
 }
 
 /// The fleet that was last applied, if one was and it can still be read.
-fn last(state_dir: &Path) -> Option<Fleet> {
+pub(crate) fn last(state_dir: &Path) -> Option<Fleet> {
     // The older one is there alone if the replacement was cut short.
     let folders = [FOLDER, OLD_FOLDER].map(|name| state_dir.join(name));
     let folder = folders.iter().find(|folder| folder.is_dir())?;

@@ -39,6 +39,8 @@ impl Rounds {
     pub(super) fn new(config: &Path, start: Start, mut host: RealHost) -> Self {
         host.set_key(start.key);
         let current = start.fleet.and_then(|fleet| target(&host, &start.host, &fleet));
+        let former = start.former.and_then(|fleet| target(&host, &start.host, &fleet));
+        let current = current.map(|current| follows(current, former.as_ref()));
         Self {
             config: config.to_owned(),
             own: start.host,
@@ -96,11 +98,14 @@ impl Rounds {
                 }
             }
             Err(errors) => {
-                tracing::error!(
-                    count = errors.len(),
-                    first = %errors.iter().next().map(|e| e.message.clone()).unwrap_or_default(),
-                    "the configuration is bad: the last good one stays in force; see `sdwand check`"
-                );
+                // Every command reads again: what was said once is said.
+                if self.errors.as_ref().is_none_or(|(known, _)| *known != errors) {
+                    tracing::error!(
+                        count = errors.len(),
+                        first = %errors.iter().next().map(|e| e.message.clone()).unwrap_or_default(),
+                        "the configuration is bad: the last good one stays in force; see `sdwand check`"
+                    );
+                }
                 let since = self.errors.as_ref().map_or_else(unix_now, |(_, since)| *since);
                 self.errors = Some((errors, since));
             }
@@ -126,7 +131,9 @@ impl Rounds {
             ..loaded.host
         };
         self.host.set_key(loaded.private_key);
-        self.current = target(&self.host, &self.own, &loaded.fleet);
+        let former = self.current.take();
+        let current = target(&self.host, &self.own, &loaded.fleet);
+        self.current = current.map(|current| follows(current, former.as_ref()));
         self.pending = None;
         tracing::info!(digest = %loaded.fleet.digest, "a configuration is in force");
     }
@@ -154,6 +161,18 @@ impl Rounds {
             self.retries.saturating_add(1)
         };
         self.conditions = conditions;
+        self.arrive(&round);
+    }
+
+    /// Ends the take-over from the former fleet, once all of it was done.
+    fn arrive(&mut self, round: &Round) {
+        if let Some(current) = self
+            .current
+            .as_mut()
+            .filter(|_| round.execution.failures.is_empty())
+        {
+            current.wireguard.arrive();
+        }
     }
 
     /// Answers a command.
@@ -183,7 +202,7 @@ impl Rounds {
         match &self.pending {
             Some(loaded) => target(&self.host, &loaded.host, &loaded.fleet).map(|target| Target {
                 own_key: loaded.private_key.public(),
-                ..target
+                ..follows(target, self.current.as_ref())
             }),
             None => self.current.clone(),
         }
@@ -225,6 +244,7 @@ impl Rounds {
         self.protected = protected;
         let round = reconcile::converge(&mut self.host, &wanted).await;
         self.conditions = reconcile::conditions(&wanted, &round, &self.conditions, unix_now());
+        self.arrive(&round);
         round_answer(&round)
     }
 
@@ -311,6 +331,14 @@ fn target(host: &RealHost, own: &HostConfig, fleet: &Fleet) -> Option<Target> {
             None
         }
     }
+}
+
+/// The target with what it takes over from the one before.
+fn follows(mut target: Target, former: Option<&Target>) -> Target {
+    if let Some(former) = former {
+        target.wireguard.leave(&former.wireguard);
+    }
+    target
 }
 
 fn refused(errors: &Diagnostics) -> Answer {

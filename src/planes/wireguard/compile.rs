@@ -47,6 +47,7 @@ fn compile_device(network: &NetworkIntent, link: &LinkIntent) -> DesiredDevice {
                     port: Some(endpoint.port.unwrap_or(peer.port)),
                 })
                 .collect(),
+            left: Vec::new(),
             keepalive: peer.keepalive_seconds,
             allowed_ips: allowed_ips.filter(|net| taken.insert(*net)).collect(),
         };

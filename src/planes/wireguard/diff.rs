@@ -51,7 +51,38 @@ pub fn diff(desired: &Desired, actual: &Actual, facts: Facts<'_>) -> Difference<
         let actual = actual.devices.get(link).unwrap_or(&missing);
         diff_device(link, device, actual, facts, &mut difference);
     }
+    let vacated = vacated(desired, actual, &difference.changes);
+    difference.changes.splice(..0, vacated);
     difference
+}
+
+/// Devices that have a port which another one is about to take move out of its way first, to a port of the system's
+/// choice, whether they stay there or go on to another one.
+fn vacated(desired: &Desired, actual: &Actual, changes: &[Change]) -> Vec<Change> {
+    let taken: BTreeSet<u16> = changes
+        .iter()
+        .filter_map(|change| match change {
+            Change::SetListenPort { port, .. } => Some(*port),
+            Change::RemovePeer { .. }
+            | Change::WithdrawIps { .. }
+            | Change::SetKey { .. }
+            | Change::AddPeer { .. }
+            | Change::UpdatePeer { .. } => None,
+        })
+        .collect();
+    let in_the_way = desired.devices.iter().filter(|(link, device)| {
+        let port = actual.devices.get(*link).map_or(0, |device| device.listen_port);
+        port != 0 && taken.contains(&port) && device.listen_port != Some(port)
+    });
+    in_the_way
+        .map(|(link, device)| Change::SetListenPort {
+            target: Target {
+                network: device.network,
+                link: link.clone(),
+            },
+            port: 0,
+        })
+        .collect()
 }
 
 /// The DNS names that [`diff`] will ask for: those of peers that have no endpoint or whose handshake is stale.
@@ -62,7 +93,7 @@ pub fn stale_names(desired: &Desired, actual: &Actual, now: SystemTime) -> BTree
         let actual = actual.devices.get(link);
         for (public_key, peer) in &device.peers {
             let actual = actual.and_then(|device| device.peers.get(public_key));
-            if !peer.endpoints.is_empty() && wants_endpoint(actual, now) {
+            if !peer.endpoints.is_empty() && wants_endpoint(peer, actual, now) {
                 names.extend(peer.endpoints.iter().filter_map(|endpoint| match &endpoint.host {
                     EndpointHost::Dns(name) => Some(name.clone()),
                     EndpointHost::Address(_) => None,
@@ -213,7 +244,7 @@ impl Choice<'_> {
 }
 
 fn choose_endpoint<'a>(peer: &'a DesiredPeer, known: Option<&ActualPeer>, facts: Facts<'_>) -> Choice<'a> {
-    if peer.endpoints.is_empty() || !wants_endpoint(known, facts.now) {
+    if peer.endpoints.is_empty() || !wants_endpoint(peer, known, facts.now) {
         return Choice::Keep;
     }
     let current = known.and_then(|known| known.endpoint);
@@ -243,9 +274,25 @@ fn choose_endpoint<'a>(peer: &'a DesiredPeer, known: Option<&ActualPeer>, facts:
     }
 }
 
-/// Whether the fleet has a say in a peer's endpoint: it has none, or its handshake doesn't vouch for the one it has.
-fn wants_endpoint(known: Option<&ActualPeer>, now: SystemTime) -> bool {
-    known.is_none_or(|known| known.endpoint.is_none() || !is_fresh(known.last_handshake, now))
+/// Whether the fleet has a say in a peer's endpoint: it has none, its handshake doesn't vouch for the one it has, or that
+/// is one that only the former fleet named.
+fn wants_endpoint(peer: &DesiredPeer, known: Option<&ActualPeer>, now: SystemTime) -> bool {
+    known.is_none_or(|known| {
+        let is_left = known.endpoint.is_some_and(|endpoint| has_left(peer, endpoint));
+        known.endpoint.is_none() || is_left || !is_fresh(known.last_handshake, now)
+    })
+}
+
+/// Whether this is where the former fleet had the peer. Of a name only the port is known here: it counts where no
+/// endpoint has that port any more.
+fn has_left(peer: &DesiredPeer, current: SocketAddr) -> bool {
+    peer.left.iter().any(|endpoint| {
+        endpoint.port == Some(current.port())
+            && match &endpoint.host {
+                EndpointHost::Address(address) => *address == current.ip(),
+                EndpointHost::Dns(_) => peer.endpoints.iter().all(|now| now.port != endpoint.port),
+            }
+    })
 }
 
 /// Whether a handshake is recent. One from the future is judged by its distance too: the clock may have been set back.

@@ -12,8 +12,9 @@
 //! - AllowedIPs change by deltas. One that moves is added to its new peer, which takes it from the old one without a
 //!   gap. One that nobody carries any more is given to a throw-away peer that is removed in the same message. A live
 //!   peer's list is never replaced: that leaves a hole.
-//! - An endpoint is a hint. It is set where a peer has none, or when its last handshake is older than
-//!   [`HANDSHAKE_STALE`] and its endpoint is none that the fleet names. A peer that roamed keeps what it roamed to.
+//! - An endpoint is a hint. It is set where a peer has none, when its last handshake is older than [`HANDSHAKE_STALE`]
+//!   and its endpoint is none that the fleet names, and once where a new fleet takes over and it is one that only the
+//!   former fleet named. A peer that roamed keeps what it roamed to.
 
 mod apply;
 mod compile;

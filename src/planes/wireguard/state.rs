@@ -28,6 +28,34 @@ pub struct Desired {
     pub devices: BTreeMap<LinkName, DesiredDevice>,
 }
 
+impl Desired {
+    /// Takes over from `former`: a peer that is called where only the former fleet had it is called anew at once, however
+    /// fresh its handshake. That one fleet follows another can't be seen on the host, where such an endpoint looks like
+    /// one that the peer has roamed to.
+    pub fn leave(&mut self, former: &Self) {
+        for (link, device) in &mut self.devices {
+            let former = former.devices.get(link);
+            for (key, peer) in &mut device.peers {
+                let before = former.and_then(|device| device.peers.get(key));
+                let gone = before.iter().flat_map(|before| &before.endpoints);
+                peer.left = gone
+                    .filter(|endpoint| !peer.endpoints.contains(endpoint))
+                    .cloned()
+                    .collect();
+            }
+        }
+    }
+
+    /// Ends the take-over: where peers are called now, they have roamed to.
+    pub fn arrive(&mut self) {
+        for device in self.devices.values_mut() {
+            for peer in device.peers.values_mut() {
+                peer.left.clear();
+            }
+        }
+    }
+}
+
 /// What one device should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DesiredDevice {
@@ -50,6 +78,8 @@ pub struct DesiredPeer {
     pub preshared_key: PresharedKey,
     /// Where it may be reached, best first, each with its port.
     pub endpoints: Vec<Endpoint>,
+    /// Where the fleet that was in force before had it, and this one doesn't: see [`Desired::leave`].
+    pub left: Vec<Endpoint>,
     /// Seconds between keepalives; 0 sends none.
     pub keepalive: u16,
     /// What it may send, and what is sent to it.

@@ -54,6 +54,7 @@ fn peer(nets: &[u8], endpoints: &[&str]) -> DesiredPeer {
         node: Name::new("hub-a").unwrap(),
         preshared_key: psk(1),
         endpoints: endpoints.iter().map(|host| endpoint(host)).collect(),
+        left: Vec::new(),
         keepalive: 25,
         allowed_ips: nets.iter().map(|n| net(*n)).collect(),
     }
@@ -237,6 +238,116 @@ fn a_roamed_peer_keeps_its_endpoint_while_its_handshake_is_fresh() {
     // A clock that was set back by a day doesn't freeze endpoints for a day.
     assert_eq!(planned(roamed, Some(now() + Duration::from_secs(86_400))), set);
     assert_eq!(planned(roamed, Some(now() + Duration::from_secs(1))), None);
+}
+
+#[test]
+fn a_peer_follows_when_the_fleet_moves_it_and_once_only() {
+    let at = |host: &str, port| Endpoint {
+        port: Some(port),
+        ..endpoint(host)
+    };
+    let fleet = |endpoints: &[Endpoint]| {
+        let hub = DesiredPeer {
+            endpoints: endpoints.to_vec(),
+            ..peer(&[1], &[])
+        };
+        desired([(key(1), hub)])
+    };
+    let planned = |wanted: &Desired, endpoint| {
+        let hub = &wanted.devices[&link()].peers[&key(1)];
+        let device = settled_device([(key(1), settled(hub, Some(endpoint), ago(5)))]);
+        only_endpoint(&changes(wanted, &actual(device)))
+    };
+    let former = fleet(&[at("192.0.2.1", 51_820), at("hub.example", 51_820)]);
+    let mut wanted = fleet(&[at("192.0.2.1", 51_900), at("hub.example", 51_900)]);
+    let moved = Some("192.0.2.1:51900".to_owned());
+    assert_eq!(
+        planned(&wanted, "192.0.2.1:51820"),
+        None,
+        "on its own it may have roamed there"
+    );
+    wanted.leave(&former);
+    assert_eq!(planned(&wanted, "192.0.2.1:51820"), moved);
+    assert_eq!(
+        planned(&wanted, "192.0.2.77:51820"),
+        moved,
+        "what the name stood for"
+    );
+    assert_eq!(planned(&wanted, "198.51.100.7:4444"), None, "roamed");
+    wanted.arrive();
+    assert_eq!(
+        planned(&wanted, "192.0.2.1:51820"),
+        None,
+        "roamed back: it has another fleet still"
+    );
+    let mut same = fleet(&[at("192.0.2.1", 51_820)]);
+    same.leave(&former);
+    assert_eq!(planned(&same, "192.0.2.1:51820"), None, "still named");
+}
+
+#[test]
+fn devices_that_change_ports_get_out_of_each_others_way() {
+    let name = |n: u16| LinkName::new(&format!("wg-sdwan-{n}")).unwrap();
+    let wanted = |ports: [Option<u16>; 3]| Desired {
+        devices: (1_u16..)
+            .zip(ports)
+            .map(|(n, listen_port)| {
+                let device = DesiredDevice {
+                    network: NetworkId::new(n).unwrap(),
+                    network_name: Name::new("n").unwrap(),
+                    listen_port,
+                    peers: BTreeMap::new(),
+                };
+                (name(n), device)
+            })
+            .collect(),
+        ..desired([])
+    };
+    let found = |ports: [u16; 3]| Actual {
+        devices: (1_u16..)
+            .zip(ports)
+            .map(|(n, listen_port)| {
+                let device = ActualDevice {
+                    public_key: Some(own().public()),
+                    listen_port,
+                    ..ActualDevice::default()
+                };
+                (name(n), device)
+            })
+            .collect(),
+    };
+    // The system's rule: a port has one device. 0 takes one that nobody has.
+    let apply = |ports: [u16; 3], wanted: &Desired| -> [u16; 3] {
+        let mut ports: BTreeMap<LinkName, u16> = (1_u16..).map(name).zip(ports).collect();
+        let actual = found(std::array::from_fn(|n| {
+            ports[&name(u16::try_from(n).unwrap() + 1)]
+        }));
+        for (spare, change) in (60_000..).zip(changes(wanted, &actual)) {
+            let Change::SetListenPort { target, port } = change else {
+                panic!("{change}")
+            };
+            let port = if port == 0 { spare } else { port };
+            assert!(
+                ports
+                    .iter()
+                    .all(|(link, used)| *used != port || *link == target.link)
+            );
+            ports.insert(target.link, port);
+        }
+        std::array::from_fn(|n| ports[&name(u16::try_from(n).unwrap() + 1)])
+    };
+    for (before, after) in [
+        ([1, 2, 3], [Some(2), Some(1), Some(3)]),
+        ([1, 2, 3], [Some(2), Some(3), Some(1)]),
+        ([1, 2, 3], [Some(2), Some(9), Some(3)]),
+        ([1, 2, 3], [Some(2), None, Some(3)]),
+    ] {
+        let ports = apply(before, &wanted(after));
+        for (port, wanted) in ports.into_iter().zip(after) {
+            assert!(wanted.is_none_or(|wanted| wanted == port), "{ports:?}");
+        }
+    }
+    assert_eq!(changes(&wanted([Some(1), None, Some(3)]), &found([1, 2, 3])), []);
 }
 
 #[test]
