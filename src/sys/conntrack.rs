@@ -209,6 +209,11 @@ fn encode_deletions(flows: &[Flow]) -> String {
             flow.zone, flow.source, flow.destination
         );
         let _ = match flow.detail {
+            // What the kernel doesn't track by port is listed with ports 0, and not found by them.
+            FlowDetail::Ports {
+                source: 0,
+                destination: 0,
+            } => Ok(()),
             FlowDetail::Ports { source, destination } if named => {
                 write!(text, " --sport {source} --dport {destination}")
             }
@@ -250,6 +255,13 @@ mod tests {
         let (kind, code, id) = (128, 0, 7);
         assert_eq!(ping.detail, FlowDetail::Icmp { kind, code, id });
         assert_eq!(decode_line("conntrack v1.4.7"), None);
+        // Where the kernel has no tracker for a protocol with ports.
+        let dccp = "ipv4     2 dccp     33 599 src=10.0.0.1 dst=10.0.0.2 sport=0 dport=0 src=10.0.0.2 dst=10.0.0.1 sport=0 dport=0 mark=0 zone=5 use=1";
+        let dccp = decode_line(dccp).unwrap();
+        assert_eq!(
+            encode_deletions(&[dccp]),
+            "-D -f ipv4 -w 5 -p dccp -s 10.0.0.1 -d 10.0.0.2\n"
+        );
         assert_eq!(
             encode_deletions(&[flow, ping]),
             "-D -f ipv4 -w 5 -p tcp -s 10.0.0.1 -d 10.0.0.2 --sport 1000 --dport 80\n\

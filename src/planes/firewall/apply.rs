@@ -1,6 +1,6 @@
 //! One change → one nft transaction, or the connections that it cuts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::change::{Change, Cut};
 use super::flows;
@@ -24,6 +24,14 @@ pub enum FirewallError {
     /// Tracked connections can't be deleted.
     #[error("can't cut tracked connections")]
     CutFlows(#[source] ConntrackError),
+    /// Tracked connections are still there.
+    #[error("{count} tracked connections that the rules refuse were not cut, the first of them {first:?}")]
+    Uncut {
+        /// How many.
+        count: usize,
+        /// One of them.
+        first: Flow,
+    },
 }
 
 impl FirewallError {
@@ -34,6 +42,7 @@ impl FirewallError {
             Self::Observe(error) => error.is_retryable(),
             Self::Transaction(error) => error.is_retryable(),
             Self::ListFlows(source) | Self::CutFlows(source) => source.is_retryable(),
+            Self::Uncut { .. } => true,
         }
     }
 }
@@ -76,20 +85,38 @@ fn cut_of(change: &Change) -> Option<&Cut> {
     }
 }
 
-/// Cuts the connections of several networks, and takes their marks away when that is done.
-async fn cut_flows(cuts: &[&Cut], nft: &Nft, conntrack: &Conntrack) -> Result<(), FirewallError> {
+/// The tracked connections that the rules of these networks refuse.
+async fn refused(cuts: &[&Cut], conntrack: &Conntrack) -> Result<Vec<Flow>, FirewallError> {
     let zones = cuts.iter().map(|cut| cut.zone).collect();
     let listed = conntrack.list(&zones).await;
     let mut by_zone: BTreeMap<u16, Vec<Flow>> = BTreeMap::new();
     for flow in listed.map_err(FirewallError::ListFlows)? {
         by_zone.entry(flow.zone).or_default().push(flow);
     }
-    let refused: Vec<Flow> = cuts
+    let flows = |cut: &&Cut| by_zone.get(&cut.zone).cloned().unwrap_or_default();
+    Ok(cuts
         .iter()
-        .flat_map(|cut| flows::refused(cut, by_zone.get(&cut.zone).cloned().unwrap_or_default()))
-        .collect();
-    let deleted = conntrack.delete(&refused).await;
-    deleted.map_err(FirewallError::CutFlows)?;
+        .flat_map(|cut| flows::refused(cut, flows(cut)))
+        .collect())
+}
+
+/// Cuts the connections of several networks, and takes their marks away when that is done.
+async fn cut_flows(cuts: &[&Cut], nft: &Nft, conntrack: &Conntrack) -> Result<(), FirewallError> {
+    let before = refused(cuts, conntrack).await?;
+    if !before.is_empty() {
+        let deleted = conntrack.delete(&before).await;
+        deleted.map_err(FirewallError::CutFlows)?;
+        // The tool doesn't say what it didn't find.
+        let known: BTreeSet<Flow> = before.into_iter().collect();
+        let left = refused(cuts, conntrack).await?;
+        let left: Vec<Flow> = left.into_iter().filter(|flow| known.contains(flow)).collect();
+        if let Some(first) = left.first() {
+            return Err(FirewallError::Uncut {
+                count: left.len(),
+                first: *first,
+            });
+        }
+    }
     let marked = cuts.iter().filter(|cut| cut.marked);
     let script: String = marked.map(|cut| unmark_text(cut.network)).collect();
     if script.is_empty() {
