@@ -19,7 +19,7 @@ use resolver::Resolver;
 use crate::intent::{self, HostIntent, IntentError, IsolationMode};
 use crate::model::fleet::FleetDigest;
 use crate::model::host::{HostConfig, IsolationBackend, WireguardBackend};
-use crate::model::{Fleet, LinkName, PrivateKey, PublicKey};
+use crate::model::{Fleet, LinkName, PrivateKey, PublicKey, ownership};
 use crate::planes::{firewall, l3, wireguard};
 use crate::reconcile::{Change, Host, Observation, Target};
 use crate::report::status::{Backends, WireguardKind};
@@ -190,6 +190,14 @@ impl RealHost {
             listing: None,
             resolver: Resolver::new(owner),
         })
+    }
+
+    /// Removes what a killed daemon left behind that no plan sees: sockets of its embedded devices. The caller holds the
+    /// locks.
+    pub async fn sweep(&self) {
+        let is_ours =
+            |name: &str| LinkName::new(name).is_ok_and(|name| ownership::link_class(&name).is_some());
+        wg::sweep(Path::new(UAPI_FOLDER), is_ours).await;
     }
 
     /// Takes this host's private key.

@@ -46,9 +46,14 @@ impl ConfigFiles {
             | WatchMask::DELETE_SELF
             | WatchMask::MOVE_SELF;
         let started = Inotify::init().and_then(|inotify| {
-            let folders = BTreeSet::from([folder_of(&self.config), folder_of(&self.key), &self.fleet]);
+            let folders = [folder_of(&self.config), folder_of(&self.key), &self.fleet];
+            let folders: BTreeSet<PathBuf> = folders
+                .into_iter()
+                .map(Path::to_owned)
+                .chain(targets([&*self.config, &*self.key], &self.fleet))
+                .collect();
             for folder in folders {
-                if let Err(error) = inotify.watches().add(folder, mask) {
+                if let Err(error) = inotify.watches().add(&folder, mask) {
                     tracing::warn!(folder = %folder.display(), %error, "can't be watched: changes are seen at the next round");
                 }
             }
@@ -103,6 +108,17 @@ fn folder_of(file: &Path) -> &Path {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         Some(_) | None => Path::new("."),
     }
+}
+
+/// The folders of what is a symbolic link here: what it leads to may change in its place.
+fn targets(files: [&Path; 2], fleet: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(fleet).into_iter().flatten().flatten();
+    let files = files.into_iter().map(Path::to_owned);
+    let links = files.chain(entries.map(|entry| entry.path()));
+    links
+        .filter(|path| path.is_symlink())
+        .filter_map(|path| Some(std::fs::canonicalize(path).ok()?.parent()?.to_owned()))
+        .collect()
 }
 
 /// The folder itself counts too: one that was made again under its old name must be watched anew. Times are those of
@@ -170,6 +186,19 @@ mod tests {
         fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
         let mut files = ConfigFiles::watch(&etc.path().join("sdwand.toml"), etc.path(), &key);
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        event(&mut files).await;
+        assert!(files.differ());
+    }
+
+    #[tokio::test]
+    async fn what_a_link_leads_to_counts() {
+        let (etc, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let target = elsewhere.path().join("prod.toml");
+        fs::write(&target, "format = 1").unwrap();
+        std::os::unix::fs::symlink(&target, etc.path().join("10-prod.toml")).unwrap();
+        let config = etc.path().join("sdwand.toml");
+        let mut files = ConfigFiles::watch(&config, etc.path(), &etc.path().join("node.key"));
+        fs::write(&target, "format = 1 # changed").unwrap();
         event(&mut files).await;
         assert!(files.differ());
     }

@@ -26,6 +26,7 @@ use zeroize::Zeroize as _;
 
 pub use kernel::Kernel;
 pub use memory::Memory;
+pub use uapi::sweep;
 pub use userspace::Userspace;
 
 /// A Curve25519 public key.

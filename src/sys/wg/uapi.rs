@@ -35,6 +35,27 @@ pub(super) async fn listen(path: &Path) -> Result<UnixListener, WgError> {
     Ok(listener)
 }
 
+/// Removes the sockets of `folder` that a process which was killed left behind: those of links that `is_ours` knows, and
+/// that nobody listens on.
+pub async fn sweep(folder: &Path, is_ours: impl Fn(&str) -> bool) {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let link = path
+            .file_name()
+            .and_then(|name| name.to_str()?.strip_suffix(".sock"));
+        if !link.is_some_and(&is_ours) {
+            continue;
+        }
+        let refused = UnixStream::connect(&path).await.err();
+        if refused.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            tracing::debug!(socket = %path.display(), "left behind, and removed");
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+}
+
 /// Answers until the device is gone.
 pub(super) async fn serve(listener: UnixListener, device: Weak<Embedded>) {
     while let Ok((stream, _)) = listener.accept().await {

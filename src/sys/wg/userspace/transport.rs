@@ -1,15 +1,16 @@
 //! What an embedded device talks through: a TUN interface and UDP sockets.
 
 use std::io;
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gotatun::packet::{Ip, Packet, PacketBufPool};
 use gotatun::tun::tun_async_device::TunDevice;
 use gotatun::tun::{IpRecv, IpSend, MtuWatcher};
 use gotatun::udp::socket::{UdpSocket, UdpSocketFactory};
-use gotatun::udp::{UdpSend as _, UdpTransportFactory, UdpTransportFactoryParams};
+use gotatun::udp::{UdpRecv, UdpSend as _, UdpTransportFactory, UdpTransportFactoryParams};
 use rustix::io::Errno;
 
 use super::super::WgError;
@@ -57,9 +58,9 @@ impl Sockets {
 
 impl UdpTransportFactory for Sockets {
     type Send = UdpSocket;
-    type Recv = UdpSocket;
+    type Recv = Receiver;
 
-    async fn bind(&mut self, params: &UdpTransportFactoryParams) -> io::Result<(UdpSocket, UdpSocket)> {
+    async fn bind(&mut self, params: &UdpTransportFactoryParams) -> io::Result<(UdpSocket, Receiver)> {
         let mut ports = self.ports.lock().await;
         let Ports { current, next } = &mut *ports;
         let known = [next.take(), current.take()]
@@ -74,7 +75,52 @@ impl UdpTransportFactory for Sockets {
             None => open(params).await?,
         };
         *current = Some(socket.clone());
-        Ok((socket.clone(), socket))
+        Ok((socket.clone(), Receiver(socket)))
+    }
+}
+
+/// The receiving half of a socket, with buffers that are used again.
+pub(super) struct Receiver(UdpSocket);
+
+type Buffers = <UdpSocket as UdpRecv>::RecvManyBuf;
+
+/// Buffers for one receiver: 26 MiB, of which only what packets fill is ever touched. Given back to the allocator, they
+/// would teach it (`M_MMAP_THRESHOLD` of mallopt(3)) to keep the next ones on its heap, all of them resident, for good.
+pub(super) struct Lent(Option<Buffers>);
+
+static UNUSED: Mutex<Vec<Buffers>> = Mutex::new(Vec::new());
+
+impl Default for Lent {
+    fn default() -> Self {
+        Self(Some(unused().pop().unwrap_or_default()))
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        unused().extend(self.0.take());
+    }
+}
+
+fn unused() -> std::sync::MutexGuard<'static, Vec<Buffers>> {
+    UNUSED.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl UdpRecv for Receiver {
+    type RecvManyBuf = Lent;
+
+    async fn recv_from(&mut self, pool: &mut PacketBufPool) -> io::Result<(Packet, SocketAddr)> {
+        self.0.recv_from(pool).await
+    }
+
+    async fn recv_many_from(
+        &mut self,
+        buffers: &mut Lent,
+        pool: &mut PacketBufPool,
+        packets: &mut Vec<(Packet, SocketAddr)>,
+    ) -> io::Result<()> {
+        let buffers = buffers.0.get_or_insert_default();
+        self.0.recv_many_from(buffers, pool, packets).await
     }
 }
 
