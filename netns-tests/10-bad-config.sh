@@ -95,6 +95,23 @@ cp "$LAB/keys/s1.key" "$LAB/hosts/s1/etc/node.key"
 status "with its own key all is well" 0 sdw s1 check
 expect "to the end it carried packets" reply oping s1 1 "$(v6 1 1)"
 
+# A daemon whose sdwand.toml is broken, and whose sockets are elsewhere.
+stop_daemon s1
+host_config s1 'run_dir = "/run/elsewhere"'
+nsenter --target "${HOST_PID[s1]}" --net --mount -- "$SDWAND_BIN" run </dev/null >>"$LAB/hosts/s1/daemon.log" 2>&1 &
+DAEMON[s1]=$!
+wait_for "a daemon with its sockets elsewhere" 10 converged s1
+echo 'nodes = [' >>"$LAB/hosts/s1/etc/sdwand.toml"
+says_bad() { sdw s1 status | grep 'BAD CONFIGURATION' >/dev/null; }
+wait_for "is found by status, and says that the file is broken" 10 says_bad
+host_config s1 'run_dir = "/run/elsewhere"'
+
+# What isn't applied yet is said wherever a plan or a status is shown.
+sed -i 's/routing = "static"/routing = "ibgp"/' "$etc/20-prod.toml"
+says_later() { sdw s1 "$1" | grep 'not yet applied' >/dev/null; }
+wait_for "status says what isn't applied yet" 10 says_later status
+check "so does plan" says_later plan
+
 # Whatever the files say, `down` takes down what is ours.
 stop_daemon s1
 echo 'node = [' >"$LAB/hosts/s1/etc/sdwand.toml"

@@ -43,17 +43,22 @@ print(round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, 1))' 
 echo "| 10,000 nodes: parse, check and compile all planes for the hub, peak memory | $(peak "$sdwand" --config "$work/sdwand.toml" compile --node hub) MiB |"
 echo "| the same for a spoke, peak memory | $(peak "$sdwand" --config "$work/sdwand.toml" compile --node n1) MiB |"
 
-# The daemon, idle in a namespace of its own with one hub's small fleet.
+# The daemon, idle in a namespace of its own: a hub with three spokes and two rules.
 mkdir -p "$work/idle"
 "$sdwand" --config "$work/idle/sdwand.toml" init --node hub --site small >/dev/null
-cat >>"$work/idle/fleet.d/00-site.toml" <<'T'
-[[networks]]
-name = "prod"
-id = 1
-topology = "full_mesh"
-routing = "static"
-members = [ { node = "hub" } ]
-T
+sed -i 's/^# *endpoints.*//; s/^host_id.*/&\nendpoints = ["192.0.2.1"]/' "$work/idle/fleet.d/00-site.toml"
+{
+  for n in 1 2 3; do
+    printf '[[nodes]]\nname = "s%s"\npublic_key = "%s"\nhost_id = %s\n' "$n" "$(head -c 32 /dev/urandom | base64)" $((n + 10))
+  done
+  printf '[[networks]]\nname = "prod"\nid = 1\nrouting = "static"\nmembers = [ { node = "hub", role = "hub" }'
+  printf ', { node = "s%s" }' 1 2 3
+  echo ' ]'
+  for rule in ping web; do
+    printf '[[networks.rules]]\nname = "%s"\naction = "accept"\nfrom = "any"\nto = "any"\n' "$rule"
+  done
+} >>"$work/idle/fleet.d/00-site.toml"
+"$sdwand" --config "$work/idle/sdwand.toml" check >/dev/null
 printf 'state_dir = "%s"\nrun_dir = "%s"\n' "$work/idle/state" "$work/idle/run" | cat - "$work/idle/sdwand.toml" >"$work/idle/new"
 mv "$work/idle/new" "$work/idle/sdwand.toml"
 unshare --net --mount bash -c '

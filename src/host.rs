@@ -16,6 +16,7 @@ use futures::future::BoxFuture;
 
 use resolver::Resolver;
 
+use crate::config;
 use crate::intent::{self, HostIntent, IntentError, IsolationMode};
 use crate::model::fleet::FleetDigest;
 use crate::model::host::{HostConfig, IsolationBackend, WireguardBackend};
@@ -240,6 +241,20 @@ impl RealHost {
         let intent = intent::compile(fleet, &own.node, &facts)?;
         let key = self.key.as_ref().map_or(intent.public_key, PrivateKey::public);
         Ok(self.fit(Target::new(intent, key, &self.l3_facts)))
+    }
+
+    /// What reading the files brought up is worth knowing wherever the target is shown.
+    #[must_use]
+    pub fn noted(mut target: Target, notices: &[config::Notice]) -> Target {
+        let found = notices.iter().map(|notice| intent::Notice {
+            network: None,
+            object: notice.object.clone().unwrap_or_else(|| "sdwand.toml".to_owned()),
+            text: format!("{} in {}:{}", notice.message, notice.file.display(), notice.line),
+        });
+        target.intent.notices.extend(found);
+        target.intent.notices.sort();
+        target.intent.notices.dedup();
+        target
     }
 
     /// A command can't hold userspace devices: the daemon does.

@@ -69,6 +69,7 @@ Exit status: 0 good, 2 bad.")]
     /// Print what any node would get, offline
     #[command(after_help = "Examples:
   sdwand compile --node spoke-a1 --plane wireguard   # a file for `wg setconf`, without the private key
+  sdwand compile --node hub-a1 --plane wireguard --link wg-sdwan-2
   sdwand compile --node hub-a1 --plane firewall | nft -c -f -")]
     Compile(offline::Compile),
     /// Print exactly what apply would do

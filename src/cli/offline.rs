@@ -10,8 +10,8 @@ use serde_json::json;
 use super::{CliError, Global};
 use crate::config;
 use crate::intent::{self, IsolationMode};
-use crate::model::Name;
 use crate::model::host::IsolationBackend;
+use crate::model::{LinkName, Name};
 use crate::planes::{firewall, l3, wireguard};
 
 /// `compile`
@@ -23,6 +23,9 @@ pub(super) struct Compile {
     /// Only this plane
     #[arg(long, value_enum)]
     plane: Option<Plane>,
+    /// With `--plane wireguard`: only this link; needed where the node has several
+    #[arg(long, value_name = "LINK", requires = "plane", value_parser = LinkName::new)]
+    link: Option<LinkName>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -85,6 +88,11 @@ pub(super) fn defaults(global: &Global) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn names(links: &[&LinkName]) -> String {
+    let links: Vec<&str> = links.iter().map(|link| link.as_str()).collect();
+    links.join(", ")
+}
+
 pub(super) fn compile(global: &Global, args: &Compile) -> Result<ExitCode, CliError> {
     let (own, _) = config::load_host(&global.config)?;
     let fleet = config::load_fleet(&own.fleet_dir)?.fleet;
@@ -116,9 +124,28 @@ pub(super) fn compile(global: &Global, args: &Compile) -> Result<ExitCode, CliEr
         l3::render(&l3::compile(&intent, &l3::Facts::offline())),
     );
     let devices = wireguard::compile(&intent);
-    let files = devices
-        .devices
-        .keys()
+    let links: Vec<&LinkName> = devices.devices.keys().collect();
+    let links = match (&args.link, args.plane) {
+        (Some(link), _) if !links.contains(&link) => {
+            return Err(CliError::Other(format!(
+                "node {} has no link {link}; it has {}",
+                args.node,
+                names(&links)
+            )));
+        }
+        (Some(link), _) => vec![link],
+        // Read as one file, they would join networks on one device.
+        (None, Some(Plane::Wireguard)) if links.len() > 1 => {
+            return Err(CliError::Other(format!(
+                "node {} has several links, each with a file of its own: name one with --link: {}",
+                args.node,
+                names(&links)
+            )));
+        }
+        (None, _) => links,
+    };
+    let files = links
+        .into_iter()
         .filter_map(|link| wireguard::render_setconf(&devices, link));
     part(
         Plane::Wireguard,

@@ -148,9 +148,10 @@ pub(super) async fn direct(
         .map_err(|error| CliError::new(&error))?;
     host.set_key(loaded.private_key);
     host.protect(protected);
-    let mut target = host
+    let target = host
         .target(&loaded.host, &loaded.fleet)
         .map_err(|error| CliError::new(&error))?;
+    let mut target = RealHost::noted(target, &loaded.notices);
     let former = daemon::last_applied(&loaded.host.state_dir);
     if let Some(former) = former.and_then(|fleet| host.target(&loaded.host, &fleet).ok()) {
         target.wireguard.leave(&former.wireguard);

@@ -39,10 +39,13 @@ async fn of_the_last_good(global: &Global, errors: Diagnostics) -> Result<Answer
     if !global.config.is_file() {
         return Err(errors.into());
     }
-    match ask(Path::new(DEFAULT_RUN_DIR), &Request::Status).await {
-        Ok(Some(answer)) => Ok(answer),
-        Ok(None) | Err(_) => Err(errors.into()),
+    let (own, _) = config::load_host_anyway(&global.config);
+    for run_dir in [&*own.run_dir, Path::new(DEFAULT_RUN_DIR)] {
+        if let Ok(Some(answer)) = ask(run_dir, &Request::Status).await {
+            return Ok(answer);
+        }
     }
+    Err(errors.into())
 }
 
 async fn once(global: &Global) -> Result<Answer, CliError> {

@@ -26,6 +26,8 @@ pub(super) struct Start {
     pub(super) fleet: Option<Fleet>,
     /// The fleet that was in force before that one.
     pub(super) former: Option<Fleet>,
+    /// What is worth knowing about `fleet`.
+    pub(super) notices: Vec<config::Notice>,
     /// What `fleet` was read from, where that isn't the kept copy: to be kept.
     pub(super) fragments: Option<Vec<(PathBuf, String)>>,
     /// A good fleet that waits for `apply`, in manual mode.
@@ -42,6 +44,7 @@ pub(super) fn first(path: &Path) -> Result<Start, Diagnostics> {
             host: loaded.host,
             key: loaded.private_key,
             fleet: Some(loaded.fleet),
+            notices: loaded.notices,
             fragments: Some(loaded.fragments),
             pending: None,
             errors: None,
@@ -56,6 +59,7 @@ pub(super) fn first(path: &Path) -> Result<Start, Diagnostics> {
                 key: loaded.private_key.clone(),
                 fleet: applied,
                 former: None,
+                notices: if same { loaded.notices.clone() } else { Vec::new() },
                 fragments: None,
                 pending: (!same).then_some(loaded),
                 errors: None,
@@ -76,6 +80,7 @@ pub(super) fn first(path: &Path) -> Result<Start, Diagnostics> {
                 key,
                 fleet: Some(fleet),
                 former: None,
+                notices: Vec::new(),
                 fragments: None,
                 pending: None,
                 errors: Some(errors),

@@ -41,6 +41,7 @@ impl Rounds {
         let current = start.fleet.and_then(|fleet| target(&host, &start.host, &fleet));
         let former = start.former.and_then(|fleet| target(&host, &start.host, &fleet));
         let current = current.map(|current| follows(current, former.as_ref()));
+        let current = current.map(|current| RealHost::noted(current, &start.notices));
         Self {
             config: config.to_owned(),
             own: start.host,
@@ -133,7 +134,8 @@ impl Rounds {
         self.host.set_key(loaded.private_key);
         let former = self.current.take();
         let current = target(&self.host, &self.own, &loaded.fleet);
-        self.current = current.map(|current| follows(current, former.as_ref()));
+        let current = current.map(|current| follows(current, former.as_ref()));
+        self.current = current.map(|current| RealHost::noted(current, &loaded.notices));
         self.pending = None;
         tracing::info!(digest = %loaded.fleet.digest, "a configuration is in force");
     }
@@ -152,6 +154,12 @@ impl Rounds {
         let conditions = reconcile::conditions(current, &round, &self.conditions, unix_now());
         log_round(&round);
         log_changes(&self.conditions, &conditions);
+        self.conditions = conditions;
+        self.ended(&round);
+    }
+
+    /// What is left is tried again soon; once all was done, the take-over from the former fleet has ended.
+    fn ended(&mut self, round: &Round) {
         self.is_clean = round.execution.failures.is_empty()
             && round.left.steps.is_empty()
             && round.left.unreadable.is_empty();
@@ -160,12 +168,6 @@ impl Rounds {
         } else {
             self.retries.saturating_add(1)
         };
-        self.conditions = conditions;
-        self.arrive(&round);
-    }
-
-    /// Ends the take-over from the former fleet, once all of it was done.
-    fn arrive(&mut self, round: &Round) {
         if let Some(current) = self
             .current
             .as_mut()
@@ -202,7 +204,7 @@ impl Rounds {
         match &self.pending {
             Some(loaded) => target(&self.host, &loaded.host, &loaded.fleet).map(|target| Target {
                 own_key: loaded.private_key.public(),
-                ..follows(target, self.current.as_ref())
+                ..RealHost::noted(follows(target, self.current.as_ref()), &loaded.notices)
             }),
             None => self.current.clone(),
         }
@@ -244,7 +246,7 @@ impl Rounds {
         self.protected = protected;
         let round = reconcile::converge(&mut self.host, &wanted).await;
         self.conditions = reconcile::conditions(&wanted, &round, &self.conditions, unix_now());
-        self.arrive(&round);
+        self.ended(&round);
         round_answer(&round)
     }
 

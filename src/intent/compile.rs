@@ -191,8 +191,9 @@ fn own_lans(own: &Placed<'_>, network: &Network, notices: &mut Vec<Notice>) -> V
     lans
 }
 
-/// Without a VRF, the `local` table is shared: two networks with overlapping LANs on this host would leak into each
-/// other. The one with the lower id stays; the others are blocked.
+/// Without a VRF, the `local` table is shared: two networks of which both have a LAN on this host with the same
+/// addresses, or one a LAN with the other's overlay address in it, would leak into each other. The one with the lower id
+/// stays; the others are blocked.
 fn needs_vrf(networks: &mut BTreeMap<NetworkId, NetworkIntent>) -> Vec<Blocked> {
     let mut kept: Vec<(NetworkId, Vec<IpNet>)> = Vec::new();
     let mut blocked = Vec::new();
@@ -200,7 +201,9 @@ fn needs_vrf(networks: &mut BTreeMap<NetworkId, NetworkIntent>) -> Vec<Blocked> 
         .iter()
         .filter(|(_, intent)| intent.isolation == IsolationMode::Rules)
     {
-        let local: Vec<IpNet> = intent.lans.iter().map(|lan| lan.subnet).collect();
+        let overlay = std::iter::once(IpNet::from(IpAddr::V6(intent.overlay_v6)));
+        let overlay = overlay.chain(intent.overlay_v4.map(|v4| IpNet::from(IpAddr::V4(v4))));
+        let local: Vec<IpNet> = intent.lans.iter().map(|lan| lan.subnet).chain(overlay).collect();
         let clash = kept.iter().find_map(|(other, subnets)| {
             let pair = subnets.iter().flat_map(|a| local.iter().map(move |b| (a, b)));
             pair.into_iter()
@@ -211,7 +214,7 @@ fn needs_vrf(networks: &mut BTreeMap<NetworkId, NetworkIntent>) -> Vec<Blocked> 
             Some((other, theirs, ours)) => blocked.push(Blocked {
                 network: Some(*id),
                 reason: format!(
-                    "needs VRF: LAN {ours} of network {} overlaps LAN {theirs} of network {other} on this host",
+                    "needs VRF: {ours} of network {} overlaps {theirs} of network {other} on this host",
                     intent.name
                 ),
                 fix: "use a kernel with VRF (CONFIG_NET_VRF, `modprobe vrf`), or put the LANs behind different nodes"

@@ -1,5 +1,7 @@
 //! Whether a host's own document fits the fleet.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use super::{Finding, Findings, Issue, Object};
@@ -8,6 +10,7 @@ use crate::model::fleet::Fleet;
 use crate::model::host::{HostConfig, IsolationBackend};
 use crate::model::key::PublicKey;
 use crate::model::name::Name;
+use crate::model::naming;
 use crate::model::network::{Isolation, Lan, LanAttachment};
 
 /// What doesn't fit between a host and the fleet. `key` is the public half of the host's private key, if it could be
@@ -47,7 +50,7 @@ pub fn check_host(host: &HostConfig, fleet: &Fleet, key: Option<PublicKey>) -> V
 }
 
 /// Pairs of networks that a node can't keep apart by policy rules alone: both have LANs of their own on it that share
-/// addresses, and the `local` table has one entry for each address. Empty where the node can do without VRFs.
+/// addresses, or one has a LAN with the node's address in the other, and the `local` table has one entry for each address. Empty where the node can do without VRFs.
 #[must_use]
 pub fn rules_backend_conflicts(fleet: &Fleet, node: &Name) -> Vec<Finding> {
     let mut findings = Findings::default();
@@ -81,6 +84,29 @@ pub fn rules_backend_conflicts(fleet: &Fleet, node: &Name) -> Vec<Finding> {
                 findings.clash(at.key("subnet"), Object::Network(first), issue);
             }
             lans.push((&network.name, lan.subnet));
+        }
+        let part = member.node.host_part();
+        let v6 = IpAddr::V6(naming::address_v6(network.prefix, part));
+        let v4 = network.prefix_v4.zip(member.node.host_id);
+        let v4 = v4
+            .and_then(|(prefix, id)| naming::address_v4(prefix, id))
+            .map(IpAddr::V4);
+        for own in std::iter::once(v6).chain(v4).map(IpNet::from) {
+            let shared = |(other, net): &&(&Name, IpNet)| **other != network.name && overlaps(net, &own);
+            if let Some((other, prefix)) = lans.iter().find(shared) {
+                let first = (*other).clone();
+                let issue = Issue::NeedsVrf {
+                    first: first.clone(),
+                    second: network.name.clone(),
+                    prefix: *prefix,
+                };
+                findings.clash(
+                    Object::Network(network.name.clone()).key("id"),
+                    Object::Network(first),
+                    issue,
+                );
+            }
+            lans.push((&network.name, own));
         }
     }
     findings.0
