@@ -49,7 +49,7 @@ for address in "$(v4 2 3)" "$(v6 2 3)"; do
   expect "flat: $address, tcp 7000: accepted" ok asked a "tcp,$address,7000"
 done
 expect "flat: tcp 7001, no rule" "$NO_TCP" asked a "tcp,$(v6 2 3),7001"
-expect "mesh and flat don't meet" "$NO_PING" pinged a "$(v6 2 3)" -I "$(v6 1 1)"
+expect "mesh and flat don't meet" "$NO_PING" oping a 1 "$(v6 2 3)"
 
 stop_daemon a b c
 for host in a b c; do

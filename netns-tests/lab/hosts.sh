@@ -144,7 +144,7 @@ pinged() {
   case $code in
     0) echo reply ;;
     1) if [[ $out = *[Uu]nreachable* || $out = *prohibited* ]]; then echo unreachable; else echo silence; fi ;;
-    *) if [[ $out = *nreachable* || $out = *'Permission denied'* || $out = *'not permitted'* ]]; then echo unreachable; else echo "error: ${out##*$'\n'}"; fi ;;
+    *) if [[ $out = *nreachable* || $out = *'No route to host'* || $out = *'Permission denied'* || $out = *'not permitted'* ]]; then echo unreachable; else echo "error: ${out##*$'\n'}"; fi ;;
   esac
 }
 # loss NAME COUNT INTERVAL ADDR [ping options]: prints how many of COUNT pings had no answer.
