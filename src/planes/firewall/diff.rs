@@ -195,13 +195,14 @@ pub(super) fn leaving(desired: &State, old: &BTreeMap<NetworkId, Lifted>) -> BTr
     gone.map(|(id, lifted)| (*id, lifted.guarded.clone())).collect()
 }
 
-/// Interfaces that were judged, and won't be or not by the same network: whatever passes them vanishes in between.
+/// Interfaces that were judged, and won't be or not by the same network: whatever passes them vanishes in between. So does
+/// what would pass from or to an interface that wasn't judged, and will be: neither was there a way for it before.
 pub(super) fn closed(found: &Table, wanted: Option<&Table>) -> BTreeMap<String, BTreeSet<&'static str>> {
     let (old, new) = (dispatch(found), wanted.map(dispatch).unwrap_or_default());
-    let mut closed = BTreeMap::new();
-    for (link, was) in old {
+    let mut closed: BTreeMap<String, BTreeSet<&'static str>> = BTreeMap::new();
+    for (link, was) in &old {
         let none = BTreeMap::new();
-        let will = new.get(&link).unwrap_or(&none);
+        let will = new.get(link).unwrap_or(&none);
         let stays = was.iter().all(|(map, value)| will.get(map) == Some(value));
         if !stays {
             let mut maps: BTreeSet<&'static str> = was.keys().chain(will.keys()).copied().collect();
@@ -214,8 +215,14 @@ pub(super) fn closed(found: &Table, wanted: Option<&Table>) -> BTreeMap<String, 
                     maps.extend(pair);
                 }
             }
-            closed.insert(link, maps);
+            closed.insert(link.clone(), maps);
         }
+    }
+    let ways = [names::FROM_SLAVE, names::FROM_NAME, names::TO];
+    let added = new.iter().filter(|(link, _)| !old.contains_key(*link));
+    for (link, will) in added {
+        let maps = ways.into_iter().filter(|map| will.contains_key(map));
+        closed.entry(link.clone()).or_default().extend(maps);
     }
     closed
 }
