@@ -1,0 +1,152 @@
+//! What a gateway asks of its peers: each call under that peer's anchors alone, with the certificate that it expects.
+
+use std::sync::Arc;
+
+use hyper::Method;
+use rustls::pki_types::CertificateDer;
+use serde_json::Value;
+
+use super::client::{CallError, Reply, call};
+use super::gateway::{BeatError, Gateway, TakeError};
+use super::moment::Moment;
+use super::peer::{Peer, PeerId};
+use super::pki::tls::{Callee, client_config};
+use super::pki::{PkiError, Usage, certificates_of};
+use super::url::{PeerUrl, UrlError};
+use super::wire::{AcceptAnswer, HeartbeatAnswer, HeartbeatRequest};
+
+/// A peer couldn't be asked, or didn't do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The token isn't sound, or what came back isn't.
+    #[error(transparent)]
+    Take(#[from] TakeError),
+    /// It wasn't reached.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// It refused.
+    #[error("the other site refused ({status}): {error}")]
+    Refused {
+        /// Its HTTP status.
+        status: u16,
+        /// Its words.
+        error: String,
+    },
+    /// It answered something else than it was asked.
+    #[error("the answer isn't to this call: {0}")]
+    Unsound(&'static str),
+    /// Our certificate can't be made.
+    #[error("our own certificate")]
+    Pki(#[from] PkiError),
+    /// Its URL is none: an old row.
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    /// What it said can't be taken over.
+    #[error(transparent)]
+    Beat(#[from] BeatError),
+    /// A call can't be written.
+    #[error("the call can't be written")]
+    Body(#[from] serde_json::Error),
+    /// There is no trust with it.
+    #[error("no trust was exchanged with peer {0}")]
+    NoTrust(PeerId),
+}
+
+impl DialError {
+    /// Whether the peer itself turned us away: it doesn't know us any more.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused {
+                status: 401 | 403,
+                ..
+            }
+        )
+    }
+}
+
+impl Gateway {
+    /// Takes a token to its site, for a peer that is registered here. The secret is shown only to who has the CA that the
+    /// token names.
+    ///
+    /// # Errors
+    /// At the step that the error names; the same call may be made again.
+    pub async fn take(&self, id: PeerId, token: &str, wall: Moment) -> Result<Peer, DialError> {
+        let accepting = self.accepting(id, token)?;
+        let url = PeerUrl::new(&accepting.peer.url)?;
+        let leaf = self
+            .ca
+            .issue(&self.site, &self.node, Usage::Call { subject: "accept" }, wall)?;
+        let tls = client_config(Callee::Pinned(accepting.pinned), Some(&leaf))?;
+        let body = serde_json::to_vec(&accepting.request)?;
+        let reply = call(Arc::new(tls), &url, Method::POST, "accept", Some(body)).await?;
+        let (data, chain) = accepted(reply)?;
+        let answer: AcceptAnswer =
+            serde_json::from_value(data).map_err(|error| TakeError::Answer(error.to_string()))?;
+        Ok(self.accepted(&accepting, answer, &chain, wall)?)
+    }
+
+    /// One beat: both know of each other when it is answered. `nonce` is random.
+    ///
+    /// # Errors
+    /// It wasn't answered, or not by who was asked.
+    pub async fn beat_to(
+        &self,
+        peer: &Peer,
+        nonce: [u8; 16],
+        sequence: u64,
+        wall: Moment,
+    ) -> Result<(), DialError> {
+        let trust = peer.trust.as_ref().ok_or(DialError::NoTrust(peer.id))?;
+        let mut anchors = Vec::new();
+        for anchor in trust.anchors_at(wall) {
+            anchors.extend(certificates_of(&anchor.pem)?);
+        }
+        let callee = Callee::Known {
+            anchors,
+            site: trust.site.clone(),
+        };
+        let usage = Usage::Call {
+            subject: &trust.outbound_subject,
+        };
+        let leaf = self.ca.issue(&self.site, &self.node, usage, wall)?;
+        let tls = client_config(callee, Some(&leaf))?;
+        let nonce = format!("{:032x}", u128::from_be_bytes(nonce));
+        let request = HeartbeatRequest {
+            nonce: Some(nonce.clone()),
+            sequence: Some(sequence),
+            ledger_epoch: Some(1),
+            trust_sequence: Some(1),
+            audit_head: Some(self.ledger.head().to_string()),
+            said: self.said(),
+        };
+        let url = PeerUrl::new(&peer.url)?;
+        let body = serde_json::to_vec(&request)?;
+        let reply = call(Arc::new(tls), &url, Method::POST, "heartbeat", Some(body)).await?;
+        let (data, _) = accepted(reply)?;
+        let answer: HeartbeatAnswer =
+            serde_json::from_value(data).map_err(|_| DialError::Unsound("it isn't the answer to a beat"))?;
+        if answer.nonce != Some(nonce) || answer.sequence != Some(sequence) {
+            return Err(DialError::Unsound("it is to another beat"));
+        }
+        Ok(self.answered(peer.id, &answer, wall)?)
+    }
+}
+
+fn accepted(reply: Reply) -> Result<(Value, Vec<CertificateDer<'static>>), DialError> {
+    if (200..300).contains(&reply.status) {
+        return Ok((reply.data, reply.chain));
+    }
+    Err(DialError::Refused {
+        status: reply.status,
+        // Another site's words are shown to our operator: not more than a line of them.
+        error: reply
+            .error
+            .unwrap_or_default()
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(300)
+            .collect(),
+    })
+}

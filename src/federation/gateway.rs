@@ -1,0 +1,311 @@
+//! A site's gateway: what it is asked by its operator and by peers, and what becomes of it in the ledger.
+//!
+//! Every way in (HTTP, the command line, the driver's timers) comes through here; nothing here listens, dials or asks
+//! the clock.
+
+mod accept;
+mod operator;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+pub use accept::{AcceptError, Accepting, TakeError};
+pub use operator::{OperatorError, Proposal, Proposed};
+
+use super::identity::{Stranger, identify};
+use super::ledger::{Aborted, Conflict, Draft, Happening, Ledger, LedgerError};
+use super::moment::Moment;
+use super::peer::{Endpoint, Event, Peer, PeerId, Status};
+use super::pki::SiteCa;
+use super::site::SiteId;
+use super::url::PeerUrl;
+use super::version;
+use super::wire::{HeartbeatAnswer, HeartbeatRequest, Said, TooLong, TrustBundle};
+use crate::model::Name;
+use rustls::pki_types::CertificateDer;
+
+/// How long an answer to an acceptance is told again to the same site.
+const ANSWER_LIFE: Duration = Duration::from_secs(900);
+
+/// The version that peers are told.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What the operator has set.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where peers reach us, if they can.
+    pub url: Option<PeerUrl>,
+    /// Where our data resides.
+    pub jurisdiction: Option<String>,
+    /// When a silent peer is degraded.
+    pub stale_after: Duration,
+    /// Time between beats.
+    pub heartbeat: Duration,
+}
+
+/// A site's gateway.
+pub struct Gateway {
+    /// Who we are.
+    pub site: SiteId,
+    /// On which node.
+    pub node: Name,
+    /// What we vouch with.
+    pub ca: SiteCa,
+    /// What we remember.
+    pub ledger: Arc<Ledger>,
+    /// What the operator has set.
+    pub settings: Settings,
+    /// When peers were last heard of, since the ledger was last told.
+    pub heard: Heard,
+}
+
+/// Beats that change nothing but a time: told to the ledger from time to time, all at once.
+#[derive(Debug, Default)]
+pub struct Heard(Mutex<BTreeMap<PeerId, Moment>>);
+
+impl Heard {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<PeerId, Moment>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When this peer was last heard of.
+    #[must_use]
+    pub fn last(&self, peer: &Peer) -> Option<Moment> {
+        self.lock().get(&peer.id).copied().max(peer.last_heartbeat_at)
+    }
+
+    fn note(&self, id: PeerId, now: Moment) {
+        self.lock().insert(id, now);
+    }
+}
+
+/// A beat wasn't taken.
+#[derive(Debug, thiserror::Error)]
+pub enum BeatError {
+    /// Nobody whom we know.
+    #[error(transparent)]
+    Stranger(#[from] Stranger),
+    /// It says too much.
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
+    /// The ledger can't be written.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+impl Gateway {
+    /// Where we are reached, for peers.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        let url = self.settings.url.iter();
+        url.map(|url| Endpoint {
+            url: url.to_string(),
+            scope: "wan".to_owned(),
+            priority: 100,
+            cidr_hint: None,
+        })
+        .collect()
+    }
+
+    /// What we say of ourselves.
+    #[must_use]
+    pub fn said(&self) -> Said {
+        Said {
+            capabilities: Some(serde_json::Map::new()),
+            extension_slugs: Some(Vec::new()),
+            endpoints: Some(self.endpoints()),
+            platform_version: Some(VERSION.to_owned()),
+            data_residency: self.settings.jurisdiction.clone(),
+        }
+    }
+
+    /// Who calls.
+    ///
+    /// # Errors
+    /// Nobody whom we know, or nobody who may call.
+    pub fn identify(&self, chain: &[CertificateDer<'_>], wall: Moment) -> Result<Arc<Peer>, Stranger> {
+        self.ledger.read(|book| identify(chain, book, book.now(wall)))
+    }
+
+    /// Our roots, for peers that refresh theirs.
+    #[must_use]
+    pub fn trust_bundle(&self, now: Moment) -> TrustBundle {
+        TrustBundle {
+            ca_bundle_pem: self.ca.pem().to_owned(),
+            generated_at: now,
+            sequence: 1,
+            refresh_hint: 300,
+        }
+    }
+
+    /// Takes a beat: whoever it is from is heard of now, and active.
+    ///
+    /// # Errors
+    /// It is nobody's, says too much, or the ledger can't be written.
+    pub fn beaten(
+        &self,
+        chain: &[CertificateDer<'_>],
+        request: HeartbeatRequest,
+        wall: Moment,
+    ) -> Result<HeartbeatAnswer, BeatError> {
+        let peer = self.identify(chain, wall)?;
+        request.said.check()?;
+        let compatibility = version::compatibility(
+            VERSION,
+            request
+                .said
+                .platform_version
+                .as_deref()
+                .or(peer.declared.platform_version.as_deref()),
+        );
+        let HeartbeatRequest {
+            nonce,
+            sequence,
+            said,
+            ..
+        } = request;
+        let status = self.beat(&peer, said, wall)?;
+        let head = self.ledger.head();
+        Ok(HeartbeatAnswer {
+            status,
+            last_heartbeat_at: self.heard.last(&peer).unwrap_or(wall),
+            our_endpoints: self.endpoints(),
+            schema_compatibility: compatibility,
+            nonce,
+            sequence,
+            ledger_epoch: 1,
+            trust_sequence: 1,
+            audit_head: head.to_string(),
+        })
+    }
+
+    /// One verified exchange with a peer, whoever began it. What is no news isn't written: see [`Heard`].
+    fn beat(&self, peer: &Peer, said: Said, wall: Moment) -> Result<Status, BeatError> {
+        let mut declared = peer.declared.clone();
+        let news = said.clone().update(&mut declared) || peer.status != Status::Active;
+        if !news {
+            self.heard.note(peer.id, self.ledger.read(|book| book.now(wall)));
+            return Ok(peer.status);
+        }
+        let beat = self.ledger.transact(wall, |draft| {
+            // The row may have moved since the caller was known: judged again where it counts.
+            let peer = draft.peer(&peer.id).cloned().ok_or(Stranger::NotNow(peer.id))?;
+            beat_in(draft, peer, said)
+        });
+        match beat {
+            Ok(status) => Ok(status),
+            Err(Aborted::ByCaller(stranger)) => Err(stranger.into()),
+            Err(Aborted::ByLedger(error)) => Err(error.into()),
+        }
+    }
+
+    /// Our beat to a peer was answered.
+    ///
+    /// # Errors
+    /// It has been stopped meanwhile, or the ledger can't be written.
+    pub fn answered(&self, id: PeerId, answer: &HeartbeatAnswer, wall: Moment) -> Result<(), BeatError> {
+        let said = Said {
+            endpoints: Some(answer.our_endpoints.clone()),
+            ..Said::default()
+        };
+        said.check()?;
+        let peer = self.ledger.read(|book| book.peer(&id).cloned());
+        let peer = peer
+            .filter(|peer| peer.status.may_call())
+            .ok_or(Stranger::NotNow(id))?;
+        self.beat(&peer, said, wall).map(|_| ())
+    }
+
+    /// Tells the ledger when peers were last heard of.
+    ///
+    /// # Errors
+    /// It can't be written: they are told another time.
+    pub fn flush(&self, wall: Moment) -> Result<(), LedgerError> {
+        let heard = self.heard.lock().clone();
+        if heard.is_empty() {
+            return Ok(());
+        }
+        let outcome = self.ledger.transact(wall, |draft| {
+            for (id, at) in &heard {
+                if let Some(mut peer) = draft
+                    .peer(id)
+                    .cloned()
+                    .filter(|peer| peer.status == Status::Active)
+                {
+                    peer.last_heartbeat_at = peer.last_heartbeat_at.max(Some(*at));
+                    draft.put_peer(peer)?;
+                }
+            }
+            Ok::<_, Conflict>(())
+        });
+        if let Err(Aborted::ByLedger(error)) = outcome {
+            return Err(error);
+        }
+        self.heard.lock().retain(|id, at| heard.get(id) != Some(at));
+        Ok(())
+    }
+
+    /// A peer is silent, or refuses us: if it is active, it no longer is.
+    ///
+    /// # Errors
+    /// The ledger can't be written.
+    pub fn degrade(&self, id: PeerId, reason: &str, wall: Moment) -> Result<bool, LedgerError> {
+        let outcome = self.ledger.transact(wall, |draft| {
+            let Some(mut peer) = draft.peer(&id).cloned() else {
+                return Ok(false);
+            };
+            let (before, why) = (peer.status, peer.reason.clone());
+            let now = draft.now();
+            if peer.happen(Event::Degrade, Some(reason), now).is_err() {
+                return Ok(false);
+            }
+            if before == peer.status && why.as_deref() == Some(reason) {
+                return Ok(false);
+            }
+            if before != peer.status {
+                note_status(draft, &peer, json!({ "degraded_reason": reason }));
+            }
+            draft.put_peer(peer).map(|()| true)
+        });
+        match outcome {
+            Ok(degraded) => Ok(degraded),
+            Err(Aborted::ByCaller(_)) => Ok(false),
+            Err(Aborted::ByLedger(error)) => Err(error),
+        }
+    }
+}
+
+fn beat_in(draft: &mut Draft<'_>, mut peer: Peer, said: Said) -> Result<Status, Stranger> {
+    let (before, residency) = (peer.status, peer.declared.data_residency.clone());
+    let now = draft.now();
+    peer.happen(Event::Beat, None, now)
+        .map_err(|_| Stranger::NotNow(peer.id))?;
+    said.update(&mut peer.declared);
+    if peer.declared.data_residency != residency {
+        draft.note(Happening {
+            kind: "federation.peer.data_residency_changed".to_owned(),
+            severity: "medium",
+            peer: Some(peer.id),
+            payload: json!({ "previous": residency, "new": peer.declared.data_residency, "declared_by": "remote_peer" }),
+        });
+    }
+    if before != peer.status {
+        note_status(draft, &peer, Value::Null);
+    }
+    let (id, status) = (peer.id, peer.status);
+    draft.put_peer(peer).map_err(|_| Stranger::NotNow(id))?;
+    Ok(status)
+}
+
+/// Every change of status is told: `federation.peer.<status>`.
+fn note_status(draft: &mut Draft<'_>, peer: &Peer, payload: Value) {
+    draft.note(Happening {
+        kind: format!("federation.peer.{}", peer.status),
+        severity: Peer::severity(peer.status),
+        peer: Some(peer.id),
+        payload,
+    });
+}

@@ -1,0 +1,258 @@
+//! What an operator does to peers.
+
+use std::time::Duration;
+
+use super::{Gateway, note_status};
+use crate::federation::ledger::{Aborted, Conflict, Draft, LedgerError};
+use crate::federation::moment::Moment;
+use crate::federation::peer::{
+    Declared, Event, Offer, Peer, PeerId, SpawnMode, SpawnRole, Status, TransitionError,
+};
+use crate::federation::token::{AcceptanceToken, DEFAULT_TTL_SECONDS, Fingerprint};
+use crate::federation::url::PeerUrl;
+use crate::model::Name;
+use serde_json::{Value, json};
+
+/// The longest that a token may live: a year.
+const MAX_TTL_SECONDS: u64 = 365 * 86_400;
+
+/// A new peer.
+#[derive(Clone, Debug)]
+pub struct Proposal {
+    /// Where its API is.
+    pub url: PeerUrl,
+    /// What it shall be called; else after its host.
+    pub alias: Option<Name>,
+    /// What it is to us.
+    pub role: SpawnRole,
+    /// How it came about.
+    pub mode: SpawnMode,
+    /// How long the token lives, in seconds; none or 0 is 7 days.
+    pub token_ttl_seconds: Option<u64>,
+    /// Whose CA alone may answer.
+    pub expect_ca: Option<Fingerprint>,
+}
+
+/// What came of a proposal.
+#[derive(Clone, Debug)]
+pub struct Proposed {
+    /// The peer.
+    pub peer: Peer,
+    /// Its token: shown once.
+    pub token: AcceptanceToken,
+}
+
+/// An operator is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    /// No such peer.
+    #[error("there is no peer {0}")]
+    Unknown(PeerId),
+    /// It can't happen to the peer as it stands.
+    #[error(transparent)]
+    Transition(#[from] TransitionError),
+    /// Another live peer has what this one claims.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// Its host makes no alias.
+    #[error("give this peer an alias: its host makes none")]
+    Alias,
+    /// The ledger can't be written.
+    #[error("the ledger can't be written")]
+    Ledger(#[source] LedgerError),
+}
+
+impl<E: Into<Self>> From<Aborted<E>> for OperatorError {
+    fn from(aborted: Aborted<E>) -> Self {
+        match aborted {
+            Aborted::ByCaller(error) => error.into(),
+            Aborted::ByLedger(error) => Self::Ledger(error),
+        }
+    }
+}
+
+impl Gateway {
+    /// Writes a new peer and draws its token. Nobody is contacted.
+    ///
+    /// # Errors
+    /// Another live peer has this URL or alias, or the ledger can't be written.
+    pub fn propose(
+        &self,
+        proposal: &Proposal,
+        secret: [u8; 32],
+        id_random: [u8; 10],
+        wall: Moment,
+    ) -> Result<Proposed, OperatorError> {
+        let token = AcceptanceToken::new(secret, self.ca.fingerprint());
+        let millis = u64::try_from(wall.millis()).unwrap_or(0);
+        let id = PeerId(uuid::Builder::from_unix_timestamp_millis(millis, &id_random).into_uuid());
+        let peer = self.ledger.transact(wall, |draft| {
+            let now = draft.now();
+            let alias = alias_of(draft, proposal)?;
+            let peer = Peer {
+                id,
+                alias,
+                url: proposal.url.to_string(),
+                role: proposal.role,
+                mode: proposal.mode,
+                status: Status::Proposed,
+                since: now,
+                reason: None,
+                offer: Some(Offer {
+                    digest: token.digest(),
+                    expires_at: now.after(life(proposal.token_ttl_seconds)),
+                    expect_ca: proposal.expect_ca,
+                }),
+                trust: None,
+                verified: false,
+                words: None,
+                contract_version: None,
+                declared: Declared::default(),
+                proposed_at: now,
+                signed_at: None,
+                last_handshake_at: None,
+                last_heartbeat_at: None,
+                generation: 1,
+            };
+            note_status(draft, &peer, json!({ "url": peer.url }));
+            draft.put_peer(peer.clone())?;
+            Ok::<_, OperatorError>(peer)
+        })?;
+        Ok(Proposed { peer, token })
+    }
+
+    /// Draws another token for a peer that is still proposed; the old one is dead.
+    ///
+    /// # Errors
+    /// No such peer, it is no longer proposed, or the ledger can't be written.
+    pub fn rotate_token(
+        &self,
+        id: PeerId,
+        ttl: Option<u64>,
+        secret: [u8; 32],
+        wall: Moment,
+    ) -> Result<Proposed, OperatorError> {
+        let token = AcceptanceToken::new(secret, self.ca.fingerprint());
+        let peer = self.ledger.transact(wall, |draft| {
+            let now = draft.now();
+            let mut peer = draft.peer(&id).cloned().ok_or(OperatorError::Unknown(id))?;
+            if peer.status != Status::Proposed {
+                return Err(TransitionError {
+                    from: peer.status,
+                    event: Event::Accept,
+                }
+                .into());
+            }
+            let expect_ca = peer.offer.as_ref().and_then(|offer| offer.expect_ca);
+            peer.offer = Some(Offer {
+                digest: token.digest(),
+                expires_at: now.after(life(ttl)),
+                expect_ca,
+            });
+            draft.note(crate::federation::ledger::Happening {
+                kind: "federation.peer.token_rotated".to_owned(),
+                severity: "medium",
+                peer: Some(id),
+                payload: Value::Null,
+            });
+            draft.put_peer(peer.clone())?;
+            Ok::<_, OperatorError>(peer)
+        })?;
+        Ok(Proposed { peer, token })
+    }
+
+    /// Stops a peer for the time being: its certificates are good for nothing from now on.
+    ///
+    /// # Errors
+    /// No such peer, it can't be suspended as it stands, or the ledger can't be written.
+    pub fn suspend(&self, id: PeerId, reason: &str, wall: Moment) -> Result<Peer, OperatorError> {
+        self.move_on(id, wall, |peer, now| {
+            peer.happen(Event::Suspend, Some(reason), now)
+        })
+    }
+
+    /// Lets a suspended peer go on: enrolled at once where the trust that was exchanged is still good.
+    ///
+    /// # Errors
+    /// No such peer, it isn't suspended, or the ledger can't be written.
+    pub fn resume(&self, id: PeerId, wall: Moment) -> Result<Peer, OperatorError> {
+        self.move_on(id, wall, |peer, now| {
+            peer.happen(Event::Resume, None, now)?;
+            let is_good = peer
+                .trust
+                .as_ref()
+                .is_some_and(|trust| trust.anchors_at(now).next().is_some());
+            if is_good {
+                peer.happen(Event::Enroll, None, now)?;
+            } else {
+                peer.reason = Some("no trust was exchanged: revoke it and propose anew".to_owned());
+            }
+            Ok(())
+        })
+    }
+
+    /// Ends a peer. The row stays, as history.
+    ///
+    /// # Errors
+    /// No such peer, it is ended already, or the ledger can't be written.
+    pub fn revoke(&self, id: PeerId, reason: &str, wall: Moment) -> Result<Peer, OperatorError> {
+        self.move_on(id, wall, |peer, now| {
+            peer.happen(Event::Revoke, Some(reason), now)
+        })
+    }
+
+    /// Notes that the operators have compared the six words.
+    ///
+    /// # Errors
+    /// No such peer, or the ledger can't be written.
+    pub fn verify(&self, id: PeerId, wall: Moment) -> Result<Peer, OperatorError> {
+        self.move_on(id, wall, |peer, _| {
+            peer.verified = true;
+            Ok(())
+        })
+    }
+
+    fn move_on(
+        &self,
+        id: PeerId,
+        wall: Moment,
+        change: impl FnOnce(&mut Peer, Moment) -> Result<(), TransitionError>,
+    ) -> Result<Peer, OperatorError> {
+        let peer = self.ledger.transact(wall, |draft| {
+            let mut peer = draft.peer(&id).cloned().ok_or(OperatorError::Unknown(id))?;
+            let now = draft.now();
+            change(&mut peer, now)?;
+            note_status(
+                draft,
+                &peer,
+                json!({ "reason": peer.reason, "verified": peer.verified, "by": "operator" }),
+            );
+            draft.put_peer(peer.clone())?;
+            Ok::<_, OperatorError>(peer)
+        })?;
+        Ok(peer)
+    }
+}
+
+fn life(ttl: Option<u64>) -> Duration {
+    let seconds = ttl.filter(|seconds| *seconds > 0).unwrap_or(DEFAULT_TTL_SECONDS);
+    Duration::from_secs(seconds.min(MAX_TTL_SECONDS))
+}
+
+/// The alias that was asked for, or one after the host that no live peer has.
+fn alias_of(draft: &Draft<'_>, proposal: &Proposal) -> Result<Name, OperatorError> {
+    if let Some(alias) = &proposal.alias {
+        return Ok(alias.clone());
+    }
+    let base = proposal.url.suggested_alias().ok_or(OperatorError::Alias)?;
+    let is_free = |name: &Name| {
+        draft
+            .peers()
+            .all(|peer| !peer.status.is_live() || peer.alias != *name)
+    };
+    let numbered = (2..1_000).filter_map(|n| Name::new(&format!("{base}-{n}")).ok());
+    std::iter::once(base.clone())
+        .chain(numbered)
+        .find(is_free)
+        .ok_or(OperatorError::Alias)
+}

@@ -1,0 +1,86 @@
+//! Who calls: the one place where a certificate becomes a peer.
+//!
+//! ```text
+//! exactly one CN ─▶ the peer's row, if it may call ─▶ path to *that row's* anchors, clientAuth ─▶ URI of its site
+//! ```
+//!
+//! Nothing else is identity: no header, no address, no union of anchors. Whatever fails, the caller hears the same.
+
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+
+use super::ledger::Book;
+use super::moment::Moment;
+use super::peer::{Peer, PeerId};
+use super::pki::verify::{Purpose, names_of, verify_path};
+use super::pki::{PkiError, certificates_of};
+
+/// Why a caller isn't a peer: for our own log. The caller is told [`Stranger::PUBLIC`].
+#[derive(Debug, thiserror::Error)]
+pub enum Stranger {
+    /// It shows no certificate.
+    #[error("no client certificate")]
+    Bare,
+    /// What it shows can't be read.
+    #[error("its certificate can't be read")]
+    Unreadable(#[source] PkiError),
+    /// Its name isn't one that we gave out.
+    #[error("the name {0:?} is no peer's")]
+    Unnamed(String),
+    /// There is no such peer, or it may not call.
+    #[error("peer {0} is unknown or may not call")]
+    NotNow(PeerId),
+    /// Its certificate doesn't lead to the peer's anchors.
+    #[error("peer {peer}: its certificate doesn't lead to its anchor {anchors}")]
+    Path {
+        /// Which peer.
+        peer: PeerId,
+        /// The fingerprints of its anchors.
+        anchors: String,
+        /// Why.
+        #[source]
+        source: PkiError,
+    },
+    /// Its certificate names another site.
+    #[error("peer {0}: its certificate doesn't name its site")]
+    Site(PeerId),
+}
+
+impl Stranger {
+    /// What every stranger hears.
+    pub const PUBLIC: &'static str = "a client certificate of an enrolled peer is required";
+}
+
+/// Finds the peer whose certificate this is.
+///
+/// # Errors
+/// It is nobody's who may call now.
+pub fn identify(chain: &[CertificateDer<'_>], book: &Book, now: Moment) -> Result<Arc<Peer>, Stranger> {
+    let leaf = chain.first().ok_or(Stranger::Bare)?;
+    let names = names_of(leaf).map_err(Stranger::Unreadable)?;
+    let id = PeerId::of_subject(&names.subject).ok_or(Stranger::Unnamed(names.subject))?;
+    let peer = book.peer(&id).filter(|peer| peer.status.may_call());
+    let (Some(peer), Some(trust)) = (peer, peer.and_then(|peer| peer.trust.as_ref())) else {
+        return Err(Stranger::NotNow(id));
+    };
+    let mut anchors = Vec::new();
+    for anchor in trust.anchors_at(now) {
+        anchors.extend(certificates_of(&anchor.pem).map_err(Stranger::Unreadable)?);
+    }
+    verify_path(chain, &anchors, Purpose::Client, now).map_err(|source| {
+        let anchors: Vec<String> = trust
+            .anchors_at(now)
+            .map(|anchor| anchor.fingerprint.to_string())
+            .collect();
+        Stranger::Path {
+            peer: id,
+            anchors: anchors.join(", "),
+            source,
+        }
+    })?;
+    if !names.uris.iter().any(|uri| trust.site.owns_uri(uri)) {
+        return Err(Stranger::Site(id));
+    }
+    Ok(Arc::clone(peer))
+}

@@ -1,0 +1,193 @@
+//! The audit: append-only, each record bound to all before it.
+//!
+//! `hash(n) = SHA-256(hash(n − 1) ‖ the record's fields, each with its length)`; the first one follows 32 zero bytes.
+
+use rusqlite::{Connection, params};
+use serde::Serialize;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use super::Happening;
+use crate::federation::moment::Moment;
+
+/// The end of the chain.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// How many records there are.
+    pub sequence: i64,
+    /// The hash of the last one.
+    pub hash: [u8; 32],
+}
+
+impl Head {
+    const EMPTY: Self = Self {
+        sequence: 0,
+        hash: [0; 32],
+    };
+}
+
+impl std::fmt::Display for Head {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:", self.sequence)?;
+        self.hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl std::fmt::Debug for Head {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Head({self})")
+    }
+}
+
+/// One record.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AuditRecord {
+    /// Its place, from 1.
+    pub sequence: i64,
+    /// When.
+    pub at: Moment,
+    /// What.
+    pub kind: String,
+    /// How bad.
+    pub severity: String,
+    /// To which peer.
+    pub peer: Option<String>,
+    /// What else there is to say.
+    pub payload: Value,
+}
+
+/// Where the chain is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// A record isn't what was written.
+    #[error("audit record {0} was changed after it was written")]
+    Changed(i64),
+    /// A record isn't there.
+    #[error("audit record {0} is missing")]
+    Missing(i64),
+}
+
+struct Row {
+    sequence: i64,
+    at: i64,
+    kind: String,
+    severity: String,
+    peer: Option<String>,
+    payload: String,
+    hash: Vec<u8>,
+}
+
+impl Row {
+    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            sequence: row.get(0)?,
+            at: row.get(1)?,
+            kind: row.get(2)?,
+            severity: row.get(3)?,
+            peer: row.get(4)?,
+            payload: row.get(5)?,
+            hash: row.get(6)?,
+        })
+    }
+
+    fn follow(&self, before: &[u8; 32]) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        hash.update(before);
+        hash.update(self.sequence.to_be_bytes());
+        hash.update(self.at.to_be_bytes());
+        let peer = self.peer.as_deref().unwrap_or_default();
+        for field in [&self.kind, &self.severity, peer, &self.payload] {
+            hash.update((field.len() as u64).to_be_bytes());
+            hash.update(field.as_bytes());
+        }
+        hash.finalize().into()
+    }
+}
+
+const COLUMNS: &str = "sequence, at, kind, severity, peer, payload, hash";
+
+pub(super) fn append(
+    connection: &Connection,
+    head: Head,
+    happening: &Happening,
+    now: Moment,
+) -> rusqlite::Result<Head> {
+    let row = Row {
+        sequence: head.sequence + 1,
+        at: now.millis(),
+        kind: happening.kind.clone(),
+        severity: happening.severity.to_owned(),
+        peer: happening.peer.map(|peer| peer.to_string()),
+        payload: happening.payload.to_string(),
+        hash: Vec::new(),
+    };
+    let hash = row.follow(&head.hash);
+    connection.execute(
+        "INSERT INTO audit (sequence, at, kind, severity, peer, payload, hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        params![row.sequence, row.at, row.kind, row.severity, row.peer, row.payload, hash],
+    )?;
+    Ok(Head {
+        sequence: row.sequence,
+        hash,
+    })
+}
+
+pub(super) fn head(connection: &Connection) -> rusqlite::Result<Head> {
+    use rusqlite::OptionalExtension as _;
+    let last = connection
+        .query_row(
+            "SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1",
+            [],
+            |row| {
+                Ok(Head {
+                    sequence: row.get(0)?,
+                    hash: row.get(1)?,
+                })
+            },
+        )
+        .optional()?;
+    Ok(last.unwrap_or(Head::EMPTY))
+}
+
+pub(super) fn tail(connection: &Connection, count: usize) -> rusqlite::Result<Vec<AuditRecord>> {
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    let mut statement = connection.prepare(&format!(
+        "SELECT {COLUMNS} FROM audit ORDER BY sequence DESC LIMIT ?1"
+    ))?;
+    let mut records: Vec<AuditRecord> = statement
+        .query_map([count], Row::read)?
+        .map(|row| {
+            row.map(|row| AuditRecord {
+                sequence: row.sequence,
+                at: Moment::from_millis(row.at),
+                kind: row.kind,
+                severity: row.severity,
+                peer: row.peer,
+                payload: serde_json::from_str(&row.payload).unwrap_or(Value::String(row.payload)),
+            })
+        })
+        .collect::<rusqlite::Result<_>>()?;
+    records.reverse();
+    Ok(records)
+}
+
+pub(super) fn verify(connection: &Connection) -> rusqlite::Result<Result<Head, ChainError>> {
+    let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM audit ORDER BY sequence"))?;
+    let mut head = Head::EMPTY;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let row = Row::read(row)?;
+        if row.sequence != head.sequence + 1 {
+            return Ok(Err(ChainError::Missing(head.sequence + 1)));
+        }
+        let hash = row.follow(&head.hash);
+        if row.hash != hash {
+            return Ok(Err(ChainError::Changed(row.sequence)));
+        }
+        head = Head {
+            sequence: row.sequence,
+            hash,
+        };
+    }
+    Ok(Ok(head))
+}

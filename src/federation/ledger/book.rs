@@ -1,0 +1,233 @@
+//! What the ledger holds, in memory, and a draft of what a transaction changes in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::federation::moment::Moment;
+use crate::federation::peer::{Peer, PeerId};
+use crate::federation::token::{Fingerprint, TokenDigest};
+
+/// An answer to an acceptance, kept for a client whose connection broke before it arrived.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeptAnswer {
+    /// The token that was used.
+    pub token: TokenDigest,
+    /// The key of the client that used it.
+    pub client: Fingerprint,
+    /// What it was told.
+    pub body: Value,
+    /// Until when it is told again.
+    pub until: Moment,
+}
+
+/// Something that happened, before it has its place in the chain.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Happening {
+    /// What, like `federation.peer.active`.
+    pub kind: String,
+    /// `low`, `medium`, `high`.
+    pub severity: &'static str,
+    /// To which peer.
+    pub peer: Option<PeerId>,
+    /// What else there is to say.
+    pub payload: Value,
+}
+
+/// Everything that is looked up while requests are answered.
+#[derive(Clone, Debug, Default)]
+pub struct Book {
+    pub(super) peers: BTreeMap<PeerId, Arc<Peer>>,
+    pub(super) offers: BTreeMap<TokenDigest, PeerId>,
+    pub(super) answers: BTreeMap<TokenDigest, KeptAnswer>,
+    /// The latest time that was ever written: a clock that goes back wakes nothing that had expired.
+    pub(super) latest: Option<Moment>,
+}
+
+impl Book {
+    /// A peer.
+    #[must_use]
+    pub fn peer(&self, id: &PeerId) -> Option<&Arc<Peer>> {
+        self.peers.get(id)
+    }
+
+    /// All peers, oldest first.
+    pub fn peers(&self) -> impl Iterator<Item = &Arc<Peer>> {
+        self.peers.values()
+    }
+
+    /// The peer whose open offer has this token.
+    #[must_use]
+    pub fn offered(&self, token: &TokenDigest) -> Option<&Arc<Peer>> {
+        self.peers.get(self.offers.get(token)?)
+    }
+
+    /// The answer that was given for this token.
+    #[must_use]
+    pub fn answered(&self, token: &TokenDigest) -> Option<&KeptAnswer> {
+        self.answers.get(token)
+    }
+
+    /// Whether anyone is awaited who has no certificate that we know.
+    #[must_use]
+    pub fn has_offers(&self) -> bool {
+        !self.offers.is_empty()
+    }
+
+    /// The time by which things expire: never earlier than what was written last.
+    #[must_use]
+    pub fn now(&self, wall: Moment) -> Moment {
+        self.latest.map_or(wall, |latest| latest.max(wall))
+    }
+
+    pub(super) fn put_peer(&mut self, peer: Peer) {
+        if let Some(old) = self.peers.get(&peer.id).and_then(|old| old.offer.as_ref()) {
+            self.offers.remove(&old.digest);
+        }
+        if let Some(offer) = &peer.offer {
+            self.offers.insert(offer.digest, peer.id);
+        }
+        self.peers.insert(peer.id, Arc::new(peer));
+    }
+
+    pub(super) fn absorb(&mut self, changes: Changes, now: Moment) {
+        for peer in changes.peers.into_values() {
+            self.put_peer(peer);
+        }
+        for answer in changes.answers {
+            self.answers.insert(answer.token, answer);
+        }
+        self.answers.retain(|_, answer| now < answer.until);
+        self.latest = Some(self.now(now));
+    }
+}
+
+/// What a transaction changes.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) peers: BTreeMap<PeerId, Peer>,
+    pub(super) answers: Vec<KeptAnswer>,
+    pub(super) happenings: Vec<Happening>,
+}
+
+/// Why a peer can't be written: another live one has what it claims.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Conflict {
+    /// Its URL.
+    #[error("peer {0} has this URL already: revoke it first, or accept with it")]
+    Url(String),
+    /// Its alias.
+    #[error("peer {0} is called so already")]
+    Alias(String),
+    /// Its site.
+    #[error("peer {0} is this site already")]
+    Site(String),
+    /// Its anchor.
+    #[error("peer {0} has this trust anchor already")]
+    Anchor(String),
+}
+
+/// A book with a transaction's changes on top. Nothing is in force before it is committed.
+pub struct Draft<'a> {
+    book: &'a Book,
+    pub(super) changes: Changes,
+    now: Moment,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(book: &'a Book, wall: Moment) -> Self {
+        Self {
+            book,
+            changes: Changes::default(),
+            now: book.now(wall),
+        }
+    }
+
+    /// The time of this transaction.
+    #[must_use]
+    pub const fn now(&self) -> Moment {
+        self.now
+    }
+
+    /// A peer, as it is after what was changed so far.
+    #[must_use]
+    pub fn peer(&self, id: &PeerId) -> Option<&Peer> {
+        self.changes
+            .peers
+            .get(id)
+            .or_else(|| self.book.peer(id).map(AsRef::as_ref))
+    }
+
+    /// All peers, as they are after what was changed so far.
+    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
+        let ids: BTreeSet<&PeerId> = self.book.peers.keys().chain(self.changes.peers.keys()).collect();
+        ids.into_iter().filter_map(|id| self.peer(id))
+    }
+
+    /// The peer whose open offer has this token.
+    #[must_use]
+    pub fn offered(&self, token: &TokenDigest) -> Option<&Peer> {
+        let id = self.book.offers.get(token)?;
+        self.peer(id)
+            .filter(|peer| peer.offer.as_ref().is_some_and(|offer| offer.digest == *token))
+    }
+
+    /// The answer that was given for this token.
+    #[must_use]
+    pub fn answered(&self, token: &TokenDigest) -> Option<&KeptAnswer> {
+        self.book.answered(token).filter(|answer| self.now < answer.until)
+    }
+
+    /// Writes a peer.
+    ///
+    /// # Errors
+    /// Another live peer has its URL, alias, site or anchor.
+    pub fn put_peer(&mut self, peer: Peer) -> Result<(), Conflict> {
+        if peer.status.is_live() {
+            self.check(&peer)?;
+        }
+        self.changes.peers.insert(peer.id, peer);
+        Ok(())
+    }
+
+    fn check(&self, peer: &Peer) -> Result<(), Conflict> {
+        let anchors: BTreeSet<Fingerprint> = fingerprints(peer);
+        for other in self
+            .peers()
+            .filter(|other| other.id != peer.id && other.status.is_live())
+        {
+            let name = || other.alias.to_string();
+            if other.url == peer.url {
+                return Err(Conflict::Url(name()));
+            }
+            if other.alias == peer.alias {
+                return Err(Conflict::Alias(name()));
+            }
+            let site = |peer: &Peer| peer.trust.as_ref().map(|trust| trust.site.clone());
+            if site(peer).is_some() && site(other) == site(peer) {
+                return Err(Conflict::Site(name()));
+            }
+            if !anchors.is_disjoint(&fingerprints(other)) {
+                return Err(Conflict::Anchor(name()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps an answer to an acceptance.
+    pub fn keep_answer(&mut self, answer: KeptAnswer) {
+        self.changes.answers.push(answer);
+    }
+
+    /// Notes what happened, in the audit.
+    pub fn note(&mut self, happening: Happening) {
+        self.changes.happenings.push(happening);
+    }
+}
+
+fn fingerprints(peer: &Peer) -> BTreeSet<Fingerprint> {
+    let anchors = peer.trust.iter().flat_map(|trust| &trust.anchors);
+    anchors.map(|anchor| anchor.fingerprint).collect()
+}

@@ -1,0 +1,376 @@
+//! The ledger: peers, kept answers and the audit, in one SQLite file.
+//!
+//! ```text
+//! transact ─▶ Draft (pure, on top of the book) ─▶ one SQL transaction, on disk when it returns ─▶ the book in memory
+//! ```
+//!
+//! Everything that one step of the protocol changes is one transaction: a crash leaves it whole or not there at all.
+//! Writers take turns; readers look at the book and never wait for the disk.
+
+mod audit;
+mod book;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError, RwLock};
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
+
+pub use audit::{AuditRecord, ChainError, Head};
+pub use book::{Book, Conflict, Draft, Happening, KeptAnswer};
+
+use super::moment::Moment;
+use super::peer::Peer;
+use super::token::Fingerprint;
+use book::Changes;
+
+/// The version of the schema that this program writes.
+const SCHEMA: i64 = 1;
+
+const CREATE: &str = "
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE peers (
+  id TEXT PRIMARY KEY, status TEXT NOT NULL, url TEXT NOT NULL, site TEXT, doc TEXT NOT NULL) STRICT;
+CREATE UNIQUE INDEX live_url ON peers (url) WHERE status <> 'revoked';
+CREATE UNIQUE INDEX live_site ON peers (site) WHERE status <> 'revoked' AND site IS NOT NULL;
+CREATE TABLE answers (token TEXT PRIMARY KEY, until INTEGER NOT NULL, doc TEXT NOT NULL) STRICT;
+CREATE TABLE audit (
+  sequence INTEGER PRIMARY KEY, at INTEGER NOT NULL, kind TEXT NOT NULL, severity TEXT NOT NULL, peer TEXT,
+  payload TEXT NOT NULL, hash BLOB NOT NULL) STRICT;
+CREATE INDEX audit_of_peer ON audit (peer, at);
+";
+
+/// Why the ledger can't be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// SQLite refuses.
+    #[error("the ledger {path}")]
+    Sql {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// It was written by a newer program.
+    #[error(
+        "the ledger {path} has schema {found}, this program knows {SCHEMA}: run the newer sdwand, or restore a backup of before"
+    )]
+    Newer {
+        /// Its file.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+    },
+    /// A row makes no sense.
+    #[error("the ledger {path}: row {row} makes no sense: restore a backup with `sdwand ledger restore`")]
+    Row {
+        /// Its file.
+        path: PathBuf,
+        /// Which row.
+        row: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The audit's chain is broken.
+    #[error("the ledger {path}")]
+    Chain {
+        /// Its file.
+        path: PathBuf,
+        /// Where.
+        #[source]
+        source: ChainError,
+    },
+}
+
+/// A transaction didn't happen.
+#[derive(Debug)]
+pub enum Aborted<E> {
+    /// The caller said so: nothing was written.
+    ByCaller(E),
+    /// The ledger couldn't be written: nothing is in force.
+    ByLedger(LedgerError),
+}
+
+/// The ledger. Shared by everyone who answers requests.
+pub struct Ledger {
+    path: PathBuf,
+    writer: Mutex<Writer>,
+    book: RwLock<Book>,
+}
+
+struct Writer {
+    connection: Connection,
+    head: Head,
+    fuse: Fuse,
+}
+
+/// Where a test lets the power go: at the write, counted from now, at which it blows. Elsewhere it never does.
+#[derive(Default)]
+struct Fuse(Option<usize>);
+
+impl Fuse {
+    fn carry(&mut self) -> rusqlite::Result<()> {
+        match &mut self.0 {
+            None => Ok(()),
+            Some(0) => Err(rusqlite::Error::InvalidQuery),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Ledger {
+    /// Opens the ledger, and makes it if there is none.
+    ///
+    /// # Errors
+    /// It can't be read, is newer than this program, or its audit was tampered with.
+    pub fn open(path: &Path) -> Result<Self, LedgerError> {
+        let sql = |source| LedgerError::Sql {
+            path: path.to_owned(),
+            source,
+        };
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(path, flags).map_err(sql)?;
+        connection
+            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;")
+            .map_err(sql)?;
+        let found: i64 = connection
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .map_err(sql)?;
+        if found > SCHEMA {
+            return Err(LedgerError::Newer {
+                path: path.to_owned(),
+                found,
+            });
+        }
+        if found == 0 {
+            let transaction = connection.transaction().map_err(sql)?;
+            transaction.execute_batch(CREATE).map_err(sql)?;
+            transaction
+                .pragma_update(None, "user_version", SCHEMA)
+                .map_err(sql)?;
+            transaction.commit().map_err(sql)?;
+        }
+        let book = read_book(&connection, path)?;
+        let head = audit::head(&connection).map_err(sql)?;
+        Ok(Self {
+            path: path.to_owned(),
+            writer: Mutex::new(Writer {
+                connection,
+                head,
+                fuse: Fuse::default(),
+            }),
+            book: RwLock::new(book),
+        })
+    }
+
+    /// Looks something up.
+    pub fn read<T>(&self, look: impl FnOnce(&Book) -> T) -> T {
+        look(&self.book.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes something: all that `change` does, or nothing.
+    ///
+    /// # Errors
+    /// `change` refused, or the ledger couldn't be written.
+    pub fn transact<T, E>(
+        &self,
+        wall: Moment,
+        change: impl FnOnce(&mut Draft<'_>) -> Result<T, E>,
+    ) -> Result<T, Aborted<E>> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        // Only writers change the book, and this is the only one.
+        let before = self.book.read().unwrap_or_else(PoisonError::into_inner);
+        let mut draft = Draft::new(&before, wall);
+        let outcome = change(&mut draft).map_err(Aborted::ByCaller)?;
+        let (now, changes) = (draft.now(), draft.changes);
+        drop(before);
+        match write(&mut writer, &changes, now) {
+            Ok(head) => {
+                writer.head = head;
+                self.book
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .absorb(changes, now);
+                Ok(outcome)
+            }
+            Err(source) => {
+                let sql = LedgerError::Sql {
+                    path: self.path.clone(),
+                    source,
+                };
+                // Whether it got to the disk all the same, the disk knows.
+                self.read_again(&mut writer).map_err(Aborted::ByLedger)?;
+                Err(Aborted::ByLedger(sql))
+            }
+        }
+    }
+
+    fn read_again(&self, writer: &mut Writer) -> Result<(), LedgerError> {
+        let book = read_book(&writer.connection, &self.path)?;
+        writer.head = audit::head(&writer.connection).map_err(|source| LedgerError::Sql {
+            path: self.path.clone(),
+            source,
+        })?;
+        *self.book.write().unwrap_or_else(PoisonError::into_inner) = book;
+        Ok(())
+    }
+
+    /// The last records of the audit, oldest first; of one peer, or of all.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn audit_tail(&self, count: usize) -> Result<Vec<AuditRecord>, LedgerError> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        audit::tail(&writer.connection, count).map_err(|source| LedgerError::Sql {
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    /// Recomputes the whole chain.
+    ///
+    /// # Errors
+    /// It can't be read, or a record was changed, removed or put in.
+    pub fn audit_verify(&self) -> Result<Head, LedgerError> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let verified = audit::verify(&writer.connection).map_err(|source| LedgerError::Sql {
+            path: self.path.clone(),
+            source,
+        })?;
+        verified.map_err(|source| LedgerError::Chain {
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    /// Where the audit's chain ends.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).head
+    }
+
+    /// A setting that belongs to the ledger.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn meta(&self, key: &str) -> Result<Option<String>, LedgerError> {
+        use rusqlite::OptionalExtension as _;
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer
+            .connection
+            .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
+            .optional()
+            .map_err(|source| LedgerError::Sql {
+                path: self.path.clone(),
+                source,
+            })
+    }
+}
+
+fn write(writer: &mut Writer, changes: &Changes, now: Moment) -> rusqlite::Result<Head> {
+    let Writer {
+        connection,
+        head,
+        fuse,
+    } = writer;
+    let mut head = *head;
+    fuse.carry()?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for peer in changes.peers.values() {
+        fuse.carry()?;
+        put_peer(&transaction, peer)?;
+    }
+    for answer in &changes.answers {
+        fuse.carry()?;
+        transaction.execute(
+            "INSERT OR REPLACE INTO answers (token, until, doc) VALUES (?1, ?2, ?3)",
+            params![
+                Fingerprint(answer.token.0).to_string(),
+                answer.until.millis(),
+                json(answer)?
+            ],
+        )?;
+    }
+    fuse.carry()?;
+    transaction.execute("DELETE FROM answers WHERE until <= ?1", [now.millis()])?;
+    for happening in &changes.happenings {
+        fuse.carry()?;
+        head = audit::append(&transaction, head, happening, now)?;
+    }
+    fuse.carry()?;
+    transaction.execute(
+        "INSERT INTO meta (key, value) VALUES ('latest', ?1) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        [now.millis().to_string()],
+    )?;
+    fuse.carry()?;
+    transaction.commit()?;
+    // On the disk, and nobody was told.
+    fuse.carry()?;
+    Ok(head)
+}
+
+fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
+    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+fn put_peer(connection: &Connection, peer: &Peer) -> rusqlite::Result<()> {
+    let site = peer.trust.as_ref().map(|trust| trust.site.to_string());
+    connection.execute(
+        "INSERT INTO peers (id, status, url, site, doc) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (id) DO UPDATE SET status = excluded.status, url = excluded.url, site = excluded.site, doc = excluded.doc",
+        params![peer.id.to_string(), peer.status.as_str(), peer.url, site, json(peer)?],
+    )?;
+    Ok(())
+}
+
+fn read_book(connection: &Connection, path: &Path) -> Result<Book, LedgerError> {
+    let sql = |source| LedgerError::Sql {
+        path: path.to_owned(),
+        source,
+    };
+    let mut book = Book::default();
+    let docs = |query: &str| -> rusqlite::Result<Vec<(String, String)>> {
+        let mut statement = connection.prepare(query)?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        rows.collect()
+    };
+    for (row, doc) in docs("SELECT id, doc FROM peers").map_err(sql)? {
+        let peer = serde_json::from_str(&doc).map_err(|source| LedgerError::Row {
+            path: path.to_owned(),
+            row: format!("peers {row}"),
+            source,
+        })?;
+        book.put_peer(peer);
+    }
+    for (row, doc) in docs("SELECT token, doc FROM answers").map_err(sql)? {
+        let answer: KeptAnswer = serde_json::from_str(&doc).map_err(|source| LedgerError::Row {
+            path: path.to_owned(),
+            row: format!("answers {row}"),
+            source,
+        })?;
+        book.answers.insert(answer.token, answer);
+    }
+    let latest = docs("SELECT key, value FROM meta WHERE key = 'latest'").map_err(sql)?;
+    book.latest = latest
+        .first()
+        .and_then(|(_, millis)| millis.parse().ok())
+        .map(Moment::from_millis);
+    Ok(book)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,235 @@
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::federation::peer::tests::proposed;
+use crate::federation::peer::{Event, PeerId, Status};
+use crate::federation::token::TokenDigest;
+use uuid::Uuid;
+
+const WALL: Moment = Moment::EPOCH;
+
+fn ledger(folder: &tempfile::TempDir) -> Ledger {
+    Ledger::open(&folder.path().join("ledger.db")).unwrap()
+}
+
+fn put(ledger: &Ledger, peer: Peer) -> Result<(), Aborted<Conflict>> {
+    ledger.transact(WALL, |draft| {
+        draft.note(Happening {
+            kind: "federation.peer.proposed".to_owned(),
+            severity: "low",
+            peer: Some(peer.id),
+            payload: serde_json::json!({ "url": peer.url }),
+        });
+        draft.put_peer(peer)
+    })
+}
+
+/// The acceptance in one transaction: the peer moves on, its token dies, the answer is kept.
+fn accept(ledger: &Ledger) -> Result<(), Aborted<&'static str>> {
+    let token = TokenDigest([1; 32]);
+    ledger.transact(WALL, |draft| {
+        let mut peer = draft.offered(&token).cloned().ok_or("unknown token")?;
+        let now = draft.now();
+        peer.happen(Event::Accept, None, now).map_err(|_| "transition")?;
+        peer.happen(Event::Enroll, None, now).map_err(|_| "transition")?;
+        draft.note(Happening {
+            kind: "federation.peer.enrolled".to_owned(),
+            severity: "low",
+            peer: Some(peer.id),
+            payload: serde_json::Value::Null,
+        });
+        draft.keep_answer(KeptAnswer {
+            token,
+            client: Fingerprint([3; 32]),
+            body: serde_json::json!({ "status": "enrolled" }),
+            until: now.after(std::time::Duration::from_secs(900)),
+        });
+        draft.put_peer(peer).map_err(|_| "conflict")
+    })
+}
+
+#[test]
+fn what_was_written_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    put(&ledger(&folder), proposed()).unwrap();
+    let again = ledger(&folder);
+    assert_eq!(
+        again.read(|book| book.peers().map(|peer| (**peer).clone()).collect::<Vec<_>>()),
+        [proposed()]
+    );
+    assert!(again.read(|book| book.offered(&TokenDigest([1; 32])).is_some()));
+    assert_eq!(again.audit_verify().unwrap(), again.head());
+    assert_eq!(again.head().sequence, 1);
+}
+
+#[test]
+fn a_token_is_used_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = ledger(&folder);
+    put(&ledger, proposed()).unwrap();
+    accept(&ledger).unwrap();
+    assert!(matches!(accept(&ledger), Err(Aborted::ByCaller("unknown token"))));
+    assert!(!ledger.read(Book::has_offers));
+}
+
+#[test]
+fn of_many_at_once_one_gets_the_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = ledger(&folder);
+    put(&ledger, proposed()).unwrap();
+    let won = std::thread::scope(|scope| {
+        let racers: Vec<_> = (0..64).map(|_| scope.spawn(|| accept(&ledger).is_ok())).collect();
+        racers
+            .into_iter()
+            .filter_map(|racer| racer.join().ok())
+            .filter(|won| *won)
+            .count()
+    });
+    assert_eq!(won, 1);
+}
+
+#[test]
+fn wherever_the_power_goes_the_step_is_whole_or_not_there() {
+    let mut ended = BTreeSet::new();
+    for at in 0.. {
+        let folder = tempfile::tempdir().unwrap();
+        {
+            let ledger = ledger(&folder);
+            put(&ledger, proposed()).unwrap();
+            ledger.writer.lock().unwrap().fuse = Fuse(Some(at));
+            let outcome = accept(&ledger);
+            // What is answered from memory is what the disk has, also before any restart.
+            let status = ledger.read(|book| book.peers().next().unwrap().status);
+            let offered = ledger.read(Book::has_offers);
+            assert_eq!(offered, status == Status::Proposed);
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        let ledger = ledger(&folder);
+        let peer = ledger.read(|book| (**book.peers().next().unwrap()).clone());
+        let kept = ledger.read(|book| book.answered(&TokenDigest([1; 32])).is_some());
+        match peer.status {
+            Status::Proposed => {
+                assert!(peer.offer.is_some() && !kept);
+                assert_eq!(ledger.head().sequence, 1);
+                accept(&ledger).unwrap();
+            }
+            Status::Enrolled => {
+                assert!(peer.offer.is_none() && kept);
+                assert_eq!(ledger.head().sequence, 2);
+                assert!(accept(&ledger).is_err(), "the token is used");
+            }
+            Status::Accepted | Status::Active | Status::Degraded | Status::Suspended | Status::Revoked => {
+                panic!("half a transition: {}", peer.status)
+            }
+        }
+        assert_eq!(ledger.audit_verify().unwrap(), ledger.head());
+        ended.insert(peer.status);
+        assert!(at < 100);
+    }
+    assert_eq!(ended, BTreeSet::from([Status::Proposed, Status::Enrolled]));
+}
+
+#[test]
+fn two_live_peers_never_claim_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = ledger(&folder);
+    put(&ledger, proposed()).unwrap();
+    let other = Peer {
+        id: PeerId(Uuid::from_u128(2)),
+        ..proposed()
+    };
+    assert!(matches!(
+        put(&ledger, other.clone()),
+        Err(Aborted::ByCaller(Conflict::Url(_)))
+    ));
+    let elsewhere = Peer {
+        url: "https://elsewhere.example".to_owned(),
+        ..other.clone()
+    };
+    assert!(matches!(
+        put(&ledger, elsewhere),
+        Err(Aborted::ByCaller(Conflict::Alias(_)))
+    ));
+    let mut gone = proposed();
+    gone.happen(Event::Revoke, Some("test"), WALL).unwrap();
+    put(&ledger, gone).unwrap();
+    put(&ledger, other).unwrap();
+    assert_eq!(
+        ledger.read(|book| book.peers().count()),
+        2,
+        "the revoked one stays"
+    );
+}
+
+#[test]
+fn a_changed_or_missing_record_is_found() {
+    for (tampering, expected) in [
+        (
+            "UPDATE audit SET payload = '{}' WHERE sequence = 2",
+            ChainError::Changed(2),
+        ),
+        (
+            "UPDATE audit SET at = 1 WHERE sequence = 1",
+            ChainError::Changed(1),
+        ),
+        ("DELETE FROM audit WHERE sequence = 2", ChainError::Missing(2)),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = ledger(&folder);
+        for n in 0..3 {
+            ledger
+                .transact(WALL, |draft| -> Result<(), ()> {
+                    draft.note(Happening {
+                        kind: format!("test.{n}"),
+                        severity: "low",
+                        peer: None,
+                        payload: serde_json::json!({ "n": n }),
+                    });
+                    Ok(())
+                })
+                .unwrap();
+        }
+        assert_eq!(ledger.audit_verify().unwrap().sequence, 3);
+        ledger
+            .writer
+            .lock()
+            .unwrap()
+            .connection
+            .execute_batch(tampering)
+            .unwrap();
+        match ledger.audit_verify() {
+            Err(LedgerError::Chain { source, .. }) => assert_eq!(source, expected),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_newer_ledger_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(ledger(&folder));
+    let path = folder.path().join("ledger.db");
+    let connection = Connection::open(&path).unwrap();
+    connection
+        .pragma_update(None, "user_version", SCHEMA + 1)
+        .unwrap();
+    drop(connection);
+    assert!(matches!(Ledger::open(&path), Err(LedgerError::Newer { .. })));
+}
+
+#[test]
+fn a_clock_that_goes_back_wakes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let late = WALL.after(std::time::Duration::from_secs(1_000));
+    let ledger = ledger(&folder);
+    ledger.transact(late, |_| Ok::<_, ()>(())).unwrap();
+    assert_eq!(ledger.read(|book| book.now(WALL)), late);
+    drop(ledger);
+    let again = Ledger::open(&folder.path().join("ledger.db")).unwrap();
+    assert_eq!(
+        again.transact(WALL, |draft| Ok::<_, ()>(draft.now())).unwrap(),
+        late
+    );
+}

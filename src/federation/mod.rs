@@ -1,0 +1,35 @@
+//! Federation: two sovereign sites that share nothing but a pasted token.
+//!
+//! ```text
+//! operator A ─ propose ─▶ token ─ out of band ─▶ operator B ─ accept ─▶ A's API ─▶ both enrolled ─ beats ─▶ both active
+//! ```
+//!
+//! | file | holds |
+//! |---|---|
+//! | `peer` | a peer, where it stands, and the whole transition table |
+//! | `token` | the acceptance token and the six words |
+//! | `site` | the name under which peers know a site |
+//! | `gateway` | what operators and peers ask, and what becomes of it in the ledger |
+//! | `identity` | the one place where a certificate becomes a peer |
+//! | `ledger` | peers, kept answers and the audit, on disk and in memory |
+//! | `moment` | points in time as they are stored and sent |
+//! | `dial`, `client` | calls to peers |
+//! | `wire`, `version`, `url` | what sites say to each other |
+//! | `pki` | the site's CA, its certificates, and what others' are worth |
+//!
+//! Nothing here touches the host: it only changes data.
+
+pub mod client;
+pub mod dial;
+pub mod gateway;
+pub mod identity;
+pub mod ledger;
+pub mod moment;
+pub mod peer;
+pub mod pki;
+pub mod pulse;
+pub mod site;
+pub mod token;
+pub mod url;
+pub mod version;
+pub mod wire;

@@ -1,0 +1,174 @@
+//! When peers are beaten for, and when their silence has lasted too long. Pure: the clock is an argument.
+//!
+//! By monotonic time: a wall clock that is set neither degrades nor heals anyone. After a start every peer has one stale
+//! period of grace.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::peer::{PeerId, Status};
+
+/// The wait after a beat that wasn't answered; it doubles up to the interval.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What is known of the peers' pulses.
+#[derive(Debug)]
+pub struct Pulse {
+    heartbeat: Duration,
+    stale_after: Duration,
+    started: Instant,
+    beats: BTreeMap<PeerId, Beat>,
+}
+
+#[derive(Debug, Default)]
+struct Beat {
+    due: Option<Instant>,
+    heard: Option<Instant>,
+    failures: u32,
+    is_out: bool,
+    sequence: u64,
+}
+
+impl Pulse {
+    /// Nobody was heard of yet.
+    #[must_use]
+    pub const fn new(heartbeat: Duration, stale_after: Duration, now: Instant) -> Self {
+        Self {
+            heartbeat,
+            stale_after,
+            started: now,
+            beats: BTreeMap::new(),
+        }
+    }
+
+    /// Which of these peers are due now, each with the number of its beat. They count as out until [`Pulse::ended`].
+    pub fn due(&mut self, peers: &[(PeerId, Status)], now: Instant) -> Vec<(PeerId, u64)> {
+        self.beats
+            .retain(|id, _| peers.iter().any(|(peer, _)| peer == id));
+        let mut due = Vec::new();
+        for (id, status) in peers.iter().filter(|(_, status)| status.may_call()) {
+            let beat = self.beats.entry(*id).or_default();
+            // Who was just enrolled is called at once: that makes both active.
+            let is_due = beat.due.is_none_or(|due| due <= now)
+                || (*status == Status::Enrolled && beat.failures == 0 && beat.heard.is_none());
+            if is_due && !beat.is_out {
+                beat.is_out = true;
+                beat.sequence += 1;
+                due.push((*id, beat.sequence));
+            }
+        }
+        due
+    }
+
+    /// A beat of ours has ended. `jitter`, below 1, spreads the next ones over a tenth of the interval.
+    pub fn ended(&mut self, id: PeerId, answered: bool, jitter: f64, now: Instant) {
+        let Some(beat) = self.beats.get_mut(&id) else {
+            return;
+        };
+        beat.is_out = false;
+        let wait = if answered {
+            beat.failures = 0;
+            beat.heard = Some(now);
+            self.heartbeat.mul_f64(0.9 + jitter.clamp(0.0, 1.0) / 10.0)
+        } else {
+            beat.failures = beat.failures.saturating_add(1);
+            (RETRY * 2_u32.saturating_pow(beat.failures.min(16) - 1)).min(self.heartbeat)
+        };
+        beat.due = Some(now + wait);
+    }
+
+    /// A peer has called.
+    pub fn heard(&mut self, id: PeerId, now: Instant) {
+        self.beats.entry(id).or_default().heard = Some(now);
+    }
+
+    /// Which active peers have been silent for too long.
+    #[must_use]
+    pub fn silent(&self, peers: &[(PeerId, Status)], now: Instant) -> Vec<PeerId> {
+        let active = peers.iter().filter(|(_, status)| *status == Status::Active);
+        active
+            .map(|(id, _)| *id)
+            .filter(|id| {
+                let heard = self
+                    .beats
+                    .get(id)
+                    .and_then(|beat| beat.heard)
+                    .unwrap_or(self.started);
+                now.duration_since(heard) > self.stale_after
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+    /// A minute, but for a millisecond.
+    const NEARLY: Duration = Duration::from_millis(59_999);
+
+    #[expect(clippy::disallowed_methods, reason = "a point to count from")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    fn id(n: u128) -> PeerId {
+        PeerId(Uuid::from_u128(n))
+    }
+
+    #[test]
+    fn a_peer_is_beaten_for_once_an_interval_and_again_soon_after_a_failure() {
+        let now = start();
+        let mut pulse = Pulse::new(MINUTE, MINUTE * 5 / 2, now);
+        let peers = [(id(1), Status::Enrolled), (id(2), Status::Suspended)];
+        assert_eq!(
+            pulse.due(&peers, now),
+            [(id(1), 1)],
+            "at once, and only who may call"
+        );
+        assert_eq!(pulse.due(&peers, now), [], "it is out");
+        pulse.ended(id(1), false, 0.5, now);
+        assert_eq!(pulse.due(&peers, now), []);
+        assert_eq!(pulse.due(&peers, now + RETRY), [(id(1), 2)]);
+        for failures in 2..20 {
+            pulse.ended(id(1), false, 0.5, now);
+            let wait = (RETRY * 2_u32.pow(failures - 1)).min(MINUTE);
+            assert_eq!(
+                pulse.due(&peers, now + wait.saturating_sub(Duration::from_millis(1))),
+                []
+            );
+            assert_eq!(pulse.due(&peers, now + wait).len(), 1);
+        }
+        let peers = [(id(1), Status::Active)];
+        pulse.ended(id(1), true, 1.0, now);
+        assert_eq!(pulse.due(&peers, now + NEARLY), []);
+        assert_eq!(pulse.due(&peers, now + MINUTE).len(), 1);
+    }
+
+    #[test]
+    fn silence_counts_from_the_last_word_or_the_start() {
+        let now = start();
+        let mut pulse = Pulse::new(MINUTE, MINUTE, now);
+        let peers = [
+            (id(1), Status::Active),
+            (id(2), Status::Active),
+            (id(3), Status::Enrolled),
+        ];
+        assert_eq!(pulse.silent(&peers, now + MINUTE), [], "grace after a start");
+        let late = now + MINUTE + Duration::from_secs(1);
+        pulse.heard(id(2), now + MINUTE);
+        assert_eq!(pulse.silent(&peers, late), [id(1)], "and only who is active");
+        assert_eq!(pulse.silent(&peers, late + MINUTE), [id(1), id(2)]);
+    }
+
+    #[test]
+    fn who_is_gone_is_forgotten() {
+        let now = start();
+        let mut pulse = Pulse::new(MINUTE, MINUTE, now);
+        pulse.heard(id(1), now);
+        let _ = pulse.due(&[(id(2), Status::Active)], now);
+        assert_eq!(pulse.beats.len(), 1);
+    }
+}

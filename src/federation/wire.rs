@@ -1,0 +1,342 @@
+//! What sites say to each other: contract version 1. Unknown fields are ignored; what is too long is refused.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::moment::Moment;
+use super::peer::{Declared, Endpoint, PeerId, Status};
+
+/// The versions of the contract that this program keeps.
+pub const CONTRACT_VERSIONS: [u32; 1] = [1];
+/// The largest body, either way, in bytes.
+pub const MAX_BODY: usize = 64 * 1024;
+/// The most endpoints that a peer may name.
+pub const MAX_ENDPOINTS: usize = 8;
+/// The most extensions that a peer may name.
+const MAX_EXTENSIONS: usize = 256;
+/// The longest word: a slug, a version, a scope.
+const MAX_WORD: usize = 64;
+/// The longest URL.
+const MAX_URL: usize = 2_048;
+/// Where the peer-facing API lives.
+pub const API: &str = "/api/v1/system/federation_api";
+
+/// `POST accept`.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AcceptRequest {
+    /// The token, as the operator pasted it.
+    pub acceptance_token: Option<String>,
+    /// The version of the contract.
+    pub contract_version: Option<Value>,
+    /// The caller's root certificate: both sites stay sovereign.
+    pub peer_ca_bundle_pem: Option<String>,
+    /// The name that our certificate shall carry when we call.
+    pub caller_inbound_subject: Option<String>,
+    /// Where the caller's API is; none where it can't be dialled.
+    pub caller_url: Option<String>,
+    /// What the caller says of itself.
+    #[serde(flatten)]
+    pub said: Said,
+}
+
+impl std::fmt::Debug for AcceptRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The token is a secret.
+        f.debug_struct("AcceptRequest")
+            .field("contract_version", &self.contract_version)
+            .field("caller_inbound_subject", &self.caller_inbound_subject)
+            .field("caller_url", &self.caller_url)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a site says of itself; absent is unchanged.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Said {
+    /// What it can do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Map<String, Value>>,
+    /// What it is extended with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extension_slugs: Option<Vec<String>>,
+    /// Where else it is reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<Vec<Endpoint>>,
+    /// Its version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform_version: Option<String>,
+    /// Where its data resides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_residency: Option<String>,
+}
+
+/// A field is longer than it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} is too long: at most {most}")]
+pub struct TooLong {
+    /// The field.
+    pub field: &'static str,
+    /// How much it may be.
+    pub most: usize,
+}
+
+impl Said {
+    /// Whether nothing of it is longer than it may be.
+    ///
+    /// # Errors
+    /// Something is.
+    pub fn check(&self) -> Result<(), TooLong> {
+        let words = |field, words: &[String], most| {
+            if words.len() > most || words.iter().any(|word| word.len() > MAX_WORD) {
+                return Err(TooLong { field, most });
+            }
+            Ok(())
+        };
+        words(
+            "extension_slugs",
+            self.extension_slugs.as_deref().unwrap_or_default(),
+            MAX_EXTENSIONS,
+        )?;
+        words("platform_version", self.platform_version.as_slice(), 1)?;
+        words("data_residency", self.data_residency.as_slice(), 1)?;
+        let endpoints = self.endpoints.as_deref().unwrap_or_default();
+        if endpoints.len() > MAX_ENDPOINTS {
+            return Err(TooLong {
+                field: "endpoints",
+                most: MAX_ENDPOINTS,
+            });
+        }
+        for endpoint in endpoints {
+            if endpoint.url.len() > MAX_URL {
+                return Err(TooLong {
+                    field: "endpoints.url",
+                    most: MAX_URL,
+                });
+            }
+            words("endpoints.scope", std::slice::from_ref(&endpoint.scope), 1)?;
+        }
+        Ok(())
+    }
+
+    /// Takes over what was said; says whether anything is other than before.
+    pub fn update(self, declared: &mut Declared) -> bool {
+        let before = declared.clone();
+        if let Some(capabilities) = self.capabilities {
+            declared.capabilities = capabilities;
+        }
+        if let Some(slugs) = self.extension_slugs {
+            declared.extension_slugs = slugs;
+        }
+        if let Some(endpoints) = self.endpoints {
+            declared.endpoints = endpoints;
+        }
+        if self.platform_version.is_some() {
+            declared.platform_version = self.platform_version;
+        }
+        if self.data_residency.is_some() {
+            declared.data_residency = self.data_residency;
+        }
+        *declared != before
+    }
+}
+
+/// Reads a contract version: a number, or text like `"1"` or `"v1"` of older callers.
+#[must_use]
+pub fn contract_version(value: Option<&Value>) -> Option<u32> {
+    let version = match value? {
+        Value::Number(number) => u32::try_from(number.as_u64()?).ok()?,
+        Value::String(text) => text.strip_prefix('v').unwrap_or(text).parse().ok()?,
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
+    };
+    CONTRACT_VERSIONS.contains(&version).then_some(version)
+}
+
+/// What `accept` answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AcceptAnswer {
+    /// The caller's id at the site that it called.
+    pub peer_id: PeerId,
+    /// Where it stands there.
+    pub status: Status,
+    /// Always `platform`.
+    pub peer_kind: String,
+    /// The version that both keep.
+    pub contract_version_agreed: u32,
+    /// When.
+    pub accepted_at: Moment,
+    /// When certificates were exchanged, if they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handshake_at: Option<Moment>,
+    /// What the caller needs to be known, and to know us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust_exchange: Option<TrustExchange>,
+    /// What became of the overlay.
+    pub sdwan_attach: Value,
+    /// What the scan of the new peer found.
+    pub governance: Value,
+    /// What didn't work, and stops nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// Certificates of two sovereign sites.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustExchange {
+    /// Our root.
+    pub ca_bundle_pem: String,
+    /// The name that the caller's certificates must carry from now on.
+    pub assigned_inbound_subject: String,
+}
+
+/// `POST heartbeat`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HeartbeatRequest {
+    /// Comes back as it is: the answer is to this beat.
+    pub nonce: Option<String>,
+    /// Which beat this is, of the caller's ledger.
+    pub sequence: Option<u64>,
+    /// How often the caller's ledger was restored from a backup.
+    pub ledger_epoch: Option<u64>,
+    /// How often its anchors have changed.
+    pub trust_sequence: Option<u64>,
+    /// Where its audit ends.
+    pub audit_head: Option<String>,
+    /// What it says of itself.
+    #[serde(flatten)]
+    pub said: Said,
+}
+
+/// What `heartbeat` answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeartbeatAnswer {
+    /// Where the caller stands here.
+    pub status: Status,
+    /// When it was last heard of: now.
+    pub last_heartbeat_at: Moment,
+    /// Where we are reached.
+    pub our_endpoints: Vec<Endpoint>,
+    /// Whether our versions get along.
+    pub schema_compatibility: super::version::Compatibility,
+    /// As it came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<String>,
+    /// As it came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
+    /// How often our ledger was restored.
+    pub ledger_epoch: u64,
+    /// How often our anchors have changed.
+    pub trust_sequence: u64,
+    /// Where our audit ends.
+    pub audit_head: String,
+}
+
+/// What `trust_bundle` answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrustBundle {
+    /// Our roots.
+    pub ca_bundle_pem: String,
+    /// When this was written.
+    pub generated_at: Moment,
+    /// How often they have changed.
+    pub sequence: u64,
+    /// How many seconds may pass before it is asked for again (SPIFFE trust domain and bundle, section 4.1.2).
+    pub refresh_hint: u64,
+}
+
+/// The envelope of answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Envelope<T> {
+    /// Whether it was done.
+    #[serde(default = "yes")]
+    pub success: bool,
+    /// What came of it.
+    pub data: T,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// The envelope of refusals.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Always false.
+    pub success: bool,
+    /// In words.
+    pub error: String,
+    /// As a word.
+    pub code: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn contract_versions_as_callers_write_them() {
+        for (value, version) in [
+            (json!(1), Some(1)),
+            (json!("1"), Some(1)),
+            (json!("v1"), Some(1)),
+            (json!(99), None),
+            (json!(1.5), None),
+            (json!(-1), None),
+            (json!(null), None),
+            (json!([1]), None),
+        ] {
+            assert_eq!(contract_version(Some(&value)), version, "{value}");
+        }
+        assert_eq!(contract_version(None), None);
+    }
+
+    #[test]
+    fn absent_is_unchanged_and_unknown_is_ignored() {
+        let mut declared = Declared {
+            platform_version: Some("1.2".to_owned()),
+            data_residency: Some("JP".to_owned()),
+            ..Declared::default()
+        };
+        let said: Said =
+            serde_json::from_value(json!({ "platform_version": "1.3", "colour": "red" })).unwrap();
+        assert!(said.update(&mut declared));
+        assert_eq!(
+            (
+                declared.platform_version.as_deref(),
+                declared.data_residency.as_deref()
+            ),
+            (Some("1.3"), Some("JP"))
+        );
+        assert!(!Said::default().update(&mut declared));
+    }
+
+    #[test]
+    fn what_is_too_long_is_refused() {
+        let said = |value| serde_json::from_value::<Said>(value).unwrap().check();
+        assert_eq!(said(json!({ "data_residency": "x".repeat(64) })), Ok(()));
+        for value in [
+            json!({ "data_residency": "x".repeat(65) }),
+            json!({ "platform_version": "x".repeat(65) }),
+            json!({ "extension_slugs": vec!["x"; 257] }),
+            json!({ "extension_slugs": ["x".repeat(65)] }),
+            json!({ "endpoints": vec![json!({ "url": "https://x" }); 9] }),
+            json!({ "endpoints": [{ "url": "x".repeat(2_049) }] }),
+            json!({ "endpoints": [{ "url": "https://x", "scope": "x".repeat(65) }] }),
+        ] {
+            assert!(said(value.clone()).is_err(), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_token_never_prints() {
+        let request = AcceptRequest {
+            acceptance_token: Some("sdw1.secret".to_owned()),
+            ..AcceptRequest::default()
+        };
+        assert!(!format!("{request:?}").contains("secret"));
+    }
+}
