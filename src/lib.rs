@@ -23,4 +23,5 @@ pub mod model;
 pub mod planes;
 pub mod reconcile;
 pub mod report;
+pub mod server;
 pub mod sys;

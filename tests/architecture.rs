@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// room → the rooms that it may use. A room that isn't listed may use everything (the composition roots and the CLI).
-const RULES: [(&str, &[&str]); 9] = [
+const RULES: [(&str, &[&str]); 10] = [
     ("model", &[]),
     ("config", &["model"]),
     ("intent", &["model"]),
@@ -15,11 +15,12 @@ const RULES: [(&str, &[&str]); 9] = [
     ("reconcile", &["model", "intent", "planes"]),
     ("sys", &[]),
     ("report", &["model", "intent", "planes", "reconcile"]),
-    ("api", &["model", "report", "reconcile"]),
+    ("api", &["model", "report", "reconcile", "federation"]),
+    ("federation", &["model"]),
     ("log", &["model"]),
 ];
 
-const ROOTS: [&str; 4] = ["main", "cli", "daemon", "host"];
+const ROOTS: [&str; 5] = ["main", "cli", "daemon", "host", "server"];
 
 fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {

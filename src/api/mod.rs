@@ -1,3 +1,8 @@
-//! Interfaces to other processes.
+//! How others talk to this host: commands over a local socket, peers over mTLS, operators over a socket of their own.
 
 pub mod control;
+pub mod error;
+pub mod federation_api;
+pub mod limits;
+pub mod listener;
+pub mod operator;

@@ -15,7 +15,7 @@ use crate::model::host::{
 };
 
 /// Tables whose plane isn't there yet.
-const LATER: [&str; 6] = ["frr", "ovn", "federation", "api", "metrics", "approvals"];
+const LATER: [&str; 5] = ["frr", "ovn", "api", "metrics", "approvals"];
 
 /// Reads `sdwand.toml`. Relative paths in it begin at its folder.
 ///

@@ -1,0 +1,141 @@
+//! Refusals as HTTP: a status, a word for programs, words for people, and nothing of what is inside.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+
+use crate::federation::dial::DialError;
+use crate::federation::gateway::{AcceptError, BeatError, OperatorError, TakeError};
+use crate::federation::identity::Stranger;
+use crate::federation::wire::Refusal;
+
+/// A refusal.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    error: String,
+}
+
+impl ApiError {
+    /// A refusal with these words.
+    #[must_use]
+    pub fn new(status: u16, code: &'static str, error: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            code,
+            error: error.into(),
+        }
+    }
+
+    /// What everyone hears whom we don't know.
+    #[must_use]
+    pub fn stranger() -> Self {
+        Self::new(401, "UNAUTHORIZED", Stranger::PUBLIC)
+    }
+
+    /// A fault of ours: the cause goes to the log, not to the caller.
+    pub fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
+        tracing::error!(error = chain(error), "a request failed by a fault of ours");
+        Self::new(
+            500,
+            "internal",
+            "this site has a fault: its operator finds it in the log",
+        )
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = Refusal {
+            success: false,
+            error: self.error,
+            code: self.code.to_owned(),
+        };
+        (self.status, Json(body)).into_response()
+    }
+}
+
+impl From<AcceptError> for ApiError {
+    fn from(error: AcceptError) -> Self {
+        match &error {
+            AcceptError::Ledger(_) | AcceptError::Answer(_) => Self::internal(&error),
+            AcceptError::NoToken
+            | AcceptError::Version
+            | AcceptError::Token
+            | AcceptError::TooLong(_)
+            | AcceptError::Trust(_)
+            | AcceptError::AnchorInUse
+            | AcceptError::Conflict(_)
+            | AcceptError::Transition(_) => {
+                let (status, code) = error.status();
+                Self::new(status, code, error.to_string())
+            }
+        }
+    }
+}
+
+impl From<BeatError> for ApiError {
+    fn from(error: BeatError) -> Self {
+        match error {
+            BeatError::Stranger(stranger) => {
+                tracing::debug!(error = %stranger, "a caller isn't known");
+                Self::stranger()
+            }
+            BeatError::TooLong(error) => Self::new(422, "too_long", error.to_string()),
+            BeatError::Ledger(error) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<OperatorError> for ApiError {
+    fn from(error: OperatorError) -> Self {
+        match &error {
+            OperatorError::Unknown(_) => Self::new(404, "unknown_peer", error.to_string()),
+            OperatorError::Transition(_) | OperatorError::Conflict(_) => {
+                Self::new(409, "conflict", error.to_string())
+            }
+            OperatorError::Alias => Self::new(422, "alias_missing", error.to_string()),
+            OperatorError::Ledger(_) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<DialError> for ApiError {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::Take(error) => error.into(),
+            DialError::Call(_) => Self::new(502, "unreachable", chain(&error)),
+            DialError::Refused { .. } => Self::new(502, "refused_by_peer", error.to_string()),
+            DialError::Unsound(_) => Self::new(502, "unsound_answer", error.to_string()),
+            DialError::NoTrust(_) | DialError::Url(_) => Self::new(409, "conflict", error.to_string()),
+            DialError::Beat(error) => error.into(),
+            DialError::Pki(_) | DialError::Body(_) => Self::internal(&error),
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+impl From<TakeError> for ApiError {
+    fn from(error: TakeError) -> Self {
+        match &error {
+            TakeError::Token(_) | TakeError::Own => Self::new(422, "token_refused", error.to_string()),
+            TakeError::Unknown(_) => Self::new(404, "unknown_peer", error.to_string()),
+            TakeError::Transition(_) | TakeError::Conflict(_) => {
+                Self::new(409, "conflict", error.to_string())
+            }
+            TakeError::Answer(_) => Self::new(502, "unsound_answer", error.to_string()),
+            TakeError::Ledger(_) => Self::internal(&error),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What peers call: mTLS, one site at a time, nothing that isn't asked for.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use rustls::pki_types::CertificateDer;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+
+use super::error::ApiError;
+use super::limits::Limits;
+use crate::federation::gateway::Gateway;
+use crate::federation::moment::Moment;
+use crate::federation::peer::PeerId;
+use crate::federation::wire::{API, AcceptRequest, HeartbeatRequest, MAX_BODY};
+
+/// Who is on the other end of a connection, as TLS and the socket say.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The chain that it showed, and whose key it has; empty if it showed none.
+    pub chain: Arc<[CertificateDer<'static>]>,
+    /// Where it calls from.
+    pub source: SocketAddr,
+}
+
+/// What the handlers need.
+#[derive(Clone)]
+pub struct Serving {
+    /// The site's gateway.
+    pub gateway: Arc<Gateway>,
+    /// What the wall clock says.
+    pub wall: fn() -> Moment,
+    /// Told of every verified beat.
+    pub heard: Arc<dyn Fn(PeerId) + Send + Sync>,
+    /// Who may ask how often.
+    pub limits: Arc<Limits>,
+}
+
+/// The routes.
+pub fn router(serving: Serving) -> Router {
+    Router::new()
+        .route(&format!("{API}/accept"), post(accept))
+        .route(&format!("{API}/heartbeat"), post(heartbeat))
+        .route(&format!("{API}/trust_bundle"), get(trust_bundle))
+        .fallback(async || ApiError::new(404, "not_found", "there is no such path"))
+        .method_not_allowed_fallback(async || {
+            ApiError::new(405, "method_not_allowed", "not with this method")
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(serving)
+}
+
+/// Reads a body; what it is said to be doesn't matter, what it is does.
+pub(super) fn body<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, ApiError> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        // serde's words may repeat what was sent, and that may be a token.
+        let place = format!("line {}, column {}", error.line(), error.column());
+        ApiError::new(
+            400,
+            "malformed",
+            format!("the body is no JSON of the expected shape: {place}"),
+        )
+    })
+}
+
+/// The ledger is a file: whoever waits for the disk doesn't hold up the others.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| ApiError::internal(&error))
+}
+
+async fn accept(
+    State(serving): State<Serving>,
+    Extension(caller): Extension<Caller>,
+    bytes: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    if !serving.limits.may_accept(caller.source.ip()) {
+        return Err(ApiError::new(
+            429,
+            "too_many",
+            "too many acceptances from there: wait a minute",
+        ));
+    }
+    let request: AcceptRequest = body(&bytes)?;
+    let gateway = Arc::clone(&serving.gateway);
+    let (chain, wall) = (Arc::clone(&caller.chain), (serving.wall)());
+    let data = blocking(move || gateway.accept(request, &chain, wall)).await?;
+    if let Err(error) = &data {
+        tracing::warn!(source = %caller.source.ip(), %error, "an acceptance was refused");
+    }
+    Ok(Json(json!({ "success": true, "data": data? })))
+}
+
+async fn heartbeat(
+    State(serving): State<Serving>,
+    Extension(caller): Extension<Caller>,
+    bytes: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let wall = (serving.wall)();
+    let peer = serving
+        .gateway
+        .identify(&caller.chain, wall)
+        .map_err(|stranger| {
+            tracing::debug!(source = %caller.source.ip(), error = %stranger, "a caller isn't known");
+            ApiError::stranger()
+        })?;
+    let request: HeartbeatRequest = if bytes.is_empty() {
+        HeartbeatRequest::default()
+    } else {
+        body(&bytes)?
+    };
+    let gateway = Arc::clone(&serving.gateway);
+    let answer = blocking(move || gateway.beaten(&caller.chain, request, wall)).await??;
+    (serving.heard)(peer.id);
+    Ok(Json(json!({ "success": true, "data": answer })))
+}
+
+async fn trust_bundle(
+    State(serving): State<Serving>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Value>, ApiError> {
+    let wall = (serving.wall)();
+    serving
+        .gateway
+        .identify(&caller.chain, wall)
+        .map_err(|_| ApiError::stranger())?;
+    Ok(Json(
+        json!({ "success": true, "data": serving.gateway.trust_bundle(wall) }),
+    ))
+}

@@ -1,0 +1,167 @@
+//! Who may ask how often: per source, never for all together, so that a flood from one place is that place's alone.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How many acceptances a source may try in [`WINDOW`].
+const ACCEPTS: u32 = 30;
+/// For how long they count.
+const WINDOW: Duration = Duration::from_secs(60);
+/// How many connections a source may have.
+pub const CONNECTIONS_PER_SOURCE: usize = 8;
+/// How many there may be of callers who aren't known.
+pub const CONNECTIONS: usize = 256;
+/// How many sources are remembered; beyond, the oldest are forgotten.
+const SOURCES: usize = 16_384;
+
+/// A source: an IPv4 address, or the /64 that an IPv6 one is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Source(IpAddr);
+
+impl From<IpAddr> for Source {
+    fn from(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V4(address) => IpAddr::V4(address),
+            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+        })
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    accepts: BTreeMap<Source, (u32, Instant)>,
+    connections: BTreeMap<Source, usize>,
+    all: usize,
+}
+
+/// The counts.
+pub struct Limits {
+    clock: fn() -> Instant,
+    counts: Mutex<Counts>,
+}
+
+impl std::fmt::Debug for Limits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Limits")
+    }
+}
+
+impl Limits {
+    /// Nobody has asked yet.
+    #[must_use]
+    pub fn new(clock: fn() -> Instant) -> Self {
+        Self {
+            clock,
+            counts: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts an acceptance; says whether it may be judged.
+    pub fn may_accept(&self, source: IpAddr) -> bool {
+        let now = (self.clock)();
+        let mut counts = self.lock();
+        if counts.accepts.len() >= SOURCES {
+            counts
+                .accepts
+                .retain(|_, (_, since)| now.duration_since(*since) < WINDOW);
+            if counts.accepts.len() >= SOURCES
+                && let Some(oldest) = counts
+                    .accepts
+                    .iter()
+                    .min_by_key(|(_, (_, since))| *since)
+                    .map(|(source, _)| *source)
+            {
+                counts.accepts.remove(&oldest);
+            }
+        }
+        let (count, since) = counts.accepts.entry(source.into()).or_insert((0, now));
+        if now.duration_since(*since) >= WINDOW {
+            (*count, *since) = (0, now);
+        }
+        *count = count.saturating_add(1);
+        *count <= ACCEPTS
+    }
+
+    /// Counts a connection, until it is [`Limits::closed`]; says whether there may be one more.
+    pub fn may_connect(&self, source: IpAddr) -> bool {
+        let mut counts = self.lock();
+        let source = Source::from(source);
+        let here = counts.connections.get(&source).copied().unwrap_or(0);
+        if here >= CONNECTIONS_PER_SOURCE || counts.all >= CONNECTIONS {
+            return false;
+        }
+        counts.connections.insert(source, here + 1);
+        counts.all += 1;
+        true
+    }
+
+    /// A connection of this source has ended, or its caller is known.
+    pub fn closed(&self, source: IpAddr) {
+        let mut counts = self.lock();
+        let source = Source::from(source);
+        if let Some(here) = counts.connections.get_mut(&source) {
+            *here -= 1;
+            if *here == 0 {
+                counts.connections.remove(&source);
+            }
+            counts.all = counts.all.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "the tests' clock")]
+    fn clock() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn a_flood_from_one_place_is_that_places_alone() {
+        let limits = Limits::new(clock);
+        let (flood, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let passed = (0..1_000).filter(|_| limits.may_accept(flood)).count();
+        assert_eq!(passed, 30);
+        assert!(limits.may_accept(other));
+    }
+
+    #[test]
+    fn a_64_is_one_place() {
+        let source = |text: &str| Source::from(text.parse::<IpAddr>().unwrap());
+        assert_eq!(source("2001:db8:0:1::1"), source("2001:db8:0:1:ffff::2"));
+        assert_ne!(source("2001:db8:0:1::1"), source("2001:db8:0:2::1"));
+        assert_eq!(source("::ffff:192.0.2.1"), source("192.0.2.1"));
+    }
+
+    #[test]
+    fn connections_are_counted_down_again() {
+        let limits = Limits::new(clock);
+        let source = "192.0.2.1".parse().unwrap();
+        for _ in 0..3 {
+            let open = (0..20).filter(|_| limits.may_connect(source)).count();
+            assert_eq!(open, CONNECTIONS_PER_SOURCE);
+            (0..open).for_each(|_| limits.closed(source));
+        }
+        let all = (0..1_000_u32)
+            .filter(|n| limits.may_connect(IpAddr::V4((0xc000_0200 + n).into())))
+            .count();
+        assert_eq!(all, CONNECTIONS);
+    }
+
+    #[test]
+    fn many_sources_are_forgotten_in_time() {
+        let limits = Limits::new(clock);
+        for n in 0..40_000_u32 {
+            limits.may_accept(IpAddr::V4(n.into()));
+        }
+        assert!(limits.lock().accepts.len() <= SOURCES);
+    }
+}

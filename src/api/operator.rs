@@ -1,0 +1,361 @@
+//! What the site's operator asks, on `api.sock`: whoever may open the socket may do it.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::error::ApiError;
+use super::federation_api::body;
+use crate::federation::gateway::{Gateway, OperatorError, Proposal};
+use crate::federation::moment::Moment;
+use crate::federation::peer::{Peer, PeerId, SpawnMode, SpawnRole, Status};
+use crate::federation::url::{PeerUrl, UrlError};
+use crate::federation::wire::MAX_BODY;
+use crate::model::Name;
+
+/// Where the operator's API lives.
+pub const API: &str = "/api/v1/system/platform/peers";
+
+/// What the operator's handlers need.
+#[derive(Clone)]
+pub struct Operating {
+    /// The site's gateway.
+    pub gateway: Arc<Gateway>,
+    /// What the wall clock says.
+    pub wall: fn() -> Moment,
+    /// Draws random bytes.
+    pub random: fn(&mut [u8]),
+}
+
+/// The routes.
+pub fn router(operating: Operating) -> Router {
+    Router::new()
+        .route(API, get(list).post(propose))
+        .route(&format!("{API}/{{peer}}"), get(show))
+        .route(&format!("{API}/{{peer}}/accept"), post(accept))
+        .route(&format!("{API}/{{peer}}/verify"), post(verify))
+        .route(&format!("{API}/{{peer}}/suspend"), post(suspend))
+        .route(&format!("{API}/{{peer}}/resume"), post(resume))
+        .route(&format!("{API}/{{peer}}/revoke"), post(revoke))
+        .route(&format!("{API}/{{peer}}/rotate-token"), post(rotate_token))
+        .route("/api/v1/system/federation/audit", get(audit))
+        .route("/api/v1/system/federation/site", get(site))
+        .fallback(async || ApiError::new(404, "not_found", "there is no such path"))
+        .method_not_allowed_fallback(async || {
+            ApiError::new(405, "method_not_allowed", "not with this method")
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(operating)
+}
+
+/// A peer, for operators.
+#[must_use]
+pub fn peer_view(gateway: &Gateway, peer: &Peer) -> Value {
+    let trust = peer.trust.as_ref();
+    let anchors: Vec<String> = trust
+        .iter()
+        .flat_map(|trust| &trust.anchors)
+        .map(|anchor| anchor.fingerprint.to_string())
+        .collect();
+    json!({
+        "id": peer.id,
+        "alias": peer.alias,
+        "remote_instance_url": peer.url,
+        "peer_kind": "platform",
+        "status": peer.status,
+        "since": peer.since,
+        "reason": peer.reason,
+        "spawn_role": peer.role,
+        "spawn_mode": peer.mode,
+        "site_id": trust.map(|trust| &trust.site),
+        "remote_prefix_advertisement": trust.and_then(|trust| trust.site.prefix()),
+        "trust_anchors": anchors,
+        "contract_version_agreed": peer.contract_version,
+        "verified": peer.verified,
+        "verification_words": peer.words,
+        "signed_at": peer.signed_at,
+        "last_handshake_at": peer.last_handshake_at,
+        "last_heartbeat_at": gateway.heard.last(peer),
+        "acceptance_token_expires_at": peer.offer.as_ref().map(|offer| offer.expires_at),
+        "endpoints": peer.declared.endpoints,
+        "capabilities": peer.declared.capabilities,
+        "extension_slugs": peer.declared.extension_slugs,
+        "platform_version": peer.declared.platform_version,
+        "data_residency": peer.declared.data_residency,
+        "generation": peer.generation,
+        "allowed_transitions": peer.status.allowed(),
+    })
+}
+
+#[derive(Deserialize)]
+struct Filter {
+    status: Option<String>,
+    spawn_mode: Option<SpawnMode>,
+}
+
+async fn list(
+    State(operating): State<Operating>,
+    Query(filter): Query<Filter>,
+) -> Result<Json<Value>, ApiError> {
+    let mut wanted = Vec::new();
+    for word in filter.status.iter().flat_map(|words| words.split(',')) {
+        let status = Status::ALL.into_iter().find(|status| status.as_str() == word);
+        wanted
+            .push(status.ok_or_else(|| ApiError::new(400, "bad_status", format!("{word:?} is no status")))?);
+    }
+    let gateway = &operating.gateway;
+    let peers: Vec<Value> = gateway.ledger.read(|book| {
+        book.peers()
+            .filter(|peer| wanted.is_empty() || wanted.contains(&peer.status))
+            .filter(|peer| filter.spawn_mode.is_none_or(|mode| peer.mode == mode))
+            .map(|peer| peer_view(gateway, peer))
+            .collect()
+    });
+    Ok(Json(json!({ "data": peers })))
+}
+
+/// A peer by its id, or by the alias of a live one.
+fn find(operating: &Operating, text: &str) -> Result<PeerId, ApiError> {
+    let by_id = Uuid::try_parse(text).ok().map(PeerId);
+    let found = operating.gateway.ledger.read(|book| {
+        book.peers()
+            .filter(|peer| Some(peer.id) == by_id || peer.alias.as_str() == text)
+            .max_by_key(|peer| (peer.status.is_live(), peer.id))
+            .map(|peer| peer.id)
+    });
+    found.ok_or_else(|| ApiError::new(404, "unknown_peer", format!("there is no peer {text}")))
+}
+
+async fn show(State(operating): State<Operating>, Path(peer): Path<String>) -> Result<Json<Value>, ApiError> {
+    let id = find(&operating, &peer)?;
+    let peer = operating
+        .gateway
+        .ledger
+        .read(|book| book.peer(&id).map(|peer| peer_view(&operating.gateway, peer)));
+    Ok(Json(json!({ "data": peer })))
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Propose {
+    remote_instance_url: Option<String>,
+    alias: Option<String>,
+    spawn_role: Option<String>,
+    spawn_mode: Option<String>,
+    token_ttl_seconds: Option<i64>,
+    expect_ca: Option<String>,
+}
+
+/// Reads a word of a small vocabulary.
+fn word<T: for<'a> Deserialize<'a> + Default>(text: Option<&str>, field: &str) -> Result<T, ApiError> {
+    match text {
+        None => Ok(T::default()),
+        Some(text) => serde_json::from_value(Value::String(text.to_owned()))
+            .map_err(|_| ApiError::new(400, "bad_request", format!("{field} {text:?} is unknown"))),
+    }
+}
+
+async fn propose(
+    State(operating): State<Operating>,
+    bytes: Bytes,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let asked: Propose = body(&bytes)?;
+    let url = asked.remote_instance_url.filter(|url| !url.trim().is_empty());
+    let url = url.ok_or_else(|| ApiError::new(400, "bad_request", "remote_instance_url is missing"))?;
+    let role: SpawnRole = word(asked.spawn_role.as_deref(), "spawn_role")?;
+    let mode: SpawnMode = word(asked.spawn_mode.as_deref(), "spawn_mode")?;
+    let url =
+        PeerUrl::new(&url).map_err(|error: UrlError| ApiError::new(422, "bad_url", error.to_string()))?;
+    let alias = asked.alias.map(|alias| Name::new(&alias)).transpose();
+    let alias = alias.map_err(|error| ApiError::new(422, "bad_alias", error.to_string()))?;
+    let expect_ca = asked.expect_ca.map(|text| text.parse()).transpose();
+    let proposal = Proposal {
+        url,
+        alias,
+        role,
+        mode,
+        token_ttl_seconds: asked
+            .token_ttl_seconds
+            .and_then(|seconds| u64::try_from(seconds).ok()),
+        expect_ca: expect_ca.map_err(|error: &str| ApiError::new(422, "bad_fingerprint", error))?,
+    };
+    let (mut secret, mut id) = ([0; 32], [0; 10]);
+    (operating.random)(&mut secret);
+    (operating.random)(&mut id);
+    let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
+    let proposed = blocking(move || gateway.propose(&proposal, secret, id, wall)).await??;
+    let data = json!({
+        "peer": peer_view(&operating.gateway, &proposed.peer),
+        "acceptance_token": proposed.token.reveal(),
+    });
+    Ok((StatusCode::CREATED, Json(json!({ "data": data }))))
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Change {
+    acceptance_token: Option<String>,
+    reason: Option<String>,
+    token_ttl_seconds: Option<i64>,
+}
+
+fn change(bytes: &Bytes) -> Result<Change, ApiError> {
+    if bytes.is_empty() {
+        Ok(Change::default())
+    } else {
+        body(bytes)
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| ApiError::internal(&error))
+}
+
+async fn accept(
+    State(operating): State<Operating>,
+    Path(peer): Path<String>,
+    bytes: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let id = find(&operating, &peer)?;
+    let token = change(&bytes)?
+        .acceptance_token
+        .filter(|token| !token.trim().is_empty());
+    let token = token.ok_or_else(|| ApiError::new(400, "bad_request", "acceptance_token is missing"))?;
+    let peer = operating.gateway.take(id, &token, (operating.wall)()).await?;
+    Ok(Json(
+        json!({ "data": { "peer": peer_view(&operating.gateway, &peer) } }),
+    ))
+}
+
+/// One change of one peer.
+async fn changed(
+    operating: &Operating,
+    peer: &str,
+    work: impl FnOnce(&Gateway, PeerId, Moment) -> Result<Peer, OperatorError> + Send + 'static,
+) -> Result<Json<Value>, ApiError> {
+    let id = find(operating, peer)?;
+    let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
+    let peer = blocking(move || work(&gateway, id, wall)).await??;
+    Ok(Json(
+        json!({ "data": { "peer": peer_view(&operating.gateway, &peer) } }),
+    ))
+}
+
+async fn verify(
+    State(operating): State<Operating>,
+    Path(peer): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    changed(&operating, &peer, Gateway::verify).await
+}
+
+async fn resume(
+    State(operating): State<Operating>,
+    Path(peer): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    changed(&operating, &peer, Gateway::resume).await
+}
+
+async fn suspend(
+    State(operating): State<Operating>,
+    Path(peer): Path<String>,
+    bytes: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let reason = change(&bytes)?
+        .reason
+        .unwrap_or_else(|| "by the operator".to_owned());
+    changed(&operating, &peer, move |gateway, id, wall| {
+        gateway.suspend(id, &reason, wall)
+    })
+    .await
+}
+
+async fn revoke(
+    State(operating): State<Operating>,
+    Path(peer): Path<String>,
+    bytes: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let reason = change(&bytes)?
+        .reason
+        .unwrap_or_else(|| "by the operator".to_owned());
+    changed(&operating, &peer, move |gateway, id, wall| {
+        gateway.revoke(id, &reason, wall)
+    })
+    .await
+}
+
+async fn rotate_token(
+    State(operating): State<Operating>,
+    Path(peer): Path<String>,
+    bytes: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let id = find(&operating, &peer)?;
+    let ttl = change(&bytes)?
+        .token_ttl_seconds
+        .and_then(|seconds| u64::try_from(seconds).ok());
+    let mut secret = [0; 32];
+    (operating.random)(&mut secret);
+    let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
+    let proposed = blocking(move || gateway.rotate_token(id, ttl, secret, wall)).await??;
+    let data = json!({
+        "peer": peer_view(&operating.gateway, &proposed.peer),
+        "acceptance_token": proposed.token.reveal(),
+    });
+    Ok(Json(json!({ "data": data })))
+}
+
+#[derive(Deserialize)]
+struct Tail {
+    count: Option<usize>,
+    verify: Option<bool>,
+}
+
+async fn audit(
+    State(operating): State<Operating>,
+    Query(tail): Query<Tail>,
+) -> Result<Json<Value>, ApiError> {
+    let gateway = Arc::clone(&operating.gateway);
+    let (verified, records) = blocking(move || {
+        let verified = tail
+            .verify
+            .unwrap_or(false)
+            .then(|| gateway.ledger.audit_verify());
+        let records = gateway.ledger.audit_tail(tail.count.unwrap_or(100).min(5_000));
+        (verified, records)
+    })
+    .await?;
+    let records = records.map_err(|error| ApiError::internal(&error))?;
+    let verified = match verified {
+        None => Value::Null,
+        Some(Ok(head)) => {
+            json!({ "ok": true, "head": head.to_string(), "shows": "only that this copy is consistent with itself" })
+        }
+        Some(Err(error)) => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            json!({ "ok": false, "error": cause.unwrap_or_else(|| error.to_string()) })
+        }
+    };
+    let head = operating.gateway.ledger.head().to_string();
+    Ok(Json(
+        json!({ "data": { "records": records, "head": head, "verified": verified } }),
+    ))
+}
+
+async fn site(State(operating): State<Operating>) -> Json<Value> {
+    let gateway = &operating.gateway;
+    Json(json!({ "data": {
+        "site_id": gateway.site,
+        "node": gateway.node,
+        "url": gateway.settings.url,
+        "ca_fingerprint": gateway.ca.fingerprint().to_string(),
+        "ca_pem": gateway.ca.pem(),
+    } }))
+}

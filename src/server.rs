@@ -1,0 +1,341 @@
+//! `sdwand serve`: the composition root of a site's gateway. It needs no capabilities, and never touches the host.
+//!
+//! ```text
+//! peers ── mTLS ──▶ listener ─┐
+//! operator ── api.sock ───────┼─▶ gateway ─▶ ledger, CA      <state_dir>-serve
+//! timers ── pulse ── beats ───┘      │
+//!                                    └─▶ calls to peers
+//! ```
+
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::api::federation_api::Serving;
+use crate::api::limits::Limits;
+use crate::api::listener;
+use crate::api::operator::{self, Operating};
+use crate::config::{self, Diagnostics};
+use crate::federation::dial::DialError;
+use crate::federation::gateway::{Gateway, Heard, Settings};
+use crate::federation::ledger::{Ledger, LedgerError};
+use crate::federation::moment::Moment;
+use crate::federation::peer::{Peer, PeerId, Status};
+use crate::federation::pki::tls::{CurrentLeaf, PossessionOnly, server_config};
+use crate::federation::pki::{Leaf, PkiError, SiteCa, Usage};
+use crate::federation::pulse::Pulse;
+use crate::federation::site::SiteId;
+use crate::federation::url::{PeerUrl, UrlError};
+use crate::host::system_now;
+use crate::model::Fleet;
+use crate::model::host::{Federation, HostConfig};
+
+/// The operator's socket, in the run folder.
+pub const SOCKET: &str = "api.sock";
+
+/// How often it is looked who is due.
+const TICK: Duration = Duration::from_millis(250);
+/// How often the ledger is told when peers were last heard of.
+const FLUSH: Duration = Duration::from_secs(10);
+
+/// Why the gateway doesn't run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The configuration is bad.
+    #[error(transparent)]
+    Config(#[from] Diagnostics),
+    /// This host isn't a gateway.
+    #[error("{0} has no [federation] table: it is for a site's gateway, which `gateways` of [site] names")]
+    NotAGateway(PathBuf),
+    /// Its own URL is none.
+    #[error("[federation] url")]
+    Url(#[from] UrlError),
+    /// The ledger can't be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The CA can't be used.
+    #[error("the site's CA")]
+    Pki(#[from] PkiError),
+    /// A file, folder or socket can't be made.
+    #[error("{what} {path}")]
+    Path {
+        /// What was tried.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The runtime refused something.
+    #[error("{0}")]
+    Runtime(&'static str, #[source] std::io::Error),
+}
+
+fn at(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> ServeError {
+    let path = path.to_owned();
+    move |source| ServeError::Path { what, path, source }
+}
+
+/// Where the gateway keeps its ledger and its CA: beside the state folder of `sdwand run`, whose user is another.
+#[must_use]
+pub fn state_dir(own: &HostConfig) -> PathBuf {
+    let mut name = own.state_dir.clone().into_os_string();
+    name.push("-serve");
+    name.into()
+}
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// The configuration is bad, this host isn't a gateway, or something of what it needs can't be had.
+pub async fn run(config: &Path) -> Result<(), ServeError> {
+    let (own, _) = config::load_host(config)?;
+    let fleet = config::load_fleet(&own.fleet_dir)?.fleet;
+    crate::log::start(&own.log);
+    let federation = own
+        .federation
+        .clone()
+        .ok_or_else(|| ServeError::NotAGateway(config.to_owned()))?;
+    let folder = state_dir(&own);
+    for (path, mode) in [(&folder, 0o700), (&own.run_dir, 0o755)] {
+        let mut builder = std::fs::DirBuilder::new();
+        builder
+            .recursive(true)
+            .mode(mode)
+            .create(path)
+            .map_err(at("creating", path))?;
+    }
+    let lock = crate::sys::lock::FileLock::acquire(&folder.join("lock"))
+        .map_err(|error| at("locking", &folder)(std::io::Error::other(error.to_string())))?;
+    let gateway = Arc::new(gateway(&own, &federation, &fleet, &folder)?);
+    let mut leaf = gateway
+        .ca
+        .issue(&gateway.site, &gateway.node, Usage::Serve, wall())?;
+    let current = Arc::new(CurrentLeaf::new(&leaf)?);
+    let verifier = Arc::new(PossessionOnly::default());
+    let tls = Arc::new(server_config(Arc::clone(&current) as _, Arc::clone(&verifier))?);
+    let tcp = TcpListener::bind(federation.listen)
+        .await
+        .map_err(|error| ServeError::Runtime("listening on [federation] listen", error))?;
+    let (stop, stopped) = watch::channel(false);
+    let (heard, mut calls) = mpsc::unbounded_channel();
+    let serving = Serving {
+        gateway: Arc::clone(&gateway),
+        wall,
+        heard: Arc::new(move |id| {
+            // Without a receiver all is stopping.
+            let _ = heard.send(id);
+        }),
+        limits: Arc::new(Limits::new(monotonic)),
+    };
+    let peers = tokio::spawn(listener::serve(tcp, tls, serving, stopped));
+    let socket = own.run_dir.join(SOCKET);
+    let operators = tokio::spawn(axum::serve(unix(&socket)?, operator_router(&gateway)).into_future());
+    tracing::info!(site = %gateway.site, listen = %federation.listen, ca = %gateway.ca.fingerprint(), "serving");
+    let driver = drive(&gateway, &mut calls, &verifier, &current, &mut leaf);
+    let outcome = tokio::select! {
+        ended = until_told() => ended,
+        () = driver => Ok(()),
+    };
+    let _ = stop.send(true);
+    operators.abort();
+    let _ = tokio::time::timeout(Duration::from_secs(5), peers).await;
+    if let Err(error) = gateway.flush(wall()) {
+        tracing::warn!(%error, "the ledger wasn't told when peers were last heard of");
+    }
+    let _ = std::fs::remove_file(&socket);
+    drop(lock);
+    outcome
+}
+
+fn gateway(
+    own: &HostConfig,
+    federation: &Federation,
+    fleet: &Fleet,
+    folder: &Path,
+) -> Result<Gateway, ServeError> {
+    let site = SiteId::of(&fleet.site.name, fleet.site.prefix);
+    let url = federation.url.as_deref().filter(|_| federation.dialable);
+    Ok(Gateway {
+        ca: authority(folder, &site)?,
+        ledger: Arc::new(Ledger::open(&folder.join("ledger.db"))?),
+        settings: Settings {
+            url: url.map(PeerUrl::new).transpose()?,
+            jurisdiction: federation.jurisdiction.clone(),
+            stale_after: federation.stale_after,
+            heartbeat: federation.heartbeat,
+        },
+        heard: Heard::default(),
+        node: own.node.clone(),
+        site,
+    })
+}
+
+fn wall() -> Moment {
+    system_now().into()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the gateway's monotonic clock")]
+fn monotonic() -> Instant {
+    Instant::now()
+}
+
+fn random(bytes: &mut [u8]) {
+    // Without randomness there is no secret: nothing may go on.
+    getrandom::fill(bytes).expect("the system gives random bytes");
+}
+
+fn operator_router(gateway: &Arc<Gateway>) -> axum::Router {
+    operator::router(Operating {
+        gateway: Arc::clone(gateway),
+        wall,
+        random,
+    })
+}
+
+async fn until_told() -> Result<(), ServeError> {
+    let on = |kind| signal(kind).map_err(|error| ServeError::Runtime("listening for signals", error));
+    let (mut terminate, mut interrupt) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The operator's socket: who may open it may do everything. A stale one is replaced: the lock proves its owner dead.
+fn unix(path: &Path) -> Result<UnixListener, ServeError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(at("removing", path)(error));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(path).map_err(at("listening on", path))?;
+    let mode = std::fs::Permissions::from_mode(0o660);
+    std::fs::set_permissions(path, mode).map_err(at("setting the mode of", path))?;
+    Ok(listener)
+}
+
+/// The site's CA, drawn at the first start. The key is written first: a certificate without it would be worthless.
+fn authority(folder: &Path, site: &SiteId) -> Result<SiteCa, ServeError> {
+    let (certificate, key) = (folder.join("ca.pem"), folder.join("ca.key"));
+    if certificate.exists() {
+        let pem = std::fs::read_to_string(&certificate).map_err(at("reading", &certificate))?;
+        let secret = zeroize::Zeroizing::new(std::fs::read_to_string(&key).map_err(at("reading", &key))?);
+        return Ok(SiteCa::load(&pem, &secret)?);
+    }
+    let (ca, secret) = SiteCa::generate(site, wall())?;
+    for (path, text, mode) in [(&key, secret.as_str(), 0o600), (&certificate, ca.pem(), 0o644)] {
+        let written = std::fs::File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(path)
+            .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
+        written.map_err(at("writing", path))?;
+    }
+    tracing::info!(fingerprint = %ca.fingerprint(), "drew the site's CA");
+    Ok(ca)
+}
+
+/// The timers: beats, silence, renewal of our own certificate, and what the ledger is told from time to time.
+async fn drive(
+    gateway: &Arc<Gateway>,
+    calls: &mut mpsc::UnboundedReceiver<PeerId>,
+    verifier: &PossessionOnly,
+    current: &CurrentLeaf,
+    leaf: &mut Leaf,
+) {
+    let mut pulse = Pulse::new(
+        gateway.settings.heartbeat,
+        gateway.settings.stale_after,
+        monotonic(),
+    );
+    let (done, mut ended) = mpsc::unbounded_channel::<(PeerId, Result<(), DialError>)>();
+    let mut ticks = tokio::time::interval(TICK);
+    let mut flushed = monotonic();
+    loop {
+        tokio::select! {
+            Some(id) = calls.recv() => pulse.heard(id, monotonic()),
+            Some((id, outcome)) = ended.recv() => after_beat(gateway, &mut pulse, id, &outcome),
+            _ = ticks.tick() => {
+                let (now, peers) = (monotonic(), standing(gateway));
+                verifier.require(!gateway.ledger.read(crate::federation::ledger::Book::has_offers));
+                for id in pulse.silent(&peers, now) {
+                    degrade(gateway, id, "heartbeat_stale");
+                }
+                for (id, sequence) in pulse.due(&peers, now) {
+                    let (gateway, done) = (Arc::clone(gateway), done.clone());
+                    tokio::spawn(async move { let _ = done.send((id, beat(&gateway, id, sequence).await)); });
+                }
+                if now.duration_since(flushed) >= FLUSH {
+                    flushed = now;
+                    if let Err(error) = gateway.flush(wall()) {
+                        tracing::error!(%error, "the ledger can't be written");
+                    }
+                }
+                renew(gateway, current, leaf);
+            }
+        }
+    }
+}
+
+fn standing(gateway: &Gateway) -> Vec<(PeerId, Status)> {
+    gateway
+        .ledger
+        .read(|book| book.peers().map(|peer| (peer.id, peer.status)).collect())
+}
+
+async fn beat(gateway: &Gateway, id: PeerId, sequence: u64) -> Result<(), DialError> {
+    let peer: Option<Peer> = gateway
+        .ledger
+        .read(|book| book.peer(&id).map(|peer| (**peer).clone()));
+    let peer = peer.ok_or(DialError::NoTrust(id))?;
+    let mut nonce = [0; 16];
+    random(&mut nonce);
+    gateway.beat_to(&peer, nonce, sequence, wall()).await
+}
+
+fn after_beat(gateway: &Gateway, pulse: &mut Pulse, id: PeerId, outcome: &Result<(), DialError>) {
+    let mut jitter = [0];
+    random(&mut jitter);
+    pulse.ended(id, outcome.is_ok(), f64::from(jitter[0]) / 255.0, monotonic());
+    if let Err(error) = outcome {
+        tracing::debug!(peer = %id, %error, "a beat wasn't answered");
+        if error.is_refusal() {
+            degrade(gateway, id, "refused_by_peer");
+        }
+    }
+}
+
+fn degrade(gateway: &Gateway, id: PeerId, reason: &str) {
+    match gateway.degrade(id, reason, wall()) {
+        Ok(true) => tracing::warn!(peer = %id, reason, "a peer is degraded"),
+        Ok(false) => {}
+        Err(error) => tracing::error!(%error, "the ledger can't be written"),
+    }
+}
+
+fn renew(gateway: &Gateway, current: &CurrentLeaf, leaf: &mut Leaf) {
+    let now = wall();
+    if now < leaf.renew_at {
+        return;
+    }
+    let renewed = gateway.ca.issue(&gateway.site, &gateway.node, Usage::Serve, now);
+    match renewed.and_then(|renewed| current.replace(&renewed).map(|()| renewed)) {
+        Ok(renewed) => *leaf = renewed,
+        Err(error) => {
+            tracing::error!(%error, not_after = %leaf.not_after, "our certificate can't be renewed");
+        }
+    }
+}
