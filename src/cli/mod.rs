@@ -4,6 +4,7 @@
 //! or changes are pending (`plan`). Results go to standard output, everything else to standard error.
 
 mod editor;
+mod federation;
 mod offline;
 mod online;
 mod status;
@@ -89,6 +90,21 @@ Exit status: 0 nothing to do, 2 changes pending, 1 an error.")]
 
 SIGHUP reads the configuration again. SIGTERM stops; kernel tunnels, routes and rules stay.")]
     Run,
+    /// Serve the site's federation API, on its gateway, until stopped; needs no privileges
+    #[command(after_help = "Example:
+  sdwand --config /etc/sdwand/sdwand.toml serve
+
+Reads [federation] of sdwand.toml. The ledger and the site's CA are in <state_dir>-serve.")]
+    Serve,
+    /// Other sites that this one federates with
+    #[command(subcommand)]
+    Peer(federation::PeerCommand),
+    /// What happened to peers, in a chain that shows tampering
+    #[command(subcommand)]
+    Audit(federation::AuditCommand),
+    /// What this site vouches with
+    #[command(subcommand)]
+    Pki(federation::PkiCommand),
     /// Show networks, peers, rules and conditions
     #[command(after_help = "Examples:
   sdwand status --watch
@@ -280,6 +296,10 @@ fn dispatch(global: &Global, command: Command) -> Result<ExitCode, CliError> {
         Command::Plan => runtime(online::plan(global)),
         Command::Apply(args) => runtime(online::apply(global, args.plan)),
         Command::Run => runtime(online::run(global)),
+        Command::Serve => runtime(federation::serve(global)),
+        Command::Peer(command) => runtime(federation::peer(global, command)),
+        Command::Audit(command) => runtime(federation::audit(global, command)),
+        Command::Pki(command) => runtime(federation::pki(global, command)),
         Command::Status(args) => runtime(status::status(global, args.watch)),
         Command::Down => runtime(online::down(global)),
         Command::Completions { shell } => {

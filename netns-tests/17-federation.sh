@@ -1,0 +1,117 @@
+#!/bin/bash
+# Two sovereign sites, from a token to an active peering, by the command line; serve runs as nobody.
+#
+#     ga ── wan ── gb        each the gateway of a site of its own, with its own CA and ledger
+. "$(dirname "$0")/lab/lib.sh"
+lab_binary
+
+mkhost ga gb
+underlay ga gb
+declare -A SITE_OF=([ga]=site-a [gb]=site-b) PREFIX_OF=([ga]=fd0a:0:1::/48 [gb]=fd0b:0:2::/48) SERVE=()
+for host in ga gb; do
+  etc=$LAB/hosts/$host/etc
+  mkdir -p "$etc/fleet.d"
+  cat >"$etc/sdwand.toml" <<TOML
+format = 1
+node = "$host"
+state_dir = "/run/state/sdwand"
+[federation]
+listen = "[::]:8443"
+url = "https://${V4[$host]}:8443"
+heartbeat_seconds = 1
+stale_after_seconds = 4
+jurisdiction = "JP"
+TOML
+  cat >"$etc/fleet.d/00-site.toml" <<TOML
+format = 1
+[site]
+name = "${SITE_OF[$host]}"
+prefix = "${PREFIX_OF[$host]}"
+gateways = ["$host"]
+[[nodes]]
+name = "$host"
+public_key = "$(wg genkey | wg pubkey)"
+host_id = 1
+TOML
+  on "$host" install -d -o 65534 -g 65534 /run/state /run/sdwand
+done
+# As a user who is nobody, and without any way to become more.
+start_serve() {
+  nsenter --target "${HOST_PID[$1]}" --net --mount -- setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs \
+    --bounding-set=-all "$SDWAND_BIN" serve </dev/null >>"$LAB/hosts/$1/serve.log" 2>&1 &
+  SERVE[$1]=$!
+  require wait_for "$1: the gateway answers" 10 sdw "$1" peer list
+}
+stop_serve() { # HOST SIGNAL
+  kill "-$2" "${SERVE[$1]}"
+  wait "${SERVE[$1]}" 2>/dev/null || true
+}
+start_serve ga
+start_serve gb
+check "serve has no capability" grep -qx $'CapEff:\t0000000000000000' "/proc/${SERVE[ga]}/status"
+expect "the CA's key is its user's alone" '600 65534' on ga stat -c '%a %u' /run/state/sdwand-serve/ca.key
+is() { # HOST STATUS: of its live peer
+  [[ $(sdw "$1" peer list --json | jq -r '.[] | select(.status != "revoked") | .status') = "$2" ]]
+}
+
+# --- From a token to an active peering.
+sdw ga peer propose "https://${V4[gb]}:8443" --name site-b --json >"$LAB/proposed"
+jq -r .acceptance_token "$LAB/proposed" >"$LAB/token"
+secret=$(cut -d . -f 2 "$LAB/token")
+check "the proposal has a token" grep -q '^sdw1\.' "$LAB/token"
+sdw ga peer show site-b --json >"$LAB/shown"
+refute "which nobody is shown again" grep -F "$secret" "$LAB/shown"
+refute "nor is it in the ledger" grep -rF "$secret" "$LAB/hosts/ga/run/state"
+status "a damaged token is refused before anything is dialled" 1 \
+  sdw gb peer accept "https://${V4[ga]}:8443" --token "$(cut -c 2- "$LAB/token")"
+expect "and nothing is registered" '[]' sdw gb peer list --json
+start=$(now_ms)
+accept() { sdw gb peer accept "https://${V4[ga]}:8443" --name site-a --token - <"$LAB/token"; }
+check "accept, and wait until it is active" accept
+took=$(( $(now_ms) - start ))
+note "active after $took ms"
+check "within 10 s" eval '(( took < 10000 * LAB_SLOW ))'
+wait_for "so it is on the other side" 10 is ga active
+words() { sdw "$1" peer show "$2" --json | jq -r .verification_words; }
+check "both operators see the same six words" eval '[[ $(words ga site-b) = "$(words gb site-a)" && $(words ga site-b | wc -w) = 6 ]]'
+status "the token is used" 1 accept
+
+# --- Suspended and resumed.
+check "suspend" sdw ga peer suspend site-b --reason test
+wait_for "the other side is refused, and says so" 10 is gb degraded
+check "resume" sdw ga peer resume site-b
+wait_for "active again" 10 is ga active
+wait_for "on both sides" 20 is gb active
+
+# --- Restarts, also by force: nobody has to do anything.
+heard_since() { # HOST TIME
+  [[ $(sdw "$1" peer list --json | jq -r '.[] | select(.status == "active") | .last_heartbeat_at') > $2 ]]
+}
+stop_serve gb KILL
+at=$(date -u +%FT%TZ)
+start_serve gb
+wait_for "after a kill, the beats go on" 20 heard_since gb "$at"
+stop_serve ga TERM
+at=$(date -u +%FT%TZ)
+start_serve ga
+wait_for "after a stop, too" 20 heard_since ga "$at"
+wait_for "on both sides" 20 heard_since gb "$at"
+
+# --- A partition.
+on wan ip link set to-gb down
+wait_for "cut off, each degrades the other" 20 is ga degraded
+wait_for "by itself" 20 is gb degraded
+on wan ip link set to-gb up
+wait_for "and heals" 30 is ga active
+wait_for "by itself" 30 is gb active
+
+# --- The end.
+check "revoke" sdw ga peer revoke site-b --reason over
+wait_for "the other side is refused" 10 is gb degraded
+status "nothing brings it back" 1 sdw ga peer resume site-b
+for host in ga gb; do check "$host: the audit is whole" sdw "$host" audit verify; done
+sdw ga audit tail --json >"$LAB/audit"
+for happened in proposed enrolled active suspended degraded revoked; do
+  check "it tells of $happened" jq -e --arg kind "federation.peer.$happened" 'any(.[]; .kind == $kind)' "$LAB/audit"
+done
+refute "no secret is in the logs" grep -F "$secret" "$LAB/hosts/ga/serve.log" "$LAB/hosts/gb/serve.log"

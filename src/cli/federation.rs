@@ -1,0 +1,427 @@
+//! Commands of a site's gateway: `serve`, and what its operator asks it over `api.sock`.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal as _, Read as _, stderr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::UnixStream;
+
+use super::{CliError, Global};
+use crate::api::operator::API;
+use crate::config;
+use crate::federation::token::AcceptanceToken;
+use crate::server;
+
+/// How often a peer's status is looked at while its acceptance is waited for.
+const LOOK: Duration = Duration::from_millis(250);
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PeerCommand {
+    /// Propose a peering: prints the token for the other operator, once
+    #[command(after_help = "Example:
+  sdwand peer propose https://site-b.example.com:8443 --name site-b
+
+Nobody is contacted. Hand the token over out of band; it carries the fingerprint of this site's CA.")]
+    Propose(Propose),
+    /// Take another operator's token to its site: registers the peer and accepts in one
+    #[command(after_help = "Example:
+  sdwand peer accept https://site-a.example.com:8443 --name site-a --token - < token.txt
+
+With `--token -` the token is read from standard input, where other users of this host don't see it.")]
+    Accept(Accept),
+    /// All peers
+    #[command(after_help = "Example:
+  sdwand peer list --json | jq -r '.[] | select(.status != \"active\") | .alias'")]
+    List,
+    /// One peer, with everything that is known of it
+    #[command(after_help = "Example:
+  sdwand peer show site-b")]
+    Show(Which),
+    /// Note that both operators see the same six words
+    #[command(after_help = "Example:
+  sdwand peer show site-b      # compare the words with the other operator, by voice
+  sdwand peer verify site-b")]
+    Verify(Which),
+    /// Stop a peer for the time being: its certificates are good for nothing
+    #[command(after_help = "Example:
+  sdwand peer suspend site-b --reason 'maintenance until 18:00'")]
+    Suspend(Reason),
+    /// Let a suspended peer go on
+    #[command(after_help = "Example:
+  sdwand peer resume site-b")]
+    Resume(Which),
+    /// End a peering for good; the row stays as history
+    #[command(after_help = "Example:
+  sdwand peer revoke site-b --reason 'contract ended'")]
+    Revoke(Reason),
+    /// Draw another token for a peer that is still proposed; the old one is dead
+    #[command(after_help = "Example:
+  sdwand peer rotate-token site-b")]
+    RotateToken(Which),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Propose {
+    /// Where the other site's API is
+    url: String,
+    /// What this site calls it; else after its host
+    #[arg(long, value_name = "ALIAS")]
+    name: Option<String>,
+    /// How long the token lives, in seconds [default: 7 days]
+    #[arg(long, value_name = "SECONDS")]
+    ttl: Option<u64>,
+    /// Only this CA may answer: its fingerprint, as `pki show` prints it there
+    #[arg(long, value_name = "FINGERPRINT")]
+    expect_ca: Option<String>,
+    /// symmetric, parent or child
+    #[arg(long, default_value = "symmetric")]
+    role: String,
+    /// `out_of_band`, `managed_child`, `autonomous_peer` or `cluster_member`
+    #[arg(long, default_value = "out_of_band")]
+    mode: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Accept {
+    /// Where the other site's API is
+    url: String,
+    /// The token; `-` reads it from standard input
+    #[arg(long)]
+    token: String,
+    /// What this site calls the other; else after its host
+    #[arg(long, value_name = "ALIAS")]
+    name: Option<String>,
+    /// How many seconds to wait until the peer is active
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    wait: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Which {
+    /// Its alias or id
+    peer: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Reason {
+    /// Its alias or id
+    peer: String,
+    /// Why, for the audit
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AuditCommand {
+    /// The last records
+    #[command(after_help = "Example:
+  sdwand audit tail --count 20")]
+    Tail {
+        /// How many
+        #[arg(long, default_value_t = 50)]
+        count: usize,
+    },
+    /// Recompute the whole chain
+    #[command(after_help = "Example:
+  sdwand audit verify")]
+    Verify,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PkiCommand {
+    /// This site's id and CA
+    #[command(after_help = "Example:
+  sdwand pki show")]
+    Show,
+}
+
+pub(super) async fn serve(global: &Global) -> Result<ExitCode, CliError> {
+    match Box::pin(server::run(&global.config)).await {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(server::ServeError::Config(diagnostics)) => Err(CliError::Config(diagnostics)),
+        Err(error) => Err(CliError::new(&error)),
+    }
+}
+
+pub(super) async fn peer(global: &Global, command: PeerCommand) -> Result<ExitCode, CliError> {
+    let api = Api::open(global)?;
+    let post = async |which: &str, verb: &str, body: Value| {
+        let answer = api
+            .ask(Method::POST, &format!("{API}/{which}/{verb}"), Some(body))
+            .await?;
+        show(global, &answer["peer"])
+    };
+    match command {
+        PeerCommand::Propose(asked) => {
+            let body = json!({
+                "remote_instance_url": asked.url, "alias": asked.name, "token_ttl_seconds": asked.ttl,
+                "expect_ca": asked.expect_ca, "spawn_role": asked.role, "spawn_mode": asked.mode,
+            });
+            let answer = api.ask(Method::POST, API, Some(body)).await?;
+            offered(global, &answer)
+        }
+        PeerCommand::Accept(asked) => accept(global, &api, asked).await,
+        PeerCommand::List => {
+            let peers = api.ask(Method::GET, API, None).await?;
+            let mut text = String::new();
+            for peer in peers.as_array().into_iter().flatten() {
+                let words = ["alias", "status", "remote_instance_url", "last_heartbeat_at"];
+                let [alias, status, url, heard] = words.map(|key| peer[key].as_str().unwrap_or("-"));
+                let _ = writeln!(text, "{alias:<24} {status:<10} {url:<44} {heard}");
+            }
+            global.print(&peers, if text.is_empty() { "no peers\n" } else { &text })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        PeerCommand::Show(which) => {
+            let peer = api
+                .ask(Method::GET, &format!("{API}/{}", which.peer), None)
+                .await?;
+            show(global, &peer)
+        }
+        PeerCommand::Verify(which) => post(&which.peer, "verify", json!({})).await,
+        PeerCommand::Resume(which) => post(&which.peer, "resume", json!({})).await,
+        PeerCommand::Suspend(asked) => post(&asked.peer, "suspend", json!({ "reason": asked.reason })).await,
+        PeerCommand::Revoke(asked) => post(&asked.peer, "revoke", json!({ "reason": asked.reason })).await,
+        PeerCommand::RotateToken(which) => {
+            let path = format!("{API}/{}/rotate-token", which.peer);
+            let answer = api.ask(Method::POST, &path, Some(json!({}))).await?;
+            offered(global, &answer)
+        }
+    }
+}
+
+pub(super) async fn audit(global: &Global, command: AuditCommand) -> Result<ExitCode, CliError> {
+    let api = Api::open(global)?;
+    match command {
+        AuditCommand::Tail { count } => {
+            let path = format!("/api/v1/system/federation/audit?count={count}");
+            let answer = api.ask(Method::GET, &path, None).await?;
+            let mut text = String::new();
+            for record in answer["records"].as_array().into_iter().flatten() {
+                let (at, kind) = (
+                    record["at"].as_str().unwrap_or("-"),
+                    record["kind"].as_str().unwrap_or("-"),
+                );
+                let peer = record["peer"].as_str().unwrap_or("-");
+                let _ = writeln!(text, "{at:<26} {kind:<40} {peer} {}", record["payload"]);
+            }
+            global.print(&answer["records"], &text)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        AuditCommand::Verify => {
+            let path = "/api/v1/system/federation/audit?count=0&verify=true";
+            let answer = api.ask(Method::GET, path, None).await?;
+            let verified = &answer["verified"];
+            let ok = verified["ok"] == true;
+            let text = if ok {
+                format!(
+                    "the chain is whole: {} (this shows that the copy is consistent with itself)\n",
+                    verified["head"].as_str().unwrap_or("-")
+                )
+            } else {
+                format!("BROKEN: {}\n", verified["error"].as_str().unwrap_or("-"))
+            };
+            global.print(verified, &text)?;
+            Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}
+
+pub(super) async fn pki(global: &Global, command: PkiCommand) -> Result<ExitCode, CliError> {
+    let PkiCommand::Show = command;
+    let site = Api::open(global)?
+        .ask(Method::GET, "/api/v1/system/federation/site", None)
+        .await?;
+    let word = |key: &str| site[key].as_str().unwrap_or("-").to_owned();
+    let text = format!(
+        "site {}\nurl  {}\nCA   {}\n{}",
+        word("site_id"),
+        word("url"),
+        word("ca_fingerprint"),
+        word("ca_pem")
+    );
+    global.print(&site, &text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A peer that was proposed, and its token.
+fn offered(global: &Global, answer: &Value) -> Result<ExitCode, CliError> {
+    let word = |key: &str| answer["peer"][key].as_str().unwrap_or("-");
+    let text = format!(
+        "peer {} ({}), proposed; the token is good until {} and is shown this once:\n\n{}\n\nThe other operator runs:\n  sdwand peer accept URL-OF-THIS-SITE --token -\n",
+        word("alias"),
+        word("id"),
+        word("acceptance_token_expires_at"),
+        answer["acceptance_token"].as_str().unwrap_or("-"),
+    );
+    global.print(answer, &text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(global: &Global, peer: &Value) -> Result<ExitCode, CliError> {
+    let mut text = String::new();
+    for key in [
+        "alias",
+        "id",
+        "status",
+        "since",
+        "reason",
+        "remote_instance_url",
+        "site_id",
+        "remote_prefix_advertisement",
+        "spawn_role",
+        "spawn_mode",
+        "verification_words",
+        "verified",
+        "last_handshake_at",
+        "last_heartbeat_at",
+        "acceptance_token_expires_at",
+        "platform_version",
+        "data_residency",
+        "generation",
+    ] {
+        match &peer[key] {
+            Value::Null => {}
+            Value::String(value) => {
+                let _ = writeln!(text, "{key:<28} {value}");
+            }
+            value @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+                let _ = writeln!(text, "{key:<28} {value}");
+            }
+        }
+    }
+    global.print(peer, &text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Registers the peer, unless it is, takes the token to it, and waits until it is active.
+async fn accept(global: &Global, api: &Api, asked: Accept) -> Result<ExitCode, CliError> {
+    let mut token = zeroize::Zeroizing::new(asked.token);
+    if token.as_str() == "-" {
+        token.clear();
+        let read = std::io::stdin().take(4_096).read_to_string(&mut token);
+        read.map_err(|error| CliError::Other(format!("reading the token: {error}")))?;
+    }
+    // A damaged token is told before anything is written.
+    AcceptanceToken::parse(&token).map_err(|error| CliError::new(&error))?;
+    let step = |text: &str| {
+        if !global.json && stderr().is_terminal() {
+            eprintln!("{text}");
+        }
+    };
+    step("registering the peer");
+    let known = api
+        .ask(Method::GET, &format!("{API}?status=proposed"), None)
+        .await?;
+    let url = crate::federation::url::PeerUrl::new(&asked.url)
+        .map_err(|error| CliError::new(&error))?
+        .to_string();
+    let known = known
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|peer| peer["remote_instance_url"] == url.as_str());
+    let id = if let Some(peer) = known {
+        peer["id"].clone()
+    } else {
+        let body = json!({ "remote_instance_url": url, "alias": asked.name });
+        api.ask(Method::POST, API, Some(body)).await?["peer"]["id"].clone()
+    };
+    let id = id.as_str().unwrap_or_default().to_owned();
+    step("taking the token to its site");
+    let body = json!({ "acceptance_token": token.as_str() });
+    let answer = api
+        .ask(Method::POST, &format!("{API}/{id}/accept"), Some(body))
+        .await?;
+    step("enrolled; waiting for the first heartbeat");
+    let looks = asked.wait * 1_000 / u64::try_from(LOOK.as_millis()).unwrap_or(250);
+    let mut peer = answer["peer"].clone();
+    for _ in 0..looks {
+        if peer["status"] == "active" {
+            break;
+        }
+        tokio::time::sleep(LOOK).await;
+        peer = api.ask(Method::GET, &format!("{API}/{id}"), None).await?;
+    }
+    let is_active = peer["status"] == "active";
+    if !is_active {
+        eprintln!(
+            "the peer is {}, not yet active: no heartbeat came through in {} s; it is tried on: `sdwand peer show {id}`",
+            peer["status"].as_str().unwrap_or("-"),
+            asked.wait
+        );
+    }
+    show(global, &peer)?;
+    Ok(if is_active {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// The operator's API of the gateway that runs here.
+struct Api {
+    socket: PathBuf,
+}
+
+impl Api {
+    fn open(global: &Global) -> Result<Self, CliError> {
+        let (own, _) = config::load_host(&global.config)?;
+        Ok(Self {
+            socket: own.run_dir.join(server::SOCKET),
+        })
+    }
+
+    /// What stands in `data` of the answer.
+    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, CliError> {
+        let failed = |what: &str| {
+            let socket = self.socket.display().to_string();
+            let what = what.to_owned();
+            move |error: &dyn std::fmt::Display| CliError::Other(format!("{what} {socket}: {error}"))
+        };
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| {
+            CliError::Other(format!(
+                "no gateway listens on {}: {error}; start it on the site's gateway: `sdwand serve`",
+                self.socket.display()
+            ))
+        })?;
+        let talking = failed("talking to the gateway on");
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| talking(&error))?;
+        tokio::spawn(connection);
+        let body = body.map(|body| body.to_string()).unwrap_or_default();
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "sdwand")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| talking(&error))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| talking(&error))?;
+        let status = response.status();
+        let bytes = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|error| talking(&error))?
+            .to_bytes();
+        let mut answer: Value = serde_json::from_slice(&bytes).map_err(|error| talking(&error))?;
+        if status.is_success() {
+            return Ok(answer["data"].take());
+        }
+        let error = answer["error"].as_str().unwrap_or("without a word").to_owned();
+        Err(CliError::Other(error))
+    }
+}
