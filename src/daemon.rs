@@ -93,7 +93,7 @@ pub async fn run(config: &Path) -> Result<(), DaemonError> {
         applied::save(&start.host.state_dir, fragments);
     }
     let socket = start.host.run_dir.join(control::SOCKET);
-    let listener = control::listen(&socket).map_err(|source| DaemonError::Path {
+    let listener = control::listen(&socket, 0o600).map_err(|source| DaemonError::Path {
         what: "listening on",
         path: socket.clone(),
         source,

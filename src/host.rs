@@ -23,6 +23,7 @@ use crate::model::host::{HostConfig, IsolationBackend, WireguardBackend};
 use crate::model::{Fleet, LinkName, PrivateKey, PublicKey, ownership};
 use crate::planes::{firewall, l3, wireguard};
 use crate::reconcile::{Change, Host, Observation, Target};
+use crate::report::chain;
 use crate::report::status::{Backends, WireguardKind};
 use crate::sys::conntrack::Conntrack;
 use crate::sys::lock::{FileLock, LockError, NamespaceLock};
@@ -407,17 +408,6 @@ impl Host for RealHost {
         }
         results
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// The embedded devices, as the l3 plane makes them.

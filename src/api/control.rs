@@ -134,19 +134,19 @@ pub async fn ask(path: &Path, request: &Request) -> Result<Answer, ControlError>
     serde_json::from_str(&answer).map_err(|error| talk(error.into()))
 }
 
-/// Listens on `path`, with a socket that only its owner may use. A stale socket of a dead daemon is replaced: the
+/// Listens on `path`, with a socket of this mode: who may write to it may use it. A stale socket of a dead daemon is replaced: the
 /// caller holds the lock that proves it dead.
 ///
 /// # Errors
 /// The socket can't be made.
-pub fn listen(path: &Path) -> io::Result<UnixListener> {
+pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt as _;
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
     let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     Ok(listener)
 }
 

@@ -8,6 +8,7 @@ use crate::federation::dial::DialError;
 use crate::federation::gateway::{AcceptError, BeatError, OperatorError, TakeError};
 use crate::federation::identity::Stranger;
 use crate::federation::wire::Refusal;
+use crate::report::chain;
 
 /// A refusal.
 #[derive(Debug)]
@@ -113,17 +114,6 @@ impl From<DialError> for ApiError {
             DialError::Pki(_) | DialError::Body(_) => Self::internal(&error),
         }
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 impl From<TakeError> for ApiError {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::error::ApiError;
-use super::federation_api::body;
+use super::federation_api::{blocking, body};
 use crate::federation::gateway::{Gateway, OperatorError, Proposal};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Peer, PeerId, SpawnMode, SpawnRole, Status};
@@ -214,12 +214,6 @@ fn change(bytes: &Bytes) -> Result<Change, ApiError> {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| ApiError::internal(&error))
-}
-
 async fn accept(
     State(operating): State<Operating>,
     Path(peer): Path<String>,
@@ -250,6 +244,12 @@ async fn changed(
     ))
 }
 
+/// Why, for the audit.
+fn reason(bytes: &Bytes) -> Result<String, ApiError> {
+    let said = change(bytes)?.reason;
+    Ok(said.unwrap_or_else(|| "by the operator".to_owned()))
+}
+
 async fn verify(
     State(operating): State<Operating>,
     Path(peer): Path<String>,
@@ -269,9 +269,7 @@ async fn suspend(
     Path(peer): Path<String>,
     bytes: Bytes,
 ) -> Result<Json<Value>, ApiError> {
-    let reason = change(&bytes)?
-        .reason
-        .unwrap_or_else(|| "by the operator".to_owned());
+    let reason = reason(&bytes)?;
     changed(&operating, &peer, move |gateway, id, wall| {
         gateway.suspend(id, &reason, wall)
     })
@@ -283,9 +281,7 @@ async fn revoke(
     Path(peer): Path<String>,
     bytes: Bytes,
 ) -> Result<Json<Value>, ApiError> {
-    let reason = change(&bytes)?
-        .reason
-        .unwrap_or_else(|| "by the operator".to_owned());
+    let reason = reason(&bytes)?;
     changed(&operating, &peer, move |gateway, id, wall| {
         gateway.revoke(id, &reason, wall)
     })

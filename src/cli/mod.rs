@@ -166,13 +166,7 @@ enum CliError {
 
 impl CliError {
     fn new(error: &(dyn std::error::Error + 'static)) -> Self {
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            text = format!("{text}: {error}");
-            source = error.source();
-        }
-        Self::Other(text)
+        Self::Other(crate::report::chain(error))
     }
 }
 
