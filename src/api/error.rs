@@ -93,7 +93,7 @@ impl From<OperatorError> for ApiError {
     fn from(error: OperatorError) -> Self {
         match &error {
             OperatorError::Unknown(_) => Self::new(404, "unknown_peer", error.to_string()),
-            OperatorError::Transition(_) | OperatorError::Conflict(_) => {
+            OperatorError::Transition(_) | OperatorError::Conflict(_) | OperatorError::NoWords(_) => {
                 Self::new(409, "conflict", error.to_string())
             }
             OperatorError::Alias => Self::new(422, "alias_missing", error.to_string()),

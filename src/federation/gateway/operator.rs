@@ -54,6 +54,9 @@ pub enum OperatorError {
     /// Another live peer has what this one claims.
     #[error(transparent)]
     Conflict(#[from] Conflict),
+    /// There is nothing yet that both operators could compare.
+    #[error("peer {0} has no words to compare: no trust was exchanged with it yet")]
+    NoWords(PeerId),
     /// Its host makes no alias.
     #[error("give this peer an alias: its host makes none")]
     Alias,
@@ -167,7 +170,7 @@ impl Gateway {
     /// No such peer, it can't be suspended as it stands, or the ledger can't be written.
     pub fn suspend(&self, id: PeerId, reason: &str, wall: Moment) -> Result<Peer, OperatorError> {
         self.move_on(id, wall, |peer, now| {
-            peer.happen(Event::Suspend, Some(reason), now)
+            Ok(peer.happen(Event::Suspend, Some(reason), now)?)
         })
     }
 
@@ -197,16 +200,19 @@ impl Gateway {
     /// No such peer, it is ended already, or the ledger can't be written.
     pub fn revoke(&self, id: PeerId, reason: &str, wall: Moment) -> Result<Peer, OperatorError> {
         self.move_on(id, wall, |peer, now| {
-            peer.happen(Event::Revoke, Some(reason), now)
+            Ok(peer.happen(Event::Revoke, Some(reason), now)?)
         })
     }
 
     /// Notes that the operators have compared the six words.
     ///
     /// # Errors
-    /// No such peer, or the ledger can't be written.
+    /// No such peer, it has no words yet, or the ledger can't be written.
     pub fn verify(&self, id: PeerId, wall: Moment) -> Result<Peer, OperatorError> {
         self.move_on(id, wall, |peer, _| {
+            if peer.words.is_none() {
+                return Err(OperatorError::NoWords(id));
+            }
             peer.verified = true;
             Ok(())
         })
@@ -216,7 +222,7 @@ impl Gateway {
         &self,
         id: PeerId,
         wall: Moment,
-        change: impl FnOnce(&mut Peer, Moment) -> Result<(), TransitionError>,
+        change: impl FnOnce(&mut Peer, Moment) -> Result<(), OperatorError>,
     ) -> Result<Peer, OperatorError> {
         let peer = self.ledger.transact(wall, |draft| {
             let mut peer = draft.peer(&id).cloned().ok_or(OperatorError::Unknown(id))?;
@@ -255,4 +261,50 @@ fn alias_of(draft: &Draft<'_>, proposal: &Proposal) -> Result<Name, OperatorErro
         .chain(numbered)
         .find(is_free)
         .ok_or(OperatorError::Alias)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::federation::gateway::{Heard, Settings};
+    use crate::federation::ledger::Ledger;
+    use crate::federation::pki::SiteCa;
+    use crate::federation::site::SiteId;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_peer_without_words_cant_be_verified() {
+        let wall = Moment::EPOCH;
+        let folder = tempfile::tempdir().unwrap();
+        let site = SiteId::new("site-a.fd1234abcd42").unwrap();
+        let gateway = Gateway {
+            ca: SiteCa::generate(&site, wall).unwrap().0,
+            site,
+            node: Name::new("hub-a1").unwrap(),
+            ledger: Arc::new(Ledger::open(&folder.path().join("ledger.db")).unwrap()),
+            settings: Settings {
+                url: None,
+                jurisdiction: None,
+                stale_after: Duration::from_secs(150),
+                heartbeat: Duration::from_secs(60),
+            },
+            heard: Heard::default(),
+        };
+        let proposal = Proposal {
+            url: PeerUrl::new("https://site-b.example.com:8443").unwrap(),
+            alias: None,
+            role: SpawnRole::default(),
+            mode: SpawnMode::default(),
+            token_ttl_seconds: None,
+            expect_ca: None,
+        };
+        let id = gateway
+            .propose(&proposal, [1; 32], [1; 10], wall)
+            .unwrap()
+            .peer
+            .id;
+        assert!(matches!(gateway.verify(id, wall), Err(OperatorError::NoWords(found)) if found == id));
+        let peer = gateway.ledger.read(|book| (**book.peer(&id).unwrap()).clone());
+        assert!(!peer.verified, "nothing has been compared");
+    }
 }
