@@ -256,11 +256,7 @@ async fn drive(
     current: &CurrentLeaf,
     leaf: &mut Leaf,
 ) {
-    let mut pulse = Pulse::new(
-        gateway.settings.heartbeat,
-        gateway.settings.stale_after,
-        monotonic(),
-    );
+    let mut pulse = Pulse::new(gateway.settings.heartbeat, gateway.settings.stale_after);
     let (done, mut ended) = mpsc::unbounded_channel::<(PeerId, Result<(), DialError>)>();
     let mut ticks = tokio::time::interval(TICK);
     let mut flushed = monotonic();

@@ -1,7 +1,7 @@
 //! When peers are beaten for, and when their silence has lasted too long. Pure: the clock is an argument.
 //!
-//! By monotonic time: a wall clock that is set neither degrades nor heals anyone. After a start every peer has one stale
-//! period of grace.
+//! By monotonic time: a wall clock that is set neither degrades nor heals anyone. A peer that is first seen active, after a
+//! start as after a partition, has one stale period of grace.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,7 +16,6 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Pulse {
     heartbeat: Duration,
     stale_after: Duration,
-    started: Instant,
     beats: BTreeMap<PeerId, Beat>,
 }
 
@@ -24,6 +23,8 @@ pub struct Pulse {
 struct Beat {
     due: Option<Instant>,
     heard: Option<Instant>,
+    /// Since when it is seen to be active: the ledger says so before the driver is told of the beat that made it so.
+    active: Option<Instant>,
     failures: u32,
     is_out: bool,
     sequence: u64,
@@ -32,11 +33,10 @@ struct Beat {
 impl Pulse {
     /// Nobody was heard of yet.
     #[must_use]
-    pub const fn new(heartbeat: Duration, stale_after: Duration, now: Instant) -> Self {
+    pub const fn new(heartbeat: Duration, stale_after: Duration) -> Self {
         Self {
             heartbeat,
             stale_after,
-            started: now,
             beats: BTreeMap::new(),
         }
     }
@@ -84,19 +84,21 @@ impl Pulse {
 
     /// Which active peers have been silent for too long.
     #[must_use]
-    pub fn silent(&self, peers: &[(PeerId, Status)], now: Instant) -> Vec<PeerId> {
-        let active = peers.iter().filter(|(_, status)| *status == Status::Active);
-        active
-            .map(|(id, _)| *id)
-            .filter(|id| {
-                let heard = self
-                    .beats
-                    .get(id)
-                    .and_then(|beat| beat.heard)
-                    .unwrap_or(self.started);
-                now.duration_since(heard) > self.stale_after
-            })
-            .collect()
+    pub fn silent(&mut self, peers: &[(PeerId, Status)], now: Instant) -> Vec<PeerId> {
+        let mut silent = Vec::new();
+        for (id, status) in peers {
+            let beat = self.beats.entry(*id).or_default();
+            if *status != Status::Active {
+                beat.active = None;
+                continue;
+            }
+            let active = *beat.active.get_or_insert(now);
+            let heard = beat.heard.map_or(active, |heard| heard.max(active));
+            if now.duration_since(heard) > self.stale_after {
+                silent.push(*id);
+            }
+        }
+        silent
     }
 }
 
@@ -121,7 +123,7 @@ mod tests {
     #[test]
     fn a_peer_is_beaten_for_once_an_interval_and_again_soon_after_a_failure() {
         let now = start();
-        let mut pulse = Pulse::new(MINUTE, MINUTE * 5 / 2, now);
+        let mut pulse = Pulse::new(MINUTE, MINUTE * 5 / 2);
         let peers = [(id(1), Status::Enrolled), (id(2), Status::Suspended)];
         assert_eq!(
             pulse.due(&peers, now),
@@ -150,12 +152,13 @@ mod tests {
     #[test]
     fn silence_counts_from_the_last_word_or_the_start() {
         let now = start();
-        let mut pulse = Pulse::new(MINUTE, MINUTE, now);
+        let mut pulse = Pulse::new(MINUTE, MINUTE);
         let peers = [
             (id(1), Status::Active),
             (id(2), Status::Active),
             (id(3), Status::Enrolled),
         ];
+        assert_eq!(pulse.silent(&peers, now), []);
         assert_eq!(pulse.silent(&peers, now + MINUTE), [], "grace after a start");
         let late = now + MINUTE + Duration::from_secs(1);
         pulse.heard(id(2), now + MINUTE);
@@ -164,9 +167,26 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_back_is_not_degraded_for_its_old_silence() {
+        let now = start();
+        let mut pulse = Pulse::new(MINUTE, MINUTE);
+        let at = |status| [(id(1), status)];
+        pulse.heard(id(1), now);
+        assert_eq!(pulse.silent(&at(Status::Active), now), []);
+        let late = now + MINUTE * 2;
+        assert_eq!(pulse.silent(&at(Status::Active), late), [id(1)]);
+        assert_eq!(pulse.silent(&at(Status::Degraded), late), []);
+        // Its beat is in the ledger already, but the driver is told of it only after this look.
+        assert_eq!(pulse.silent(&at(Status::Active), late + MINUTE), []);
+        assert_eq!(pulse.silent(&at(Status::Active), late + MINUTE * 2), []);
+        let silent = pulse.silent(&at(Status::Active), late + MINUTE * 2 + Duration::from_millis(1));
+        assert_eq!(silent, [id(1)]);
+    }
+
+    #[test]
     fn who_is_gone_is_forgotten() {
         let now = start();
-        let mut pulse = Pulse::new(MINUTE, MINUTE, now);
+        let mut pulse = Pulse::new(MINUTE, MINUTE);
         pulse.heard(id(1), now);
         let _ = pulse.due(&[(id(2), Status::Active)], now);
         assert_eq!(pulse.beats.len(), 1);
