@@ -45,6 +45,9 @@ const TICK: Duration = Duration::from_millis(250);
 const FLUSH: Duration = Duration::from_secs(10);
 
 /// Why the gateway doesn't run.
+/// How long calls that are under way may take to end when the gateway stops.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The configuration is bad.
@@ -135,7 +138,7 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
         }),
         limits: Arc::new(Limits::new(monotonic)),
     };
-    let peers = tokio::spawn(listener::serve(tcp, tls, serving, stopped));
+    tokio::spawn(listener::serve(tcp, tls, serving, stopped));
     let socket = own.run_dir.join(SOCKET);
     let operators = tokio::spawn(axum::serve(unix(&socket)?, operator_router(&gateway)).into_future());
     tracing::info!(site = %gateway.site, listen = %federation.listen, ca = %gateway.ca.fingerprint(), "serving");
@@ -146,7 +149,8 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     };
     let _ = stop.send(true);
     operators.abort();
-    let _ = tokio::time::timeout(Duration::from_secs(5), peers).await;
+    // The listener and each connection hold a receiver until they are through.
+    let _ = tokio::time::timeout(LAST_WORDS, stop.closed()).await;
     if let Err(error) = gateway.flush(wall()) {
         tracing::warn!(%error, "the ledger wasn't told when peers were last heard of");
     }
