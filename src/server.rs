@@ -8,15 +8,16 @@
 //! ```
 
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+use crate::api::control;
 use crate::api::federation_api::Serving;
 use crate::api::limits::Limits;
 use crate::api::listener;
@@ -44,10 +45,10 @@ const TICK: Duration = Duration::from_millis(250);
 /// How often the ledger is told when peers were last heard of.
 const FLUSH: Duration = Duration::from_secs(10);
 
-/// Why the gateway doesn't run.
 /// How long calls that are under way may take to end when the gateway stops.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// Why the gateway doesn't run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The configuration is bad.
@@ -140,7 +141,9 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     };
     tokio::spawn(listener::serve(tcp, tls, serving, stopped));
     let socket = own.run_dir.join(SOCKET);
-    let operators = tokio::spawn(axum::serve(unix(&socket)?, operator_router(&gateway)).into_future());
+    // Who may open it may do everything.
+    let listening = control::listen(&socket, 0o660).map_err(at("listening on", &socket))?;
+    let operators = tokio::spawn(axum::serve(listening, operator_router(&gateway)).into_future());
     tracing::info!(site = %gateway.site, listen = %federation.listen, ca = %gateway.ca.fingerprint(), "serving");
     let driver = drive(&gateway, &mut calls, &verifier, &current, &mut leaf);
     let outcome = tokio::select! {
@@ -215,21 +218,8 @@ async fn until_told() -> Result<(), ServeError> {
     Ok(())
 }
 
-/// The operator's socket: who may open it may do everything. A stale one is replaced: the lock proves its owner dead.
-fn unix(path: &Path) -> Result<UnixListener, ServeError> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(at("removing", path)(error));
-        }
-        Ok(()) | Err(_) => {}
-    }
-    let listener = UnixListener::bind(path).map_err(at("listening on", path))?;
-    let mode = std::fs::Permissions::from_mode(0o660);
-    std::fs::set_permissions(path, mode).map_err(at("setting the mode of", path))?;
-    Ok(listener)
-}
-
-/// The site's CA, drawn at the first start. The key is written first: a certificate without it would be worthless.
+/// The site's CA, drawn at the first start. The key is written first: a certificate without it would be worthless. Both
+/// come into being whole, whenever the power is cut.
 fn authority(folder: &Path, site: &SiteId) -> Result<SiteCa, ServeError> {
     let (certificate, key) = (folder.join("ca.pem"), folder.join("ca.key"));
     if certificate.exists() {
@@ -239,13 +229,23 @@ fn authority(folder: &Path, site: &SiteId) -> Result<SiteCa, ServeError> {
     }
     let (ca, secret) = SiteCa::generate(site, wall())?;
     for (path, text, mode) in [(&key, secret.as_str(), 0o600), (&certificate, ca.pem(), 0o644)] {
+        let mut new = path.clone().into_os_string();
+        new.push(".new");
+        // A start that was cut left it, and its mode would stay.
+        match std::fs::remove_file(&new) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(at("removing", Path::new(&new))(error));
+            }
+            Ok(()) | Err(_) => {}
+        }
         let written = std::fs::File::options()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(mode)
-            .open(path)
-            .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
+            .open(&new)
+            .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
+            .and_then(|()| std::fs::rename(&new, path))
+            .and_then(|()| std::fs::File::open(folder)?.sync_all());
         written.map_err(at("writing", path))?;
     }
     tracing::info!(fingerprint = %ca.fingerprint(), "drew the site's CA");
@@ -337,5 +337,26 @@ fn renew(gateway: &Gateway, current: &CurrentLeaf, leaf: &mut Leaf) {
         Err(error) => {
             tracing::error!(%error, not_after = %leaf.not_after, "our certificate can't be renewed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_ca_cut_short_while_it_was_drawn_is_drawn_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for left in ["ca.key", "ca.key.new", "ca.pem.new"] {
+            std::fs::write(at(left), "-----BEG").unwrap();
+        }
+        let site = SiteId::new("site-a.fd1234abcd42").unwrap();
+        let drawn = authority(folder.path(), &site).unwrap().fingerprint();
+        assert_eq!(authority(folder.path(), &site).unwrap().fingerprint(), drawn);
+        let mode = std::fs::metadata(at("ca.key")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "whatever was left");
+        assert!(!at("ca.key.new").exists() && !at("ca.pem.new").exists());
     }
 }
