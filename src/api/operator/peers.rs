@@ -1,63 +1,44 @@
-//! What the site's operator asks, on `api.sock`: whoever may open the socket may do it.
+//! `/api/v1/system/platform/peers`: proposals, and what becomes of them.
 
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use uuid::Uuid;
 
-use super::error::ApiError;
-use super::federation_api::{blocking, body};
+use super::{API, Operating, Routes, find, optional};
+use crate::api::error::ApiError;
+use crate::api::federation_api::{blocking, body};
 use crate::federation::gateway::{Gateway, OperatorError, Proposal};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Peer, PeerId, SpawnMode, SpawnRole, Status};
 use crate::federation::url::{PeerUrl, UrlError};
-use crate::federation::wire::MAX_BODY;
 use crate::model::Name;
 
-/// Where the operator's API lives.
-pub const API: &str = "/api/v1/system/platform/peers";
-
-/// What the operator's handlers need.
-#[derive(Clone)]
-pub struct Operating {
-    /// The site's gateway.
-    pub gateway: Arc<Gateway>,
-    /// What the wall clock says.
-    pub wall: fn() -> Moment,
-    /// Draws random bytes.
-    pub random: fn(&mut [u8]),
-}
-
-/// The routes.
-pub fn router(operating: Operating) -> Router {
-    Router::new()
-        .route(API, get(list).post(propose))
-        .route(&format!("{API}/{{peer}}"), get(show))
-        .route(&format!("{API}/{{peer}}/accept"), post(accept))
-        .route(&format!("{API}/{{peer}}/verify"), post(verify))
-        .route(&format!("{API}/{{peer}}/suspend"), post(suspend))
-        .route(&format!("{API}/{{peer}}/resume"), post(resume))
-        .route(&format!("{API}/{{peer}}/revoke"), post(revoke))
-        .route(&format!("{API}/{{peer}}/rotate-token"), post(rotate_token))
-        .route("/api/v1/system/federation/audit", get(audit))
-        .route("/api/v1/system/federation/site", get(site))
-        .fallback(async || ApiError::new(404, "not_found", "there is no such path"))
-        .method_not_allowed_fallback(async || {
-            ApiError::new(405, "method_not_allowed", "not with this method")
-        })
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(operating)
+pub(super) fn routes() -> Routes {
+    let of = |verb: &str| format!("{API}/{{peer}}/{verb}");
+    Routes {
+        read: Router::new()
+            .route(API, get(list))
+            .route(&format!("{API}/{{peer}}"), get(show)),
+        invite: Router::new()
+            .route(API, post(propose))
+            .route(&of("accept"), post(accept))
+            .route(&of("rotate-token"), post(rotate_token)),
+        manage: Router::new()
+            .route(&of("verify"), post(verify))
+            .route(&of("suspend"), post(suspend))
+            .route(&of("resume"), post(resume))
+            .route(&of("revoke"), post(revoke)),
+    }
 }
 
 /// A peer, for operators.
-#[must_use]
-pub fn peer_view(gateway: &Gateway, peer: &Peer) -> Value {
+fn peer_view(gateway: &Gateway, peer: &Peer) -> Value {
     let trust = peer.trust.as_ref();
     let anchors: Vec<String> = trust
         .iter()
@@ -119,18 +100,6 @@ async fn list(
             .collect()
     });
     Ok(Json(json!({ "data": peers })))
-}
-
-/// A peer by its id, or by the alias of a live one.
-fn find(operating: &Operating, text: &str) -> Result<PeerId, ApiError> {
-    let by_id = Uuid::try_parse(text).ok().map(PeerId);
-    let found = operating.gateway.ledger.read(|book| {
-        book.peers()
-            .filter(|peer| Some(peer.id) == by_id || peer.alias.as_str() == text)
-            .max_by_key(|peer| (peer.status.is_live(), peer.id))
-            .map(|peer| peer.id)
-    });
-    found.ok_or_else(|| ApiError::new(404, "unknown_peer", format!("there is no peer {text}")))
 }
 
 async fn show(State(operating): State<Operating>, Path(peer): Path<String>) -> Result<Json<Value>, ApiError> {
@@ -206,21 +175,13 @@ struct Change {
     token_ttl_seconds: Option<i64>,
 }
 
-fn change(bytes: &Bytes) -> Result<Change, ApiError> {
-    if bytes.is_empty() {
-        Ok(Change::default())
-    } else {
-        body(bytes)
-    }
-}
-
 async fn accept(
     State(operating): State<Operating>,
     Path(peer): Path<String>,
     bytes: Bytes,
 ) -> Result<Json<Value>, ApiError> {
     let id = find(&operating, &peer)?;
-    let token = change(&bytes)?
+    let token = optional::<Change>(&bytes)?
         .acceptance_token
         .filter(|token| !token.trim().is_empty());
     let token = token.ok_or_else(|| ApiError::new(400, "bad_request", "acceptance_token is missing"))?;
@@ -246,7 +207,7 @@ async fn changed(
 
 /// Why, for the audit.
 fn reason(bytes: &Bytes) -> Result<String, ApiError> {
-    let said = change(bytes)?.reason;
+    let said = optional::<Change>(bytes)?.reason;
     Ok(said.unwrap_or_else(|| "by the operator".to_owned()))
 }
 
@@ -294,7 +255,7 @@ async fn rotate_token(
     bytes: Bytes,
 ) -> Result<Json<Value>, ApiError> {
     let id = find(&operating, &peer)?;
-    let ttl = change(&bytes)?
+    let ttl = optional::<Change>(&bytes)?
         .token_ttl_seconds
         .and_then(|seconds| u64::try_from(seconds).ok());
     let mut secret = [0; 32];
@@ -306,52 +267,4 @@ async fn rotate_token(
         "acceptance_token": proposed.token.reveal(),
     });
     Ok(Json(json!({ "data": data })))
-}
-
-#[derive(Deserialize)]
-struct Tail {
-    count: Option<usize>,
-    verify: Option<bool>,
-}
-
-async fn audit(
-    State(operating): State<Operating>,
-    Query(tail): Query<Tail>,
-) -> Result<Json<Value>, ApiError> {
-    let gateway = Arc::clone(&operating.gateway);
-    let (verified, records) = blocking(move || {
-        let verified = tail
-            .verify
-            .unwrap_or(false)
-            .then(|| gateway.ledger.audit_verify());
-        let records = gateway.ledger.audit_tail(tail.count.unwrap_or(100).min(5_000));
-        (verified, records)
-    })
-    .await?;
-    let records = records.map_err(|error| ApiError::internal(&error))?;
-    let verified = match verified {
-        None => Value::Null,
-        Some(Ok(head)) => {
-            json!({ "ok": true, "head": head.to_string(), "shows": "only that this copy is consistent with itself" })
-        }
-        Some(Err(error)) => {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            json!({ "ok": false, "error": cause.unwrap_or_else(|| error.to_string()) })
-        }
-    };
-    let head = operating.gateway.ledger.head().to_string();
-    Ok(Json(
-        json!({ "data": { "records": records, "head": head, "verified": verified } }),
-    ))
-}
-
-async fn site(State(operating): State<Operating>) -> Json<Value> {
-    let gateway = &operating.gateway;
-    Json(json!({ "data": {
-        "site_id": gateway.site,
-        "node": gateway.node,
-        "url": gateway.settings.url,
-        "ca_fingerprint": gateway.ca.fingerprint().to_string(),
-        "ca_pem": gateway.ca.pem(),
-    } }))
 }

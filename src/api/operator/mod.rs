@@ -1,0 +1,90 @@
+//! What the site's operators ask. One router for every way in; each route says which permission it needs.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `peers` | `/api/v1/system/platform/peers` |
+//! | `audit` | `/api/v1/system/federation/{audit,site}` |
+
+mod audit;
+mod peers;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::DefaultBodyLimit;
+use uuid::Uuid;
+
+use super::error::ApiError;
+use super::federation_api::body;
+use crate::federation::gateway::Gateway;
+use crate::federation::moment::Moment;
+use crate::federation::peer::PeerId;
+use crate::federation::wire::MAX_BODY;
+
+/// Where the peers are.
+pub const API: &str = "/api/v1/system/platform/peers";
+/// Where the federation as a whole is.
+pub const FEDERATION: &str = "/api/v1/system/federation";
+
+/// What the operator's handlers need.
+#[derive(Clone)]
+pub struct Operating {
+    /// The site's gateway.
+    pub gateway: Arc<Gateway>,
+    /// What the wall clock says.
+    pub wall: fn() -> Moment,
+    /// Draws random bytes.
+    pub random: fn(&mut [u8]),
+}
+
+/// The routes, by what they need: to read, to invite, to manage.
+struct Routes {
+    read: Router<Operating>,
+    invite: Router<Operating>,
+    manage: Router<Operating>,
+}
+
+impl Routes {
+    fn and(self, other: Self) -> Self {
+        Self {
+            read: self.read.merge(other.read),
+            invite: self.invite.merge(other.invite),
+            manage: self.manage.merge(other.manage),
+        }
+    }
+}
+
+/// The routes.
+pub fn router(operating: Operating) -> Router {
+    let Routes { read, invite, manage } = peers::routes().and(audit::routes());
+    read.merge(invite)
+        .merge(manage)
+        .fallback(async || ApiError::new(404, "not_found", "there is no such path"))
+        .method_not_allowed_fallback(async || {
+            ApiError::new(405, "method_not_allowed", "not with this method")
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(operating)
+}
+
+/// A peer by its id, or by the alias of a live one.
+fn find(operating: &Operating, text: &str) -> Result<PeerId, ApiError> {
+    let by_id = Uuid::try_parse(text).ok().map(PeerId);
+    let found = operating.gateway.ledger.read(|book| {
+        book.peers()
+            .filter(|peer| Some(peer.id) == by_id || peer.alias.as_str() == text)
+            .max_by_key(|peer| (peer.status.is_live(), peer.id))
+            .map(|peer| peer.id)
+    });
+    found.ok_or_else(|| ApiError::new(404, "unknown_peer", format!("there is no peer {text}")))
+}
+
+/// A body that may be left out.
+fn optional<T: serde::de::DeserializeOwned + Default>(bytes: &Bytes) -> Result<T, ApiError> {
+    if bytes.is_empty() {
+        Ok(T::default())
+    } else {
+        body(bytes)
+    }
+}
