@@ -98,13 +98,13 @@ Reads [federation] of sdwand.toml. The ledger and the site's CA are in <state_di
     Serve,
     /// Other sites that this one federates with
     #[command(subcommand)]
-    Peer(federation::PeerCommand),
+    Peer(federation::peer::PeerCommand),
     /// What happened to peers, in a chain that shows tampering
     #[command(subcommand)]
-    Audit(federation::AuditCommand),
+    Audit(federation::site::AuditCommand),
     /// What this site vouches with
     #[command(subcommand)]
-    Pki(federation::PkiCommand),
+    Pki(federation::site::PkiCommand),
     /// Show networks, peers, rules and conditions
     #[command(after_help = "Examples:
   sdwand status --watch
@@ -291,9 +291,9 @@ fn dispatch(global: &Global, command: Command) -> Result<ExitCode, CliError> {
         Command::Apply(args) => runtime(online::apply(global, args.plan)),
         Command::Run => runtime(online::run(global)),
         Command::Serve => runtime(federation::serve(global)),
-        Command::Peer(command) => runtime(federation::peer(global, command)),
-        Command::Audit(command) => runtime(federation::audit(global, command)),
-        Command::Pki(command) => runtime(federation::pki(global, command)),
+        Command::Peer(command) => runtime(federation::peer::peer(global, command)),
+        Command::Audit(command) => runtime(federation::site::audit(global, command)),
+        Command::Pki(command) => runtime(federation::site::pki(global, command)),
         Command::Status(args) => runtime(status::status(global, args.watch)),
         Command::Down => runtime(online::down(global)),
         Command::Completions { shell } => {

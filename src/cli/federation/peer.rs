@@ -1,30 +1,24 @@
-//! Commands of a site's gateway: `serve`, and what its operator asks it over `api.sock`.
+//! `sdwand peer …`: from a proposal to its end.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Read as _, stderr};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Bytes;
-use hyper::{Method, Request};
-use hyper_util::rt::TokioIo;
+use hyper::Method;
 use serde_json::{Value, json};
-use tokio::net::UnixStream;
 
-use super::{CliError, Global};
+use super::{Api, which};
 use crate::api::operator::API;
-use crate::config;
+use crate::cli::{CliError, Global};
 use crate::federation::token::AcceptanceToken;
-use crate::server;
 
 /// How often a peer's status is looked at while its acceptance is waited for.
 const LOOK: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Subcommand)]
-pub(super) enum PeerCommand {
+pub(crate) enum PeerCommand {
     /// Propose a peering: prints the token for the other operator, once
     #[command(after_help = "Example:
   sdwand peer propose https://site-b.example.com:8443 --name site-b
@@ -69,7 +63,7 @@ With `--token -` the token is read from standard input, where other users of thi
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Propose {
+pub(crate) struct Propose {
     /// Where the other site's API is
     url: String,
     /// What this site calls it; else after its host
@@ -90,7 +84,7 @@ pub(super) struct Propose {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Accept {
+pub(crate) struct Accept {
     /// Where the other site's API is
     url: String,
     /// The token; `-` reads it from standard input
@@ -105,53 +99,23 @@ pub(super) struct Accept {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Which {
+pub(crate) struct Which {
     /// Its alias or id
+    #[arg(value_parser = which)]
     peer: String,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Reason {
+pub(crate) struct Reason {
     /// Its alias or id
+    #[arg(value_parser = which)]
     peer: String,
     /// Why, for the audit
     #[arg(long)]
     reason: Option<String>,
 }
 
-#[derive(Debug, Subcommand)]
-pub(super) enum AuditCommand {
-    /// The last records
-    #[command(after_help = "Example:
-  sdwand audit tail --count 20")]
-    Tail {
-        /// How many
-        #[arg(long, default_value_t = 50)]
-        count: usize,
-    },
-    /// Recompute the whole chain
-    #[command(after_help = "Example:
-  sdwand audit verify")]
-    Verify,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum PkiCommand {
-    /// This site's id and CA
-    #[command(after_help = "Example:
-  sdwand pki show")]
-    Show,
-}
-
-pub(super) async fn serve(global: &Global) -> Result<ExitCode, CliError> {
-    match Box::pin(server::run(&global.config)).await {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(server::ServeError::Config(diagnostics)) => Err(CliError::Config(diagnostics)),
-        Err(error) => Err(CliError::new(&error)),
-    }
-}
-
-pub(super) async fn peer(global: &Global, command: PeerCommand) -> Result<ExitCode, CliError> {
+pub(crate) async fn peer(global: &Global, command: PeerCommand) -> Result<ExitCode, CliError> {
     let api = Api::open(global)?;
     let post = async |which: &str, verb: &str, body: Value| {
         let answer = api
@@ -196,60 +160,6 @@ pub(super) async fn peer(global: &Global, command: PeerCommand) -> Result<ExitCo
             offered(global, &answer)
         }
     }
-}
-
-pub(super) async fn audit(global: &Global, command: AuditCommand) -> Result<ExitCode, CliError> {
-    let api = Api::open(global)?;
-    match command {
-        AuditCommand::Tail { count } => {
-            let path = format!("/api/v1/system/federation/audit?count={count}");
-            let answer = api.ask(Method::GET, &path, None).await?;
-            let mut text = String::new();
-            for record in answer["records"].as_array().into_iter().flatten() {
-                let (at, kind) = (
-                    record["at"].as_str().unwrap_or("-"),
-                    record["kind"].as_str().unwrap_or("-"),
-                );
-                let peer = record["peer"].as_str().unwrap_or("-");
-                let _ = writeln!(text, "{at:<26} {kind:<40} {peer} {}", record["payload"]);
-            }
-            global.print(&answer["records"], &text)?;
-            Ok(ExitCode::SUCCESS)
-        }
-        AuditCommand::Verify => {
-            let path = "/api/v1/system/federation/audit?count=0&verify=true";
-            let answer = api.ask(Method::GET, path, None).await?;
-            let verified = &answer["verified"];
-            let ok = verified["ok"] == true;
-            let text = if ok {
-                format!(
-                    "the chain is whole: {} (this shows that the copy is consistent with itself)\n",
-                    verified["head"].as_str().unwrap_or("-")
-                )
-            } else {
-                format!("BROKEN: {}\n", verified["error"].as_str().unwrap_or("-"))
-            };
-            global.print(verified, &text)?;
-            Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-        }
-    }
-}
-
-pub(super) async fn pki(global: &Global, command: PkiCommand) -> Result<ExitCode, CliError> {
-    let PkiCommand::Show = command;
-    let site = Api::open(global)?
-        .ask(Method::GET, "/api/v1/system/federation/site", None)
-        .await?;
-    let word = |key: &str| site[key].as_str().unwrap_or("-").to_owned();
-    let text = format!(
-        "site {}\nurl  {}\nCA   {}\n{}",
-        word("site_id"),
-        word("url"),
-        word("ca_fingerprint"),
-        word("ca_pem")
-    );
-    global.print(&site, &text)?;
-    Ok(ExitCode::SUCCESS)
 }
 
 /// A peer that was proposed, and its token.
@@ -365,63 +275,4 @@ async fn accept(global: &Global, api: &Api, asked: Accept) -> Result<ExitCode, C
     } else {
         ExitCode::FAILURE
     })
-}
-
-/// The operator's API of the gateway that runs here.
-struct Api {
-    socket: PathBuf,
-}
-
-impl Api {
-    fn open(global: &Global) -> Result<Self, CliError> {
-        let (own, _) = config::load_host(&global.config)?;
-        Ok(Self {
-            socket: own.run_dir.join(server::SOCKET),
-        })
-    }
-
-    /// What stands in `data` of the answer.
-    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, CliError> {
-        let failed = |what: &str| {
-            let socket = self.socket.display().to_string();
-            let what = what.to_owned();
-            move |error: &dyn std::fmt::Display| CliError::Other(format!("{what} {socket}: {error}"))
-        };
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| {
-            CliError::Other(format!(
-                "no gateway listens on {}: {error}; start it on the site's gateway: `sdwand serve`",
-                self.socket.display()
-            ))
-        })?;
-        let talking = failed("talking to the gateway on");
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| talking(&error))?;
-        tokio::spawn(connection);
-        let body = body.map(|body| body.to_string()).unwrap_or_default();
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "sdwand")
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|error| talking(&error))?;
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| talking(&error))?;
-        let status = response.status();
-        let bytes = response
-            .into_body()
-            .collect()
-            .await
-            .map_err(|error| talking(&error))?
-            .to_bytes();
-        let mut answer: Value = serde_json::from_slice(&bytes).map_err(|error| talking(&error))?;
-        if status.is_success() {
-            return Ok(answer["data"].take());
-        }
-        let error = answer["error"].as_str().unwrap_or("without a word").to_owned();
-        Err(CliError::Other(error))
-    }
 }

@@ -1,0 +1,95 @@
+//! Commands of a site's gateway: `serve`, and what its operator asks it over `api.sock`.
+
+pub(super) mod peer;
+pub(super) mod site;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::UnixStream;
+use uuid::Uuid;
+
+use super::{CliError, Global};
+use crate::config;
+use crate::model::Name;
+use crate::server;
+
+pub(super) async fn serve(global: &Global) -> Result<ExitCode, CliError> {
+    match Box::pin(server::run(&global.config)).await {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(server::ServeError::Config(diagnostics)) => Err(CliError::Config(diagnostics)),
+        Err(error) => Err(CliError::new(&error)),
+    }
+}
+
+/// An alias or an id, as it may stand in a path.
+fn which(text: &str) -> Result<String, String> {
+    if Name::new(text).is_ok() || Uuid::try_parse(text).is_ok() {
+        return Ok(text.to_owned());
+    }
+    Err("neither an alias nor an id".to_owned())
+}
+
+/// The operator's API of the gateway that runs here.
+struct Api {
+    socket: PathBuf,
+}
+
+impl Api {
+    fn open(global: &Global) -> Result<Self, CliError> {
+        let (own, _) = config::load_host(&global.config)?;
+        Ok(Self {
+            socket: own.run_dir.join(server::SOCKET),
+        })
+    }
+
+    /// What stands in `data` of the answer.
+    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, CliError> {
+        let failed = |what: &str| {
+            let socket = self.socket.display().to_string();
+            let what = what.to_owned();
+            move |error: &dyn std::fmt::Display| CliError::Other(format!("{what} {socket}: {error}"))
+        };
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| {
+            CliError::Other(format!(
+                "no gateway listens on {}: {error}; start it on the site's gateway: `sdwand serve`",
+                self.socket.display()
+            ))
+        })?;
+        let talking = failed("talking to the gateway on");
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| talking(&error))?;
+        tokio::spawn(connection);
+        let body = body.map(|body| body.to_string()).unwrap_or_default();
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "sdwand")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| talking(&error))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| talking(&error))?;
+        let status = response.status();
+        let bytes = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|error| talking(&error))?
+            .to_bytes();
+        let mut answer: Value = serde_json::from_slice(&bytes).map_err(|error| talking(&error))?;
+        if status.is_success() {
+            return Ok(answer["data"].take());
+        }
+        let error = answer["error"].as_str().unwrap_or("without a word").to_owned();
+        Err(CliError::Other(error))
+    }
+}
