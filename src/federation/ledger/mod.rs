@@ -23,8 +23,11 @@ use super::peer::Peer;
 use super::token::Fingerprint;
 use book::Changes;
 
+/// What leads from each version of the schema to the next. A step that was released never changes.
+const STEPS: [&str; 2] = [CREATE, GRANTS];
+
 /// The version of the schema that this program writes.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 
 const CREATE: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -37,6 +40,11 @@ CREATE TABLE audit (
   sequence INTEGER PRIMARY KEY, at INTEGER NOT NULL, kind TEXT NOT NULL, severity TEXT NOT NULL, peer TEXT,
   payload TEXT NOT NULL, hash BLOB NOT NULL) STRICT;
 CREATE INDEX audit_of_peer ON audit (peer, at);
+";
+
+const GRANTS: &str = "
+CREATE TABLE grants (id TEXT PRIMARY KEY, peer TEXT NOT NULL, doc TEXT NOT NULL) STRICT;
+CREATE TABLE capabilities (id TEXT PRIMARY KEY, peer TEXT NOT NULL, doc TEXT NOT NULL) STRICT;
 ";
 
 /// Why the ledger can't be read or written.
@@ -156,9 +164,11 @@ impl Ledger {
                 found,
             });
         }
-        if found == 0 {
+        if found < SCHEMA {
             let transaction = connection.transaction().map_err(sql)?;
-            transaction.execute_batch(CREATE).map_err(sql)?;
+            for step in STEPS.iter().skip(usize::try_from(found).unwrap_or(0)) {
+                transaction.execute_batch(step).map_err(sql)?;
+            }
             transaction
                 .pragma_update(None, "user_version", SCHEMA)
                 .map_err(sql)?;

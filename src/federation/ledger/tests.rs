@@ -233,3 +233,27 @@ fn a_clock_that_goes_back_wakes_nothing() {
         late
     );
 }
+
+#[test]
+fn every_older_ledger_is_carried_over_whole() {
+    for old in 0..SCHEMA {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.db");
+        let connection = Connection::open(&path).unwrap();
+        for step in &STEPS[..usize::try_from(old).unwrap()] {
+            connection.execute_batch(step).unwrap();
+        }
+        connection.pragma_update(None, "user_version", old).unwrap();
+        let peer = proposed();
+        if old > 0 {
+            put_peer(&connection, &peer).unwrap();
+        }
+        drop(connection);
+        let again = Ledger::open(&path).unwrap();
+        let found = again.read(|book| book.peer(&peer.id).map(|peer| (**peer).clone()));
+        assert_eq!(found, (old > 0).then_some(peer), "from {old}");
+        put(&again, proposed()).unwrap();
+        drop(again);
+        Ledger::open(&path).unwrap();
+    }
+}
