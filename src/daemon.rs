@@ -13,7 +13,6 @@
 //! one is picked up by itself.
 
 mod applied;
-mod files;
 mod rounds;
 
 pub(crate) use applied::{last as last_applied, save as save_applied};
@@ -28,9 +27,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use crate::api::control;
+use crate::host::files::ConfigFiles;
 use crate::host::{self, RealHost};
 use crate::sys::lock::LockError;
-use files::ConfigFiles;
 use rounds::Rounds;
 
 /// How long a round may go on after the daemon was told to stop.

@@ -1,6 +1,7 @@
 //! The real host: the planes over netlink, WireGuard and nft. Built by the daemon, and by commands where none runs.
 
 mod events;
+pub(crate) mod files;
 mod resolver;
 mod session;
 

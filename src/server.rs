@@ -24,7 +24,7 @@ use crate::api::listener;
 use crate::api::operator::{self, Operating};
 use crate::config::{self, Diagnostics};
 use crate::federation::dial::DialError;
-use crate::federation::gateway::{Gateway, Heard, Settings};
+use crate::federation::gateway::{Gateway, Settings};
 use crate::federation::ledger::{Ledger, LedgerError};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Peer, PeerId, Status};
@@ -33,6 +33,7 @@ use crate::federation::pki::{Leaf, PkiError, SiteCa, Usage};
 use crate::federation::pulse::Pulse;
 use crate::federation::site::SiteId;
 use crate::federation::url::{PeerUrl, UrlError};
+use crate::host::files::ConfigFiles;
 use crate::host::system_now;
 use crate::model::Fleet;
 use crate::model::host::{Federation, HostConfig};
@@ -118,7 +119,7 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     }
     let lock = crate::sys::lock::FileLock::acquire(&folder.join("lock"))
         .map_err(|error| at("locking", &folder)(std::io::Error::other(error.to_string())))?;
-    let gateway = Arc::new(gateway(&own, &federation, &fleet, &folder)?);
+    let gateway = Arc::new(gateway(&own, &federation, fleet, &folder)?);
     let mut leaf = gateway
         .ca
         .issue(&gateway.site, &gateway.node, Usage::Serve, wall())?;
@@ -145,6 +146,11 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     let listening = control::listen(&socket, 0o660).map_err(at("listening on", &socket))?;
     let operators = tokio::spawn(axum::serve(listening, operator_router(&gateway)).into_future());
     tracing::info!(site = %gateway.site, listen = %federation.listen, ca = %gateway.ca.fingerprint(), "serving");
+    let following = tokio::spawn(follow_fleet(
+        Arc::clone(&gateway),
+        config.to_owned(),
+        own.fleet_dir.clone(),
+    ));
     let driver = drive(&gateway, &mut calls, &verifier, &current, &mut leaf);
     let outcome = tokio::select! {
         ended = until_told() => ended,
@@ -152,6 +158,7 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     };
     let _ = stop.send(true);
     operators.abort();
+    following.abort();
     // The listener and each connection hold a receiver until they are through.
     let _ = tokio::time::timeout(LAST_WORDS, stop.closed()).await;
     if let Err(error) = gateway.flush(wall()) {
@@ -165,24 +172,24 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
 fn gateway(
     own: &HostConfig,
     federation: &Federation,
-    fleet: &Fleet,
+    fleet: Fleet,
     folder: &Path,
 ) -> Result<Gateway, ServeError> {
     let site = SiteId::of(&fleet.site.name, fleet.site.prefix);
     let url = federation.url.as_deref().filter(|_| federation.dialable);
-    Ok(Gateway {
-        ca: authority(folder, &site)?,
-        ledger: Arc::new(Ledger::open(&folder.join("ledger.db"))?),
-        settings: Settings {
-            url: url.map(PeerUrl::new).transpose()?,
-            jurisdiction: federation.jurisdiction.clone(),
-            stale_after: federation.stale_after,
-            heartbeat: federation.heartbeat,
-        },
-        heard: Heard::default(),
-        node: own.node.clone(),
-        site,
-    })
+    let ca = authority(folder, &site)?;
+    let ledger = Arc::new(Ledger::open(&folder.join("ledger.db"))?);
+    let settings = Settings {
+        url: url.map(PeerUrl::new).transpose()?,
+        jurisdiction: federation.jurisdiction.clone(),
+        stale_after: federation.stale_after,
+        heartbeat: federation.heartbeat,
+        verify: federation.verify,
+        require_explicit_axes: federation.require_explicit_axes,
+    };
+    let gateway = Gateway::new(site, own.node.clone(), ca, ledger, settings);
+    gateway.tell_fleet(fleet);
+    Ok(gateway)
 }
 
 fn wall() -> Moment {
@@ -252,6 +259,33 @@ fn authority(folder: &Path, site: &SiteId) -> Result<SiteCa, ServeError> {
     Ok(ca)
 }
 
+/// Reads the fleet again when its files change. A bad one changes nothing: peers are told of the last good one.
+async fn follow_fleet(gateway: Arc<Gateway>, config: PathBuf, folder: PathBuf) {
+    // No key is read here.
+    let mut files = ConfigFiles::watch(&config, &folder, &config);
+    loop {
+        let _ = tokio::time::timeout(FLUSH, files.changed()).await;
+        // Files are often written several at a time: all of them are waited for.
+        let quiet = async { while tokio::time::timeout(TICK, files.changed()).await.is_ok() {} };
+        let _ = tokio::time::timeout(FLUSH, quiet).await;
+        if !files.differ() {
+            continue;
+        }
+        match config::load_fleet(&folder) {
+            Ok(loaded) if SiteId::of(&loaded.fleet.site.name, loaded.fleet.site.prefix) == gateway.site => {
+                tracing::info!(digest = %loaded.fleet.digest, "peers are told of a new fleet");
+                gateway.tell_fleet(loaded.fleet);
+            }
+            Ok(_) => tracing::error!(
+                "[site] has another name or prefix: start `sdwand serve` again, and federate anew"
+            ),
+            Err(diagnostics) => {
+                tracing::error!(%diagnostics, "the fleet is bad: peers are told of the one before");
+            }
+        }
+    }
+}
+
 /// The timers: beats, silence, renewal of our own certificate, and what the ledger is told from time to time.
 async fn drive(
     gateway: &Arc<Gateway>,
@@ -282,6 +316,9 @@ async fn drive(
                     flushed = now;
                     if let Err(error) = gateway.flush(wall()) {
                         tracing::error!(%error, "the ledger can't be written");
+                    }
+                    if let Err(error) = gateway.archive_grants(wall()) {
+                        tracing::error!(%error, "old grants can't be put away");
                     }
                 }
                 renew(gateway, current, leaf);

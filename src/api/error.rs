@@ -5,7 +5,10 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
 use crate::federation::dial::DialError;
-use crate::federation::gateway::{AcceptError, BeatError, OperatorError, TakeError};
+use crate::federation::gateway::{
+    AcceptError, BeatError, GrantError, OperatorError, ResourceError, TakeError,
+};
+use crate::federation::grant::TermsError;
 use crate::federation::identity::Stranger;
 use crate::federation::wire::Refusal;
 use crate::report::chain;
@@ -102,6 +105,41 @@ impl From<OperatorError> for ApiError {
     }
 }
 
+impl From<GrantError> for ApiError {
+    fn from(error: GrantError) -> Self {
+        let (status, code) = match error {
+            GrantError::Operator(error) => return error.into(),
+            GrantError::Terms(TermsError::Text { most: 0, .. }) => (400, "bad_request"),
+            GrantError::Terms(_) => (422, "bad_terms"),
+            GrantError::Silent(_) => (422, "axes_not_explicit"),
+            GrantError::Standing(_) => (409, "peer_not_enrolled"),
+            GrantError::Unverified => (409, "peer_not_verified"),
+            GrantError::Twice(_) | GrantError::Ended(_) => (409, "conflict"),
+            GrantError::Unknown(_) => (404, "unknown_grant"),
+            GrantError::NoCapability(_) => (404, "unknown_capability"),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<ResourceError> for ApiError {
+    fn from(error: ResourceError) -> Self {
+        match &error {
+            ResourceError::Stranger(stranger) => {
+                tracing::debug!(error = %stranger, "a caller isn't known");
+                Self::stranger()
+            }
+            ResourceError::Denied(denial) if denial.status() == 401 => {
+                Self::new(401, "UNAUTHORIZED", error.to_string())
+            }
+            ResourceError::Denied(denial) => Self::new(denial.status(), "forbidden", error.to_string()),
+            ResourceError::Unverified => Self::new(403, "peer_not_verified", error.to_string()),
+            ResourceError::Kind => Self::new(422, "unknown_kind", error.to_string()),
+            ResourceError::NoFleet => Self::new(503, "unavailable", error.to_string()),
+        }
+    }
+}
+
 impl From<DialError> for ApiError {
     fn from(error: DialError) -> Self {
         match error {
@@ -109,7 +147,9 @@ impl From<DialError> for ApiError {
             DialError::Call(_) => Self::new(502, "unreachable", chain(&error)),
             DialError::Refused { .. } => Self::new(502, "refused_by_peer", error.to_string()),
             DialError::Unsound(_) => Self::new(502, "unsound_answer", error.to_string()),
-            DialError::NoTrust(_) | DialError::Url(_) => Self::new(409, "conflict", error.to_string()),
+            DialError::NoTrust(_) | DialError::Standing(_) | DialError::Url(_) => {
+                Self::new(409, "conflict", error.to_string())
+            }
             DialError::Beat(error) => error.into(),
             DialError::Pki(_) | DialError::Body(_) => Self::internal(&error),
         }

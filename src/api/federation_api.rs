@@ -3,20 +3,24 @@
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use rustls::pki_types::CertificateDer;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 
 use super::error::ApiError;
 use super::limits::Limits;
-use crate::federation::gateway::Gateway;
+use crate::federation::gateway::{Asked, Gateway, Via};
 use crate::federation::moment::Moment;
 use crate::federation::peer::PeerId;
 use crate::federation::wire::{API, AcceptRequest, HeartbeatRequest, MAX_BODY};
+use crate::model::Name;
 
 /// Who is on the other end of a connection, as TLS and the socket say.
 #[derive(Clone, Debug)]
@@ -25,6 +29,8 @@ pub struct Caller {
     pub chain: Arc<[CertificateDer<'static>]>,
     /// Where it calls from.
     pub source: SocketAddr,
+    /// The network of ours that the listener is in, if it is in one.
+    pub network: Option<Name>,
 }
 
 /// What the handlers need.
@@ -46,6 +52,8 @@ pub fn router(serving: Serving) -> Router {
         .route(&format!("{API}/accept"), post(accept))
         .route(&format!("{API}/heartbeat"), post(heartbeat))
         .route(&format!("{API}/trust_bundle"), get(trust_bundle))
+        .route(&format!("{API}/resources/{{kind}}"), get(resources))
+        .route(&format!("{API}/resources/{{kind}}/{{id}}"), get(resource))
         .fallback(async || ApiError::new(404, "not_found", "there is no such path"))
         .method_not_allowed_fallback(async || {
             ApiError::new(405, "method_not_allowed", "not with this method")
@@ -134,4 +142,62 @@ async fn trust_bundle(
     Ok(Json(
         json!({ "success": true, "data": serving.gateway.trust_bundle(wall) }),
     ))
+}
+
+#[derive(Default, Deserialize)]
+struct Page {
+    after: Option<String>,
+}
+
+async fn resources(
+    State(serving): State<Serving>,
+    Extension(caller): Extension<Caller>,
+    Path(kind): Path<String>,
+    Query(page): Query<Page>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, ApiError> {
+    told(&serving, &caller, &headers, &kind, None, page.after.as_deref())
+}
+
+async fn resource(
+    State(serving): State<Serving>,
+    Extension(caller): Extension<Caller>,
+    Path((kind, id)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, ApiError> {
+    told(&serving, &caller, &headers, &kind, Some(&id), None)
+}
+
+/// Tells of a resource. Of the headers, only the grant's token is looked at: where a call comes from, the connection says.
+fn told(
+    serving: &Serving,
+    caller: &Caller,
+    headers: &HeaderMap,
+    kind: &str,
+    id: Option<&str>,
+    after: Option<&str>,
+) -> Result<Json<Value>, ApiError> {
+    let via = Via {
+        chain: &caller.chain,
+        source: caller.source.ip(),
+        network: caller.network.as_ref(),
+    };
+    let asked = Asked {
+        bearer: bearer(headers),
+        kind,
+        id,
+        after,
+    };
+    let answer = serving.gateway.resource(via, asked, (serving.wall)())?;
+    Ok(Json(json!({ "success": true, "data": answer })))
+}
+
+/// The token of an `Authorization: Bearer …` header (RFC 6750): exactly one.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut given = headers.get_all(AUTHORIZATION).iter();
+    let (Some(one), None) = (given.next(), given.next()) else {
+        return None;
+    };
+    let (scheme, token) = one.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }

@@ -107,6 +107,8 @@ impl Connection {
         let caller = Caller {
             chain: chain.iter().map(|der| der.clone().into_owned()).collect(),
             source: self.source,
+            // Bridges bring listeners of their own.
+            network: None,
         };
         let wall = (self.serving.wall)();
         let is_known = self.serving.gateway.identify(&caller.chain, wall).is_ok();

@@ -99,6 +99,9 @@ Reads [federation] of sdwand.toml. The ledger and the site's CA are in <state_di
     /// Other sites that this one federates with
     #[command(subcommand)]
     Peer(federation::peer::PeerCommand),
+    /// What peers may read of this site
+    #[command(subcommand)]
+    Grant(federation::grant::GrantCommand),
     /// What happened to peers, in a chain that shows tampering
     #[command(subcommand)]
     Audit(federation::site::AuditCommand),
@@ -292,6 +295,7 @@ fn dispatch(global: &Global, command: Command) -> Result<ExitCode, CliError> {
         Command::Run => runtime(online::run(global)),
         Command::Serve => runtime(federation::serve(global)),
         Command::Peer(command) => runtime(federation::peer::peer(global, command)),
+        Command::Grant(command) => runtime(federation::grant::grant(global, command)),
         Command::Audit(command) => runtime(federation::site::audit(global, command)),
         Command::Pki(command) => runtime(federation::site::pki(global, command)),
         Command::Status(args) => runtime(status::status(global, args.watch)),

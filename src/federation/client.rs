@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
+use hyper::header::{AUTHORIZATION, HeaderValue};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -31,6 +32,18 @@ pub struct Reply {
     pub error: Option<String>,
     /// The chain that the listener showed.
     pub chain: Vec<CertificateDer<'static>>,
+}
+
+/// A call.
+pub struct Call<'a> {
+    /// GET or POST.
+    pub method: Method,
+    /// Behind the peer-facing API's path.
+    pub path: &'a str,
+    /// A grant's token.
+    pub bearer: Option<&'a str>,
+    /// JSON.
+    pub body: Option<Vec<u8>>,
 }
 
 /// A call didn't come through. Each says at which step.
@@ -95,26 +108,14 @@ pub enum CallError {
 ///
 /// # Errors
 /// It didn't come through, at the step that the error names. Any HTTP status is a reply.
-pub async fn call(
-    tls: Arc<rustls::ClientConfig>,
-    url: &PeerUrl,
-    method: Method,
-    path: &str,
-    body: Option<Vec<u8>>,
-) -> Result<Reply, CallError> {
-    match tokio::time::timeout(PATIENCE, exchange(tls, url, method, path, body)).await {
+pub async fn call(tls: Arc<rustls::ClientConfig>, url: &PeerUrl, call: Call<'_>) -> Result<Reply, CallError> {
+    match tokio::time::timeout(PATIENCE, exchange(tls, url, call)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(CallError::Timeout { url: url.clone() }),
     }
 }
 
-async fn exchange(
-    tls: Arc<rustls::ClientConfig>,
-    url: &PeerUrl,
-    method: Method,
-    path: &str,
-    body: Option<Vec<u8>>,
-) -> Result<Reply, CallError> {
+async fn exchange(tls: Arc<rustls::ClientConfig>, url: &PeerUrl, call: Call<'_>) -> Result<Reply, CallError> {
     let (address, stream) = connect(url).await?;
     let name =
         ServerName::try_from(url.host().to_owned()).map_err(|error| CallError::Own(error.to_string()))?;
@@ -133,14 +134,21 @@ async fn exchange(
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(http)?;
-    let request = Request::builder()
-        .method(method)
-        .uri(format!("{}{API}/{path}", url.path()))
+    let mut request = Request::builder()
+        .method(call.method)
+        .uri(format!("{}{API}/{}", url.path(), call.path))
         .header("host", url.authority())
         .header("user-agent", concat!("sdwand/", env!("CARGO_PKG_VERSION")))
         .header("accept", "application/json")
-        .header("content-type", "application/json")
-        .body(Full::new(Bytes::from(body.unwrap_or_default())))
+        .header("content-type", "application/json");
+    if let Some(bearer) = call.bearer {
+        let own = |_| CallError::Own("the token has bytes that a header can't carry".to_owned());
+        let mut value = HeaderValue::try_from(format!("Bearer {bearer}")).map_err(own)?;
+        value.set_sensitive(true);
+        request = request.header(AUTHORIZATION, value);
+    }
+    let request = request
+        .body(Full::new(Bytes::from(call.body.unwrap_or_default())))
         .map_err(|error| CallError::Own(error.to_string()))?;
     let answer = async {
         let response = sender.send_request(request).await.map_err(http)?;

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use hyper::Method;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 
-use super::client::{CallError, Reply, call};
+use super::client::{Call, CallError, Reply, call};
 use super::gateway::{BeatError, Gateway, TakeError};
 use super::moment::Moment;
-use super::peer::{Peer, PeerId};
+use super::peer::{Peer, PeerId, Status};
 use super::pki::tls::{Callee, client_config};
 use super::pki::{PkiError, Usage, certificates_of};
 use super::url::{PeerUrl, UrlError};
-use super::wire::{AcceptAnswer, HeartbeatAnswer, HeartbeatRequest};
+use super::wire::{AcceptAnswer, HeartbeatAnswer, HeartbeatRequest, ResourceAnswer};
 
 /// A peer couldn't be asked, or didn't do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +48,9 @@ pub enum DialError {
     /// A call can't be written.
     #[error("the call can't be written")]
     Body(#[from] serde_json::Error),
+    /// It may not be called as it stands.
+    #[error("a peer that is {0} isn't called")]
+    Standing(Status),
     /// There is no trust with it.
     #[error("no trust was exchanged with peer {0}")]
     NoTrust(PeerId),
@@ -80,7 +84,7 @@ impl Gateway {
             .issue(&self.site, &self.node, Usage::Call { subject: "accept" }, wall)?;
         let tls = client_config(Callee::Pinned(accepting.pinned), Some(&leaf))?;
         let body = serde_json::to_vec(&accepting.request)?;
-        let reply = call(Arc::new(tls), &url, Method::POST, "accept", Some(body)).await?;
+        let reply = call(Arc::new(tls), &url, posted("accept", body)).await?;
         let (data, chain) = accepted(reply)?;
         let answer: AcceptAnswer =
             serde_json::from_value(data).map_err(|error| TakeError::Answer(error.to_string()))?;
@@ -98,6 +102,61 @@ impl Gateway {
         sequence: u64,
         wall: Moment,
     ) -> Result<(), DialError> {
+        let nonce = format!("{:032x}", u128::from_be_bytes(nonce));
+        let request = HeartbeatRequest {
+            nonce: Some(nonce.clone()),
+            sequence: Some(sequence),
+            ledger_epoch: Some(1),
+            trust_sequence: Some(1),
+            audit_head: Some(self.ledger.head().to_string()),
+            said: self.said(),
+        };
+        let body = serde_json::to_vec(&request)?;
+        let data = self.call_peer(peer, posted("heartbeat", body), wall).await?;
+        let answer: HeartbeatAnswer =
+            serde_json::from_value(data).map_err(|_| DialError::Unsound("it isn't the answer to a beat"))?;
+        if answer.nonce != Some(nonce) || answer.sequence != Some(sequence) {
+            return Err(DialError::Unsound("it is to another beat"));
+        }
+        Ok(self.answered(peer.id, &answer, wall)?)
+    }
+}
+
+impl Gateway {
+    /// Reads a resource at a peer, with a grant of its operator's.
+    ///
+    /// # Errors
+    /// It wasn't told.
+    pub async fn fetch(
+        &self,
+        id: PeerId,
+        wanted: &Wanted,
+        wall: Moment,
+    ) -> Result<ResourceAnswer, DialError> {
+        let peer = self.ledger.read(|book| book.peer(&id).cloned());
+        let peer = peer.ok_or(TakeError::Unknown(id))?;
+        if !peer.status.may_call() {
+            return Err(DialError::Standing(peer.status));
+        }
+        let segment = |text: &str| utf8_percent_encode(text, SEGMENT).to_string();
+        let mut path = format!("resources/{}", segment(&wanted.kind));
+        if let Some(id) = &wanted.id {
+            path = format!("{path}/{}", segment(id));
+        } else if let Some(after) = &wanted.after {
+            path = format!("{path}?after={}", segment(after));
+        }
+        let call = Call {
+            method: Method::GET,
+            path: &path,
+            bearer: Some(wanted.bearer.trim()),
+            body: None,
+        };
+        let data = self.call_peer(&peer, call, wall).await?;
+        serde_json::from_value(data).map_err(|_| DialError::Unsound("it tells of no resource"))
+    }
+
+    /// One call to a peer, by its anchors alone; what it answers if it doesn't refuse.
+    async fn call_peer(&self, peer: &Peer, wanted: Call<'_>, wall: Moment) -> Result<Value, DialError> {
         let trust = peer.trust.as_ref().ok_or(DialError::NoTrust(peer.id))?;
         let mut anchors = Vec::new();
         for anchor in trust.anchors_at(wall) {
@@ -112,25 +171,44 @@ impl Gateway {
         };
         let leaf = self.ca.issue(&self.site, &self.node, usage, wall)?;
         let tls = client_config(callee, Some(&leaf))?;
-        let nonce = format!("{:032x}", u128::from_be_bytes(nonce));
-        let request = HeartbeatRequest {
-            nonce: Some(nonce.clone()),
-            sequence: Some(sequence),
-            ledger_epoch: Some(1),
-            trust_sequence: Some(1),
-            audit_head: Some(self.ledger.head().to_string()),
-            said: self.said(),
-        };
         let url = PeerUrl::new(&peer.url)?;
-        let body = serde_json::to_vec(&request)?;
-        let reply = call(Arc::new(tls), &url, Method::POST, "heartbeat", Some(body)).await?;
-        let (data, _) = accepted(reply)?;
-        let answer: HeartbeatAnswer =
-            serde_json::from_value(data).map_err(|_| DialError::Unsound("it isn't the answer to a beat"))?;
-        if answer.nonce != Some(nonce) || answer.sequence != Some(sequence) {
-            return Err(DialError::Unsound("it is to another beat"));
-        }
-        Ok(self.answered(peer.id, &answer, wall)?)
+        Ok(accepted(call(Arc::new(tls), &url, wanted).await?)?.0)
+    }
+}
+
+/// What is read at a peer.
+#[derive(Clone)]
+pub struct Wanted {
+    /// Which kind.
+    pub kind: String,
+    /// Which one; none is all.
+    pub id: Option<String>,
+    /// Behind which one to go on.
+    pub after: Option<String>,
+    /// The grant's token.
+    pub bearer: String,
+}
+
+impl std::fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The token is a secret.
+        write!(f, "Wanted({} {:?})", self.kind, self.id)
+    }
+}
+
+/// All but the unreserved characters of a URI (RFC 3986, section 2.3).
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+const fn posted(path: &str, body: Vec<u8>) -> Call<'_> {
+    Call {
+        method: Method::POST,
+        path,
+        bearer: None,
+        body: Some(body),
     }
 }
 

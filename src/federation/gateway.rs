@@ -4,16 +4,20 @@
 //! the clock.
 
 mod accept;
+mod grants;
 mod operator;
+mod resources;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 pub use accept::{AcceptError, Accepting, TakeError};
+pub use grants::{GrantError, Granted, Granting};
 pub use operator::{OperatorError, Proposal, Proposed};
+pub use resources::{Asked, ResourceError, Via};
 
 use super::identity::{Stranger, identify};
 use super::ledger::{Aborted, Conflict, Draft, Happening, Ledger, LedgerError};
@@ -24,7 +28,8 @@ use super::site::SiteId;
 use super::url::PeerUrl;
 use super::version;
 use super::wire::{HeartbeatAnswer, HeartbeatRequest, Said, TooLong, TrustBundle};
-use crate::model::Name;
+use crate::model::host::Verify;
+use crate::model::{Fleet, Name};
 use rustls::pki_types::CertificateDer;
 
 /// How long an answer to an acceptance is told again to the same site.
@@ -44,6 +49,23 @@ pub struct Settings {
     pub stale_after: Duration,
     /// Time between beats.
     pub heartbeat: Duration,
+    /// What must be verified before a peer is given anything.
+    pub verify: Verify,
+    /// Whether a grant must say of every axis what it allows.
+    pub require_explicit_axes: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            url: None,
+            jurisdiction: None,
+            stale_after: Duration::from_secs(150),
+            heartbeat: Duration::from_secs(60),
+            verify: Verify::None,
+            require_explicit_axes: false,
+        }
+    }
 }
 
 /// A site's gateway.
@@ -60,6 +82,7 @@ pub struct Gateway {
     pub settings: Settings,
     /// When peers were last heard of, since the ledger was last told.
     pub heard: Heard,
+    fleet: RwLock<Option<Arc<Fleet>>>,
 }
 
 /// Beats that change nothing but a time: told to the ledger from time to time, all at once.
@@ -97,6 +120,31 @@ pub enum BeatError {
 }
 
 impl Gateway {
+    /// A gateway that has heard of nobody yet, and doesn't know its site's fleet.
+    #[must_use]
+    pub fn new(site: SiteId, node: Name, ca: SiteCa, ledger: Arc<Ledger>, settings: Settings) -> Self {
+        Self {
+            site,
+            node,
+            ca,
+            ledger,
+            settings,
+            heard: Heard::default(),
+            fleet: RwLock::default(),
+        }
+    }
+
+    /// The site's fleet, as it was last told.
+    #[must_use]
+    pub fn fleet(&self) -> Option<Arc<Fleet>> {
+        self.fleet.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells it the site's fleet.
+    pub fn tell_fleet(&self, fleet: Fleet) {
+        *self.fleet.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(fleet));
+    }
+
     /// Where we are reached, for peers.
     #[must_use]
     pub fn endpoints(&self) -> Vec<Endpoint> {

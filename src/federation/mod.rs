@@ -8,6 +8,9 @@
 //! |---|---|
 //! | `peer` | a peer, where it stands, and the whole transition table |
 //! | `token` | the acceptance token and the six words |
+//! | `capability` | what is agreed with a peer about kinds of resources |
+//! | `grant` | what a peer may read here, and from where |
+//! | `resources` | what can be granted to be read |
 //! | `site` | the name under which peers know a site |
 //! | `gateway` | what operators and peers ask, and what becomes of it in the ledger |
 //! | `identity` | the one place where a certificate becomes a peer |
@@ -19,15 +22,18 @@
 //!
 //! Nothing here touches the host: it only changes data.
 
+pub mod capability;
 pub mod client;
 pub mod dial;
 pub mod gateway;
+pub mod grant;
 pub mod identity;
 pub mod ledger;
 pub mod moment;
 pub mod peer;
 pub mod pki;
 pub mod pulse;
+pub mod resources;
 pub mod site;
 pub mod token;
 pub mod url;

@@ -56,6 +56,13 @@ impl Moment {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// A UUID of version 7 (RFC 9562), of this time.
+    #[must_use]
+    pub fn uuid(self, random: [u8; 10]) -> uuid::Uuid {
+        let millis = u64::try_from(self.0).unwrap_or(0);
+        uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
+    }
+
     /// For libraries that take `time`'s type.
     #[must_use]
     pub fn to_offset(self) -> OffsetDateTime {

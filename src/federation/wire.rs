@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::grant::GrantId;
 use super::moment::Moment;
 use super::peer::{Declared, Endpoint, PeerId, Status};
+use super::site::SiteId;
 
 /// The versions of the contract that this program keeps.
 pub const CONTRACT_VERSIONS: [u32; 1] = [1];
@@ -245,6 +247,29 @@ pub struct TrustBundle {
     pub sequence: u64,
     /// How many seconds may pass before it is asked for again (SPIFFE trust domain and bundle, section 4.1.2).
     pub refresh_hint: u64,
+}
+
+/// What `resources/{kind}` and `resources/{kind}/{id}` answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResourceAnswer {
+    /// As it was asked.
+    pub kind: String,
+    /// As it was asked; none is all.
+    #[serde(default)]
+    pub id: Option<String>,
+    /// Whether there is any.
+    pub exists: bool,
+    /// Whose it is.
+    pub account_id: SiteId,
+    /// The grant that allowed it.
+    pub grant_id: GrantId,
+    /// When this was looked up.
+    pub fetched_at: Moment,
+    /// What is told of each.
+    pub resources: Vec<Value>,
+    /// Where to go on with `?after=`, if there are more than one answer carries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// The envelope of answers.

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use super::name::{LinkName, Name};
 use super::network::NetworkId;
@@ -15,6 +16,14 @@ pub const WIREGUARD_PREFIX: &str = "wg-sdwan-";
 pub const VRF_PREFIX: &str = "sdwan-";
 /// The prefix of every VIP dummy of ours.
 pub const DUMMY_PREFIX: &str = "d-sdwan-";
+
+/// The instance id by which other sites know a node: a UUID of version 5 (RFC 9562) of `urn:sdwand:<site's /48>:<node>` in the URL
+/// namespace. It follows from the site's prefix and the name alone.
+#[must_use]
+pub fn instance_id(site: Ipv6Net, node: &Name) -> Uuid {
+    let urn = format!("urn:sdwand:{}:{node}", site.trunc());
+    Uuid::new_v5(&Uuid::NAMESPACE_URL, urn.as_bytes())
+}
 
 fn link_name(text: &str) -> LinkName {
     LinkName::new(text).expect("prefix, id of at most four digits and hub index stay within 15 bytes")
@@ -171,6 +180,18 @@ mod tests {
         assert_eq!(address_v4(v4, 1 << 40), None);
         // The first 8 bytes of `printf node | sha256sum`.
         assert_eq!(host_part(&Name::new("node").unwrap()), 0x545e_a538_4610_03ef);
+    }
+
+    #[test]
+    fn instance_ids_follow_from_prefix_and_name() {
+        let id = |prefix: &str| instance_id(prefix.parse().unwrap(), &Name::new("hub-a1").unwrap());
+        // `uuid.uuid5(uuid.NAMESPACE_URL, "urn:sdwand:fd12:34ab:cd42::/48:hub-a1")` in Python.
+        assert_eq!(
+            id("fd12:34ab:cd42::/48").to_string(),
+            "1cbd36a3-2522-5622-a261-553a779b77d8"
+        );
+        assert_eq!(id("fd12:34ab:cd42::1/48"), id("fd12:34ab:cd42::/48"));
+        assert_ne!(id("fd12:34ab:cd43::/48"), id("fd12:34ab:cd42::/48"));
     }
 
     #[test]

@@ -3,9 +3,11 @@
 //! | file | holds |
 //! |---|---|
 //! | `peers` | `/api/v1/system/platform/peers` |
+//! | `grants` | `/api/v1/system/platform/peers/{peer}/{grants,capabilities,call}` |
 //! | `audit` | `/api/v1/system/federation/{audit,site}` |
 
 mod audit;
+mod grants;
 mod peers;
 
 use std::sync::Arc;
@@ -57,7 +59,7 @@ impl Routes {
 
 /// The routes.
 pub fn router(operating: Operating) -> Router {
-    let Routes { read, invite, manage } = peers::routes().and(audit::routes());
+    let Routes { read, invite, manage } = peers::routes().and(grants::routes()).and(audit::routes());
     read.merge(invite)
         .merge(manage)
         .fallback(async || ApiError::new(404, "not_found", "there is no such path"))

@@ -104,10 +104,23 @@ async fn list(
 
 async fn show(State(operating): State<Operating>, Path(peer): Path<String>) -> Result<Json<Value>, ApiError> {
     let id = find(&operating, &peer)?;
-    let peer = operating
-        .gateway
-        .ledger
-        .read(|book| book.peer(&id).map(|peer| peer_view(&operating.gateway, peer)));
+    let gateway = &operating.gateway;
+    let fleet = gateway.fleet();
+    let peer = gateway.ledger.read(|book| {
+        let peer = book.peer(&id)?;
+        let mut view = peer_view(gateway, peer);
+        view["grants_count"] = json!(book.grants().filter(|grant| grant.peer == id).count());
+        view["capabilities_count"] = json!(book.capabilities_of(id).count());
+        let bridges = fleet.as_ref().map(|fleet| {
+            fleet
+                .bridges
+                .values()
+                .filter(|bridge| bridge.peer == peer.alias)
+                .count()
+        });
+        view["bridges_count"] = json!(bridges);
+        Some(view)
+    });
     Ok(Json(json!({ "data": peer })))
 }
 
@@ -123,7 +136,10 @@ struct Propose {
 }
 
 /// Reads a word of a small vocabulary.
-fn word<T: for<'a> Deserialize<'a> + Default>(text: Option<&str>, field: &str) -> Result<T, ApiError> {
+pub(super) fn word<T: for<'a> Deserialize<'a> + Default>(
+    text: Option<&str>,
+    field: &str,
+) -> Result<T, ApiError> {
     match text {
         None => Ok(T::default()),
         Some(text) => serde_json::from_value(Value::String(text.to_owned()))

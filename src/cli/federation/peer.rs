@@ -60,6 +60,11 @@ With `--token -` the token is read from standard input, where other users of thi
     #[command(after_help = "Example:
   sdwand peer rotate-token site-b")]
     RotateToken(Which),
+    /// Read a resource at a peer, with a grant that its operator gave you
+    #[command(after_help = "Example:
+  sdwand peer call site-a network --grant token.txt
+  sdwand peer call site-a virtual_ip prod.k3s-api --grant - --json < token.txt")]
+    Call(super::grant::Call),
 }
 
 #[derive(Debug, Args)]
@@ -159,6 +164,7 @@ pub(crate) async fn peer(global: &Global, command: PeerCommand) -> Result<ExitCo
             let answer = api.ask(Method::POST, &path, Some(json!({}))).await?;
             offered(global, &answer)
         }
+        PeerCommand::Call(asked) => super::grant::call(global, &api, asked).await,
     }
 }
 

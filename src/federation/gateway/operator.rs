@@ -87,8 +87,7 @@ impl Gateway {
         wall: Moment,
     ) -> Result<Proposed, OperatorError> {
         let token = AcceptanceToken::new(secret, self.ca.fingerprint());
-        let millis = u64::try_from(wall.millis()).unwrap_or(0);
-        let id = PeerId(uuid::Builder::from_unix_timestamp_millis(millis, &id_random).into_uuid());
+        let id = PeerId(wall.uuid(id_random));
         let peer = self.ledger.transact(wall, |draft| {
             let now = draft.now();
             let alias = alias_of(draft, proposal)?;
@@ -266,7 +265,7 @@ fn alias_of(draft: &Draft<'_>, proposal: &Proposal) -> Result<Name, OperatorErro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::federation::gateway::{Heard, Settings};
+    use crate::federation::gateway::Settings;
     use crate::federation::ledger::Ledger;
     use crate::federation::pki::SiteCa;
     use crate::federation::site::SiteId;
@@ -277,19 +276,15 @@ mod tests {
         let wall = Moment::EPOCH;
         let folder = tempfile::tempdir().unwrap();
         let site = SiteId::new("site-a.fd1234abcd42").unwrap();
-        let gateway = Gateway {
-            ca: SiteCa::generate(&site, wall).unwrap().0,
+        let ledger = Arc::new(Ledger::open(&folder.path().join("ledger.db")).unwrap());
+        let ca = SiteCa::generate(&site, wall).unwrap().0;
+        let gateway = Gateway::new(
             site,
-            node: Name::new("hub-a1").unwrap(),
-            ledger: Arc::new(Ledger::open(&folder.path().join("ledger.db")).unwrap()),
-            settings: Settings {
-                url: None,
-                jurisdiction: None,
-                stale_after: Duration::from_secs(150),
-                heartbeat: Duration::from_secs(60),
-            },
-            heard: Heard::default(),
-        };
+            Name::new("hub-a1").unwrap(),
+            ca,
+            ledger,
+            Settings::default(),
+        );
         let proposal = Proposal {
             url: PeerUrl::new("https://site-b.example.com:8443").unwrap(),
             alias: None,

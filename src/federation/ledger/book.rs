@@ -6,6 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::federation::capability::{Capability, CapabilityId};
+use crate::federation::grant::{Grant, GrantId};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Peer, PeerId};
 use crate::federation::token::{Fingerprint, TokenDigest};
@@ -42,6 +44,8 @@ pub struct Book {
     pub(super) peers: BTreeMap<PeerId, Arc<Peer>>,
     pub(super) offers: BTreeMap<TokenDigest, PeerId>,
     pub(super) answers: BTreeMap<TokenDigest, KeptAnswer>,
+    pub(super) grants: BTreeMap<GrantId, Arc<Grant>>,
+    pub(super) capabilities: BTreeMap<CapabilityId, Arc<Capability>>,
     /// The latest time that was ever written: a clock that goes back wakes nothing that had expired.
     pub(super) latest: Option<Moment>,
 }
@@ -68,6 +72,22 @@ impl Book {
     #[must_use]
     pub fn answered(&self, token: &TokenDigest) -> Option<&KeptAnswer> {
         self.answers.get(token)
+    }
+
+    /// A grant.
+    #[must_use]
+    pub fn grant(&self, id: &GrantId) -> Option<&Arc<Grant>> {
+        self.grants.get(id)
+    }
+
+    /// All grants, oldest first.
+    pub fn grants(&self) -> impl Iterator<Item = &Arc<Grant>> {
+        self.grants.values()
+    }
+
+    /// What is agreed with a peer about kinds of resources, oldest first.
+    pub fn capabilities_of(&self, peer: PeerId) -> impl Iterator<Item = &Arc<Capability>> {
+        self.capabilities.values().filter(move |found| found.peer == peer)
     }
 
     /// Whether anyone is awaited who has no certificate that we know.
@@ -100,6 +120,15 @@ impl Book {
             self.answers.insert(answer.token, answer);
         }
         self.answers.retain(|_, answer| now < answer.until);
+        for grant in changes.grants.into_values() {
+            self.grants.insert(grant.id, Arc::new(grant));
+        }
+        for (id, capability) in changes.capabilities {
+            match capability {
+                Some(capability) => self.capabilities.insert(id, Arc::new(capability)),
+                None => self.capabilities.remove(&id),
+            };
+        }
         self.latest = Some(self.now(now));
     }
 }
@@ -109,6 +138,9 @@ impl Book {
 pub(super) struct Changes {
     pub(super) peers: BTreeMap<PeerId, Peer>,
     pub(super) answers: Vec<KeptAnswer>,
+    pub(super) grants: BTreeMap<GrantId, Grant>,
+    /// None where it is removed.
+    pub(super) capabilities: BTreeMap<CapabilityId, Option<Capability>>,
     pub(super) happenings: Vec<Happening>,
 }
 
@@ -214,6 +246,50 @@ impl<'a> Draft<'a> {
             }
         }
         Ok(())
+    }
+
+    /// A grant, as it is after what was changed so far.
+    #[must_use]
+    pub fn grant(&self, id: &GrantId) -> Option<&Grant> {
+        self.changes
+            .grants
+            .get(id)
+            .or_else(|| self.book.grant(id).map(AsRef::as_ref))
+    }
+
+    /// All grants, as they are after what was changed so far.
+    pub fn grants(&self) -> impl Iterator<Item = &Grant> {
+        let ids: BTreeSet<&GrantId> = self
+            .book
+            .grants
+            .keys()
+            .chain(self.changes.grants.keys())
+            .collect();
+        ids.into_iter().filter_map(|id| self.grant(id))
+    }
+
+    /// Writes a grant.
+    pub fn put_grant(&mut self, grant: Grant) {
+        self.changes.grants.insert(grant.id, grant);
+    }
+
+    /// What is agreed with a peer about a kind of resources.
+    #[must_use]
+    pub fn capability(&self, id: &CapabilityId) -> Option<&Capability> {
+        match self.changes.capabilities.get(id) {
+            Some(changed) => changed.as_ref(),
+            None => self.book.capabilities.get(id).map(AsRef::as_ref),
+        }
+    }
+
+    /// Writes what is agreed with a peer about a kind of resources.
+    pub fn put_capability(&mut self, capability: Capability) {
+        self.changes.capabilities.insert(capability.id, Some(capability));
+    }
+
+    /// Removes what was agreed.
+    pub fn remove_capability(&mut self, id: CapabilityId) {
+        self.changes.capabilities.insert(id, None);
     }
 
     /// Keeps an answer to an acceptance.

@@ -11,13 +11,15 @@ mod audit;
 mod book;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
 
 pub use audit::{AuditRecord, ChainError, Head};
 pub use book::{Book, Conflict, Draft, Happening, KeptAnswer};
 
+use super::capability::Capability;
+use super::grant::Grant;
 use super::moment::Moment;
 use super::peer::Peer;
 use super::token::Fingerprint;
@@ -278,7 +280,6 @@ impl Ledger {
     /// # Errors
     /// It can't be read.
     pub fn meta(&self, key: &str) -> Result<Option<String>, LedgerError> {
-        use rusqlite::OptionalExtension as _;
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         writer
             .connection
@@ -317,6 +318,23 @@ fn write(writer: &mut Writer, changes: &Changes, now: Moment) -> rusqlite::Resul
     }
     fuse.carry()?;
     transaction.execute("DELETE FROM answers WHERE until <= ?1", [now.millis()])?;
+    for grant in changes.grants.values() {
+        fuse.carry()?;
+        transaction.execute(
+            "INSERT OR REPLACE INTO grants (id, peer, doc) VALUES (?1, ?2, ?3)",
+            params![grant.id.to_string(), grant.peer.to_string(), json(grant)?],
+        )?;
+    }
+    for (id, capability) in &changes.capabilities {
+        fuse.carry()?;
+        match capability {
+            Some(capability) => transaction.execute(
+                "INSERT OR REPLACE INTO capabilities (id, peer, doc) VALUES (?1, ?2, ?3)",
+                params![id.to_string(), capability.peer.to_string(), json(capability)?],
+            )?,
+            None => transaction.execute("DELETE FROM capabilities WHERE id = ?1", [id.to_string()])?,
+        };
+    }
     for happening in &changes.happenings {
         fuse.carry()?;
         head = audit::append(&transaction, head, happening, now)?;
@@ -353,33 +371,55 @@ fn read_book(connection: &Connection, path: &Path) -> Result<Book, LedgerError> 
         source,
     };
     let mut book = Book::default();
-    let docs = |query: &str| -> rusqlite::Result<Vec<(String, String)>> {
-        let mut statement = connection.prepare(query)?;
+    for peer in docs(connection, path, "peers", "id")? {
+        book.put_peer(peer);
+    }
+    for answer in docs::<KeptAnswer>(connection, path, "answers", "token")? {
+        book.answers.insert(answer.token, answer);
+    }
+    for grant in docs::<Grant>(connection, path, "grants", "id")? {
+        book.grants.insert(grant.id, Arc::new(grant));
+    }
+    for capability in docs::<Capability>(connection, path, "capabilities", "id")? {
+        book.capabilities.insert(capability.id, Arc::new(capability));
+    }
+    let latest: Option<String> = connection
+        .query_row("SELECT value FROM meta WHERE key = 'latest'", [], |row| {
+            row.get(0)
+        })
+        .optional()
+        .map_err(sql)?;
+    book.latest = latest
+        .and_then(|millis| millis.parse().ok())
+        .map(Moment::from_millis);
+    Ok(book)
+}
+
+/// Every document of a table.
+fn docs<T: serde::de::DeserializeOwned>(
+    connection: &Connection,
+    path: &Path,
+    table: &str,
+    key: &str,
+) -> Result<Vec<T>, LedgerError> {
+    let rows = || -> rusqlite::Result<Vec<(String, String)>> {
+        let mut statement = connection.prepare(&format!("SELECT {key}, doc FROM {table}"))?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         rows.collect()
     };
-    for (row, doc) in docs("SELECT id, doc FROM peers").map_err(sql)? {
-        let peer = serde_json::from_str(&doc).map_err(|source| LedgerError::Row {
+    let rows = rows().map_err(|source| LedgerError::Sql {
+        path: path.to_owned(),
+        source,
+    })?;
+    let mut found = Vec::with_capacity(rows.len());
+    for (row, doc) in rows {
+        found.push(serde_json::from_str(&doc).map_err(|source| LedgerError::Row {
             path: path.to_owned(),
-            row: format!("peers {row}"),
+            row: format!("{table} {row}"),
             source,
-        })?;
-        book.put_peer(peer);
+        })?);
     }
-    for (row, doc) in docs("SELECT token, doc FROM answers").map_err(sql)? {
-        let answer: KeptAnswer = serde_json::from_str(&doc).map_err(|source| LedgerError::Row {
-            path: path.to_owned(),
-            row: format!("answers {row}"),
-            source,
-        })?;
-        book.answers.insert(answer.token, answer);
-    }
-    let latest = docs("SELECT key, value FROM meta WHERE key = 'latest'").map_err(sql)?;
-    book.latest = latest
-        .first()
-        .and_then(|(_, millis)| millis.parse().ok())
-        .map(Moment::from_millis);
-    Ok(book)
+    Ok(found)
 }
 
 #[cfg(test)]

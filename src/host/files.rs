@@ -14,7 +14,7 @@ use inotify::{EventStream, Inotify, WatchMask};
 type Signature = BTreeMap<OsString, (u64, u64, i64, i64)>;
 
 /// The files of the configuration.
-pub(super) struct ConfigFiles {
+pub(crate) struct ConfigFiles {
     config: PathBuf,
     fleet: PathBuf,
     key: PathBuf,
@@ -24,7 +24,7 @@ pub(super) struct ConfigFiles {
 
 impl ConfigFiles {
     /// Starts to watch. What can't be watched is still compared on every round.
-    pub(super) fn watch(config: &Path, fleet: &Path, key: &Path) -> Self {
+    pub(crate) fn watch(config: &Path, fleet: &Path, key: &Path) -> Self {
         let mut files = Self {
             config: config.to_owned(),
             fleet: fleet.to_owned(),
@@ -69,7 +69,7 @@ impl ConfigFiles {
     }
 
     /// Waits until something happens to a file in one of the folders.
-    pub(super) async fn changed(&mut self) {
+    pub(crate) async fn changed(&mut self) {
         match &mut self.events {
             Some(events) => match events.next().await {
                 Some(Ok(_)) => {}
@@ -82,7 +82,7 @@ impl ConfigFiles {
     }
 
     /// Whether the files differ from when this was last asked.
-    pub(super) fn differ(&mut self) -> bool {
+    pub(crate) fn differ(&mut self) -> bool {
         let now = signature(&self.config, &self.fleet, &self.key);
         if now == self.seen {
             return false;
@@ -93,7 +93,7 @@ impl ConfigFiles {
     }
 
     /// Watches another fleet folder or key file, if it is another.
-    pub(super) fn follow(&mut self, fleet: &Path, key: &Path) {
+    pub(crate) fn follow(&mut self, fleet: &Path, key: &Path) {
         if self.fleet != fleet || self.key != key {
             fleet.clone_into(&mut self.fleet);
             key.clone_into(&mut self.key);

@@ -1,227 +1,26 @@
-//! Two sovereign sites over real mTLS on loopback: from a token to an active peering, and everyone who must stay out.
-//!
-//! ```text
-//! site a: ledger, CA, listener 127.0.0.1:… ◀── accept, heartbeat ── site b: the same
-//!                      ▲
-//!                      └── forged, expired, stolen, revoked, mute: strangers
-//! ```
+//! From a token to an active peering, and everyone who must stay out.
 
-#![expect(
-    clippy::disallowed_methods,
-    clippy::too_many_lines,
-    clippy::unwrap_used,
-    reason = "tests look at the clock, say so when they fail, and are lists of cases"
-)]
+use std::time::{Duration, Instant};
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
-
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Bytes;
-use hyper::{Method, Request};
-use hyper_util::rt::TokioIo;
-use ipnet::Ipv6Net;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
-use sdwand::api::federation_api::Serving;
-use sdwand::api::limits::Limits;
-use sdwand::api::listener;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use sdwand::federation::dial::DialError;
-use sdwand::federation::gateway::{Gateway, Heard, Proposal, Proposed, Settings};
-use sdwand::federation::ledger::Ledger;
-use sdwand::federation::moment::Moment;
-use sdwand::federation::peer::{Peer, PeerId, SpawnMode, SpawnRole, Status};
-use sdwand::federation::pki::tls::{Callee, CurrentLeaf, PossessionOnly, client_config, server_config};
+use sdwand::federation::peer::{PeerId, Status};
 use sdwand::federation::pki::{Leaf, SiteCa, Usage};
 use sdwand::federation::site::SiteId;
 use sdwand::federation::token::{AcceptanceToken, Fingerprint};
 use sdwand::federation::url::PeerUrl;
-use sdwand::federation::wire::{API, AcceptRequest};
+use sdwand::federation::wire::AcceptRequest;
 use sdwand::model::Name;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsConnector;
+use tokio::net::TcpStream;
 use uuid::Uuid;
 
-fn wall() -> Moment {
-    SystemTime::now().into()
-}
-
-fn node() -> Name {
-    Name::new("hub-1").unwrap()
-}
-
-struct Site {
-    gateway: Arc<Gateway>,
-    address: SocketAddr,
-    url: PeerUrl,
-    _folder: tempfile::TempDir,
-    _stop: tokio::sync::watch::Sender<bool>,
-}
-
-impl Site {
-    async fn new(name: &str, number: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let url = PeerUrl::new(&format!("https://{address}")).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let prefix: Ipv6Net = format!("fd00:0:{number:x}::/48").parse().unwrap();
-        let site = SiteId::of(&Name::new(name).unwrap(), prefix);
-        let (ca, _) = SiteCa::generate(&site, wall()).unwrap();
-        let gateway = Arc::new(Gateway {
-            ledger: Arc::new(Ledger::open(&folder.path().join("ledger.db")).unwrap()),
-            settings: Settings {
-                url: Some(url.clone()),
-                jurisdiction: Some("JP".to_owned()),
-                stale_after: Duration::from_secs(150),
-                heartbeat: Duration::from_secs(60),
-            },
-            heard: Heard::default(),
-            node: node(),
-            site,
-            ca,
-        });
-        let leaf = gateway
-            .ca
-            .issue(&gateway.site, &gateway.node, Usage::Serve, wall())
-            .unwrap();
-        let verifier = Arc::new(PossessionOnly::default());
-        verifier.require(false);
-        let tls = server_config(Arc::new(CurrentLeaf::new(&leaf).unwrap()), verifier).unwrap();
-        let serving = Serving {
-            gateway: Arc::clone(&gateway),
-            wall,
-            heard: Arc::new(|_| {}),
-            limits: Arc::new(Limits::new(Instant::now)),
-        };
-        let (stop, stopped) = tokio::sync::watch::channel(false);
-        tokio::spawn(listener::serve(listener, Arc::new(tls), serving, stopped));
-        Self {
-            gateway,
-            address,
-            url,
-            _folder: folder,
-            _stop: stop,
-        }
-    }
-
-    fn propose(&self, url: &PeerUrl, n: u8) -> Proposed {
-        let proposal = Proposal {
-            url: url.clone(),
-            alias: None,
-            role: SpawnRole::Symmetric,
-            mode: SpawnMode::OutOfBand,
-            token_ttl_seconds: None,
-            expect_ca: None,
-        };
-        self.gateway.propose(&proposal, [n; 32], [n; 10], wall()).unwrap()
-    }
-
-    fn peer(&self, id: PeerId) -> Peer {
-        self.gateway
-            .ledger
-            .read(|book| (**book.peer(&id).unwrap()).clone())
-    }
-
-    /// What this site's certificates for calls to a peer are made of.
-    fn leaf(&self, subject: &str) -> Leaf {
-        self.gateway
-            .ca
-            .issue(&self.gateway.site, &node(), Usage::Call { subject }, wall())
-            .unwrap()
-    }
-}
-
-/// `a` has proposed `b`, and `b` has taken the token: both rows.
-async fn enrolled(a: &Site, b: &Site) -> (Peer, Peer) {
-    let proposed = a.propose(&b.url, 1);
-    let registered = b.propose(&a.url, 2);
-    let taken = b
-        .gateway
-        .take(registered.peer.id, &proposed.token.reveal(), wall())
-        .await
-        .unwrap();
-    (a.peer(proposed.peer.id), taken)
-}
-
-/// Requests over one connection to `site`, shown this certificate: their statuses and bodies.
-async fn ask(
-    site: &Site,
-    leaf: Option<&Leaf>,
-    requests: &[(&str, Vec<u8>)],
-) -> Result<Vec<(u16, Value)>, String> {
-    let mut connection = Connection::open(site, leaf).await?;
-    let mut answers = Vec::new();
-    for (path, body) in requests {
-        answers.push(connection.post(path, body.clone()).await?);
-    }
-    Ok(answers)
-}
-
-struct Connection {
-    sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
-}
-
-impl Connection {
-    async fn open(site: &Site, leaf: Option<&Leaf>) -> Result<Self, String> {
-        let callee = Callee::Known {
-            anchors: vec![site.gateway.ca.der().clone()],
-            site: site.gateway.site.clone(),
-        };
-        let tls = TlsConnector::from(Arc::new(client_config(callee, leaf).map_err(|e| e.to_string())?));
-        let stream = TcpStream::connect(site.address)
-            .await
-            .map_err(|e| e.to_string())?;
-        let name = ServerName::try_from("localhost").unwrap();
-        let stream = tls.connect(name, stream).await.map_err(|e| e.to_string())?;
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| e.to_string())?;
-        tokio::spawn(connection);
-        Ok(Self { sender })
-    }
-
-    async fn post(&mut self, path: &str, body: Vec<u8>) -> Result<(u16, Value), String> {
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(format!("{API}/{path}"))
-            .header("host", "localhost")
-            .body(Full::new(Bytes::from(body)))
-            .unwrap();
-        let response = self
-            .sender
-            .send_request(request)
-            .await
-            .map_err(|e| e.to_string())?;
-        let status = response.status().as_u16();
-        let bytes = response
-            .into_body()
-            .collect()
-            .await
-            .map_err(|e| e.to_string())?
-            .to_bytes();
-        Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
-    }
-}
-
-/// The status of one beat with this certificate.
-async fn beat(site: &Site, leaf: Option<&Leaf>) -> u16 {
-    let answers = ask(site, leaf, &[("heartbeat", b"{}".to_vec())]).await.unwrap();
-    if answers[0].0 == 401 {
-        // Every stranger hears the same, and nothing of whom we know.
-        assert_eq!(answers[0].1["code"], "UNAUTHORIZED");
-        assert_eq!(
-            answers[0].1["error"],
-            "a client certificate of an enrolled peer is required"
-        );
-    }
-    answers[0].0
-}
+use crate::site::{Connection, Site, ask, beat, enrolled, node, wall};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn from_a_token_to_an_active_peering() {

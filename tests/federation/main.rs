@@ -1,0 +1,18 @@
+//! Two sovereign sites over real mTLS on loopback.
+//!
+//! ```text
+//! site a: ledger, CA, listener 127.0.0.1:… ◀── accept, heartbeat, … ── site b: the same
+//!                      ▲
+//!                      └── forged, expired, stolen, revoked, mute: strangers
+//! ```
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    reason = "tests look at the clock, say so when they fail, and are lists of cases"
+)]
+
+mod grants;
+mod site;
+mod trust;
