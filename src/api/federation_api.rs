@@ -19,7 +19,7 @@ use super::limits::Limits;
 use crate::federation::gateway::{Asked, Gateway, Via};
 use crate::federation::moment::Moment;
 use crate::federation::peer::PeerId;
-use crate::federation::wire::{API, AcceptRequest, HeartbeatRequest, MAX_BODY};
+use crate::federation::wire::{API, AcceptRequest, HeartbeatRequest, MAX_BODY, NoticeRequest};
 use crate::model::Name;
 
 /// Who is on the other end of a connection, as TLS and the socket say.
@@ -52,6 +52,7 @@ pub fn router(serving: Serving) -> Router {
         .route(&format!("{API}/accept"), post(accept))
         .route(&format!("{API}/heartbeat"), post(heartbeat))
         .route(&format!("{API}/trust_bundle"), get(trust_bundle))
+        .route(&format!("{API}/notices"), post(notices))
         .route(&format!("{API}/resources/{{kind}}"), get(resources))
         .route(&format!("{API}/resources/{{kind}}/{{id}}"), get(resource))
         .fallback(async || ApiError::new(404, "not_found", "there is no such path"))
@@ -142,6 +143,23 @@ async fn trust_bundle(
     Ok(Json(
         json!({ "success": true, "data": serving.gateway.trust_bundle(wall) }),
     ))
+}
+
+async fn notices(
+    State(serving): State<Serving>,
+    Extension(caller): Extension<Caller>,
+    bytes: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let wall = (serving.wall)();
+    // Strangers aren't told what a notice looks like.
+    serving
+        .gateway
+        .identify(&caller.chain, wall)
+        .map_err(|_| ApiError::stranger())?;
+    let NoticeRequest { notice } = body(&bytes)?;
+    let gateway = Arc::clone(&serving.gateway);
+    let status = blocking(move || gateway.noticed(&caller.chain, notice, wall)).await??;
+    Ok(Json(json!({ "success": true, "data": { "status": status } })))
 }
 
 #[derive(Default, Deserialize)]

@@ -14,7 +14,7 @@ use super::peer::{Peer, PeerId, Status};
 use super::pki::tls::{Callee, client_config};
 use super::pki::{PkiError, Usage, certificates_of};
 use super::url::{PeerUrl, UrlError};
-use super::wire::{AcceptAnswer, HeartbeatAnswer, HeartbeatRequest, ResourceAnswer};
+use super::wire::{AcceptAnswer, HeartbeatAnswer, HeartbeatRequest, Notice, NoticeRequest, ResourceAnswer};
 
 /// A peer couldn't be asked, or didn't do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -153,6 +153,17 @@ impl Gateway {
         };
         let data = self.call_peer(&peer, call, wall).await?;
         serde_json::from_value(data).map_err(|_| DialError::Unsound("it tells of no resource"))
+    }
+
+    /// Tells a peer what our operator has done to it. It needn't be reached: its own calls will show it.
+    ///
+    /// # Errors
+    /// It wasn't told.
+    pub async fn notify(&self, peer: &Peer, notice: Notice, wall: Moment) -> Result<(), DialError> {
+        let body = serde_json::to_vec(&NoticeRequest { notice })?;
+        self.call_peer(peer, posted("notices", body), wall)
+            .await
+            .map(|_| ())
     }
 
     /// One call to a peer, by its anchors alone; what it answers if it doesn't refuse.

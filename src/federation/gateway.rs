@@ -5,6 +5,7 @@
 
 mod accept;
 mod grants;
+mod notices;
 mod operator;
 mod resources;
 
@@ -27,7 +28,7 @@ use super::pki::SiteCa;
 use super::site::SiteId;
 use super::url::PeerUrl;
 use super::version;
-use super::wire::{HeartbeatAnswer, HeartbeatRequest, Said, TooLong, TrustBundle};
+use super::wire::{HeartbeatAnswer, HeartbeatRequest, Notice, Said, TooLong, TrustBundle};
 use crate::model::host::Verify;
 use crate::model::{Fleet, Name};
 use rustls::pki_types::CertificateDer;
@@ -310,7 +311,8 @@ impl Gateway {
             if peer.happen(Event::Degrade, Some(reason), now).is_err() {
                 return Ok(false);
             }
-            if before == peer.status && why.as_deref() == Some(reason) {
+            let says_more = Notice::is_reason(why.as_deref()) && before == Status::Degraded;
+            if before == peer.status && (why.as_deref() == Some(reason) || says_more) {
                 return Ok(false);
             }
             if before != peer.status {

@@ -249,6 +249,47 @@ pub struct TrustBundle {
     pub refresh_hint: u64,
 }
 
+/// `POST notices`: what the caller's operator has done to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoticeRequest {
+    /// What.
+    pub notice: Notice,
+}
+
+/// What an operator can have done to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Notice {
+    /// Ended it.
+    Revoked,
+    /// Stopped it for the time being.
+    Suspended,
+    /// Let it go on.
+    Resumed,
+    /// Restored the ledger from a backup: it waits to be resumed.
+    Restored,
+}
+
+impl Notice {
+    /// Why the caller is degraded here, if it is.
+    #[must_use]
+    pub const fn reason(self) -> Option<&'static str> {
+        match self {
+            Self::Revoked => Some("revoked_by_peer"),
+            Self::Suspended => Some("suspended_by_peer"),
+            Self::Restored => Some("restored_by_peer"),
+            Self::Resumed => None,
+        }
+    }
+
+    /// Whether a reason came from a notice. It says more than the silence or the refusals that follow.
+    #[must_use]
+    pub fn is_reason(reason: Option<&str>) -> bool {
+        let told = [Self::Revoked, Self::Suspended, Self::Restored].map(Self::reason);
+        reason.is_some() && told.contains(&reason)
+    }
+}
+
 /// What `resources/{kind}` and `resources/{kind}/{id}` answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ResourceAnswer {

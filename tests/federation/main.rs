@@ -14,5 +14,6 @@
 )]
 
 mod grants;
+mod notices;
 mod site;
 mod trust;

@@ -17,6 +17,7 @@ use crate::federation::gateway::{Gateway, OperatorError, Proposal};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Peer, PeerId, SpawnMode, SpawnRole, Status};
 use crate::federation::url::{PeerUrl, UrlError};
+use crate::federation::wire::Notice;
 use crate::model::Name;
 
 pub(super) fn routes() -> Routes {
@@ -207,18 +208,26 @@ async fn accept(
     ))
 }
 
-/// One change of one peer.
+/// One change of one peer, which it is told of: best effort, the change stands without.
 async fn changed(
     operating: &Operating,
     peer: &str,
+    notice: Option<Notice>,
     work: impl FnOnce(&Gateway, PeerId, Moment) -> Result<Peer, OperatorError> + Send + 'static,
 ) -> Result<Json<Value>, ApiError> {
     let id = find(operating, peer)?;
     let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
     let peer = blocking(move || work(&gateway, id, wall)).await??;
-    Ok(Json(
-        json!({ "data": { "peer": peer_view(&operating.gateway, &peer) } }),
-    ))
+    let view = peer_view(&operating.gateway, &peer);
+    if let Some(notice) = notice.filter(|_| peer.trust.is_some()) {
+        let gateway = Arc::clone(&operating.gateway);
+        tokio::spawn(async move {
+            if let Err(error) = gateway.notify(&peer, notice, wall).await {
+                tracing::info!(peer = %peer.id, ?notice, %error, "the peer wasn't told: its calls will be refused");
+            }
+        });
+    }
+    Ok(Json(json!({ "data": { "peer": view } })))
 }
 
 /// Why, for the audit.
@@ -231,14 +240,14 @@ async fn verify(
     State(operating): State<Operating>,
     Path(peer): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    changed(&operating, &peer, Gateway::verify).await
+    changed(&operating, &peer, None, Gateway::verify).await
 }
 
 async fn resume(
     State(operating): State<Operating>,
     Path(peer): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    changed(&operating, &peer, Gateway::resume).await
+    changed(&operating, &peer, Some(Notice::Resumed), Gateway::resume).await
 }
 
 async fn suspend(
@@ -247,9 +256,12 @@ async fn suspend(
     bytes: Bytes,
 ) -> Result<Json<Value>, ApiError> {
     let reason = reason(&bytes)?;
-    changed(&operating, &peer, move |gateway, id, wall| {
-        gateway.suspend(id, &reason, wall)
-    })
+    changed(
+        &operating,
+        &peer,
+        Some(Notice::Suspended),
+        move |gateway, id, wall| gateway.suspend(id, &reason, wall),
+    )
     .await
 }
 
@@ -259,9 +271,12 @@ async fn revoke(
     bytes: Bytes,
 ) -> Result<Json<Value>, ApiError> {
     let reason = reason(&bytes)?;
-    changed(&operating, &peer, move |gateway, id, wall| {
-        gateway.revoke(id, &reason, wall)
-    })
+    changed(
+        &operating,
+        &peer,
+        Some(Notice::Revoked),
+        move |gateway, id, wall| gateway.revoke(id, &reason, wall),
+    )
     .await
 }
 

@@ -1,0 +1,97 @@
+//! What a peer is told of what the other operator did.
+
+use sdwand::federation::peer::Status;
+use sdwand::federation::wire::Notice;
+use serde_json::json;
+
+use crate::site::{Site, ask, enrolled, wall};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_other_side_knows_at_once_and_decides_for_itself() {
+    let (a, b) = (Site::new("site-a", 1).await, Site::new("site-b", 2).await);
+    let (b_at_a, a_at_b) = enrolled(&a, &b).await;
+    let at_b = || b.peer(a_at_b.id);
+    let reason = || at_b().reason;
+
+    // Nothing has come through yet: it is noted, and nothing moves.
+    a.gateway
+        .notify(&b_at_a, Notice::Suspended, wall())
+        .await
+        .unwrap();
+    assert_eq!(
+        (at_b().status, reason().as_deref()),
+        (Status::Enrolled, Some("suspended_by_peer"))
+    );
+    b.gateway.beat_to(&at_b(), [1; 16], 1, wall()).await.unwrap();
+    assert_eq!(
+        (at_b().status, reason()),
+        (Status::Active, None),
+        "a verified exchange says more"
+    );
+
+    let suspended = a.gateway.suspend(b_at_a.id, "test", wall()).unwrap();
+    a.gateway
+        .notify(&suspended, Notice::Suspended, wall())
+        .await
+        .unwrap();
+    assert_eq!(
+        (at_b().status, reason().as_deref()),
+        (Status::Degraded, Some("suspended_by_peer"))
+    );
+    // Said again it is no news, and the refusals that follow say less.
+    let head = b.gateway.ledger.head();
+    a.gateway
+        .notify(&suspended, Notice::Suspended, wall())
+        .await
+        .unwrap();
+    assert!(!b.gateway.degrade(a_at_b.id, "refused_by_peer", wall()).unwrap());
+    assert_eq!(b.gateway.ledger.head(), head);
+
+    let resumed = a.gateway.resume(b_at_a.id, wall()).unwrap();
+    a.gateway.notify(&resumed, Notice::Resumed, wall()).await.unwrap();
+    assert_eq!((at_b().status, reason()), (Status::Degraded, None));
+    b.gateway.beat_to(&at_b(), [2; 16], 2, wall()).await.unwrap();
+    assert_eq!(at_b().status, Status::Active);
+
+    let revoked = a.gateway.revoke(b_at_a.id, "test", wall()).unwrap();
+    a.gateway.notify(&revoked, Notice::Revoked, wall()).await.unwrap();
+    assert_eq!(
+        (at_b().status, reason().as_deref()),
+        (Status::Degraded, Some("revoked_by_peer"))
+    );
+    assert!(
+        b.gateway
+            .beat_to(&at_b(), [3; 16], 3, wall())
+            .await
+            .unwrap_err()
+            .is_refusal()
+    );
+
+    // Who isn't known tells nothing, and isn't told what a notice looks like.
+    let leaf = b.leaf(&b_at_a.id.subject());
+    for body in [
+        json!({ "notice": "revoked" }),
+        json!({ "notice": "burnt" }),
+        json!(7),
+    ] {
+        let answers = ask(&a, Some(&leaf), &[("notices", body.to_string().into_bytes())])
+            .await
+            .unwrap();
+        assert_eq!(answers[0].0, 401, "{body}");
+    }
+    let leaf = a.leaf(&a_at_b.id.subject());
+    let answers = ask(
+        &b,
+        Some(&leaf),
+        &[("notices", b"{\"notice\":\"burnt\"}".to_vec())],
+    )
+    .await
+    .unwrap();
+    assert_eq!(answers[0].0, 400);
+    for site in [&a, &b] {
+        assert_eq!(
+            site.gateway.ledger.audit_verify().unwrap(),
+            site.gateway.ledger.head()
+        );
+    }
+}
