@@ -7,8 +7,7 @@
 //!                                    └─▶ calls to peers
 //! ```
 
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,8 +27,9 @@ use crate::federation::gateway::{Gateway, Settings};
 use crate::federation::ledger::{Ledger, LedgerError};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Peer, PeerId, Status};
+use crate::federation::pki::authority::{Authority, Store, StoreError};
 use crate::federation::pki::tls::{CurrentLeaf, PossessionOnly, server_config};
-use crate::federation::pki::{Leaf, PkiError, SiteCa, Usage};
+use crate::federation::pki::{Leaf, PkiError, Usage};
 use crate::federation::pulse::Pulse;
 use crate::federation::site::SiteId;
 use crate::federation::url::{PeerUrl, UrlError};
@@ -64,9 +64,12 @@ pub enum ServeError {
     /// The ledger can't be used.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// The CA can't be used.
-    #[error("the site's CA")]
+    /// A certificate can't be made or shown.
+    #[error("the site's certificate")]
     Pki(#[from] PkiError),
+    /// The CA's files can't be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A file, folder or socket can't be made.
     #[error("{what} {path}")]
     Path {
@@ -177,8 +180,13 @@ fn gateway(
 ) -> Result<Gateway, ServeError> {
     let site = SiteId::of(&fleet.site.name, fleet.site.prefix);
     let url = federation.url.as_deref().filter(|_| federation.dialable);
-    let ca = authority(folder, &site)?;
     let ledger = Arc::new(Ledger::open(&folder.join("ledger.db"))?);
+    let store = Store::new(folder);
+    let signs = ledger.read(|book| book.own_trust().signs);
+    let (ca, next) = store.open(&site, signs, wall())?;
+    // One that was drawn, and then the power was cut before the ledger knew, was never announced.
+    let announced = ledger.read(|book| book.own_trust().rotation.as_ref().map(|rotation| rotation.next));
+    let next = next.filter(|next| announced == Some(next.fingerprint()));
     let settings = Settings {
         url: url.map(PeerUrl::new).transpose()?,
         jurisdiction: federation.jurisdiction.clone(),
@@ -187,7 +195,8 @@ fn gateway(
         verify: federation.verify,
         require_explicit_axes: federation.require_explicit_axes,
     };
-    let gateway = Gateway::new(site, own.node.clone(), ca, ledger, settings);
+    let authority = Authority::new(ca, next);
+    let gateway = Gateway::new(site, own.node.clone(), authority, ledger, settings).kept_in(store);
     gateway.tell_fleet(fleet);
     Ok(gateway)
 }
@@ -223,40 +232,6 @@ async fn until_told() -> Result<(), ServeError> {
     }
     tracing::info!("stopped");
     Ok(())
-}
-
-/// The site's CA, drawn at the first start. The key is written first: a certificate without it would be worthless. Both
-/// come into being whole, whenever the power is cut.
-fn authority(folder: &Path, site: &SiteId) -> Result<SiteCa, ServeError> {
-    let (certificate, key) = (folder.join("ca.pem"), folder.join("ca.key"));
-    if certificate.exists() {
-        let pem = std::fs::read_to_string(&certificate).map_err(at("reading", &certificate))?;
-        let secret = zeroize::Zeroizing::new(std::fs::read_to_string(&key).map_err(at("reading", &key))?);
-        return Ok(SiteCa::load(&pem, &secret)?);
-    }
-    let (ca, secret) = SiteCa::generate(site, wall())?;
-    for (path, text, mode) in [(&key, secret.as_str(), 0o600), (&certificate, ca.pem(), 0o644)] {
-        let mut new = path.clone().into_os_string();
-        new.push(".new");
-        // A start that was cut left it, and its mode would stay.
-        match std::fs::remove_file(&new) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(at("removing", Path::new(&new))(error));
-            }
-            Ok(()) | Err(_) => {}
-        }
-        let written = std::fs::File::options()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&new)
-            .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-            .and_then(|()| std::fs::rename(&new, path))
-            .and_then(|()| std::fs::File::open(folder)?.sync_all());
-        written.map_err(at("writing", path))?;
-    }
-    tracing::info!(fingerprint = %ca.fingerprint(), "drew the site's CA");
-    Ok(ca)
 }
 
 /// Reads the fleet again when its files change. A bad one changes nothing: peers are told of the last good one.
@@ -317,6 +292,11 @@ async fn drive(
                     if let Err(error) = gateway.flush(wall()) {
                         tracing::error!(%error, "the ledger can't be written");
                     }
+                    match gateway.promote(wall()) {
+                        Ok(true) => tracing::warn!(ca = %gateway.ca.fingerprint(), "the next CA signs from now on"),
+                        Ok(false) => {}
+                        Err(error) => tracing::error!(%error, "the next CA can't take over"),
+                    }
                     if let Err(error) = gateway.archive_grants(wall()) {
                         tracing::error!(%error, "old grants can't be put away");
                     }
@@ -365,7 +345,7 @@ fn degrade(gateway: &Gateway, id: PeerId, reason: &str) {
 
 fn renew(gateway: &Gateway, current: &CurrentLeaf, leaf: &mut Leaf) {
     let now = wall();
-    if now < leaf.renew_at {
+    if now < leaf.renew_at && leaf.issuer == gateway.ca.fingerprint() {
         return;
     }
     let renewed = gateway.ca.issue(&gateway.site, &gateway.node, Usage::Serve, now);
@@ -374,26 +354,5 @@ fn renew(gateway: &Gateway, current: &CurrentLeaf, leaf: &mut Leaf) {
         Err(error) => {
             tracing::error!(%error, not_after = %leaf.not_after, "our certificate can't be renewed");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
-
-    #[test]
-    fn a_ca_cut_short_while_it_was_drawn_is_drawn_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        for left in ["ca.key", "ca.key.new", "ca.pem.new"] {
-            std::fs::write(at(left), "-----BEG").unwrap();
-        }
-        let site = SiteId::new("site-a.fd1234abcd42").unwrap();
-        let drawn = authority(folder.path(), &site).unwrap().fingerprint();
-        assert_eq!(authority(folder.path(), &site).unwrap().fingerprint(), drawn);
-        let mode = std::fs::metadata(at("ca.key")).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600, "whatever was left");
-        assert!(!at("ca.key.new").exists() && !at("ca.pem.new").exists());
     }
 }

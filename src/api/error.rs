@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::federation::dial::DialError;
 use crate::federation::gateway::{
-    AcceptError, BeatError, GrantError, OperatorError, ResourceError, TakeError,
+    AcceptError, BeatError, GrantError, OperatorError, ResourceError, RotateError, TakeError,
 };
 use crate::federation::grant::TermsError;
 use crate::federation::identity::Stranger;
@@ -87,6 +87,7 @@ impl From<BeatError> for ApiError {
                 Self::stranger()
             }
             BeatError::TooLong(error) => Self::new(422, "too_long", error.to_string()),
+            BeatError::Anchors(_) => Self::new(422, "trust_refused", error.to_string()),
             BeatError::Ledger(error) => Self::internal(&error),
         }
     }
@@ -101,6 +102,15 @@ impl From<OperatorError> for ApiError {
             }
             OperatorError::Alias => Self::new(422, "alias_missing", error.to_string()),
             OperatorError::Ledger(_) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<RotateError> for ApiError {
+    fn from(error: RotateError) -> Self {
+        match &error {
+            RotateError::UnderWay(_) => Self::new(409, "conflict", error.to_string()),
+            RotateError::Store(_) | RotateError::Ledger(_) => Self::internal(&error),
         }
     }
 }

@@ -107,8 +107,8 @@ impl Gateway {
             nonce: Some(nonce.clone()),
             sequence: Some(sequence),
             ledger_epoch: Some(1),
-            trust_sequence: Some(1),
             audit_head: Some(self.ledger.head().to_string()),
+            trust: self.tell_trust(peer.id),
             said: self.said(),
         };
         let body = serde_json::to_vec(&request)?;

@@ -8,6 +8,7 @@ mod grants;
 mod notices;
 mod operator;
 mod resources;
+mod trust;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -19,19 +20,23 @@ pub use accept::{AcceptError, Accepting, TakeError};
 pub use grants::{GrantError, Granted, Granting};
 pub use operator::{OperatorError, Proposal, Proposed};
 pub use resources::{Asked, ResourceError, Via};
+pub use trust::{RotateError, Rotating};
 
 use super::identity::{Stranger, identify};
 use super::ledger::{Aborted, Conflict, Draft, Happening, Ledger, LedgerError};
 use super::moment::Moment;
 use super::peer::{Endpoint, Event, Peer, PeerId, Status};
-use super::pki::SiteCa;
+use super::pki::authority::{Authority, Store};
 use super::site::SiteId;
 use super::url::PeerUrl;
 use super::version;
-use super::wire::{HeartbeatAnswer, HeartbeatRequest, Notice, Said, TooLong, TrustBundle};
+use super::wire::{HeartbeatAnswer, HeartbeatRequest, Notice, Said, TooLong};
 use crate::model::host::Verify;
 use crate::model::{Fleet, Name};
 use rustls::pki_types::CertificateDer;
+
+/// A peer's anchors are others than before.
+const ANCHOR_CHANGED: &str = "federation.peer.anchor_changed";
 
 /// How long an answer to an acceptance is told again to the same site.
 const ANSWER_LIFE: Duration = Duration::from_secs(900);
@@ -76,7 +81,7 @@ pub struct Gateway {
     /// On which node.
     pub node: Name,
     /// What we vouch with.
-    pub ca: SiteCa,
+    pub ca: Authority,
     /// What we remember.
     pub ledger: Arc<Ledger>,
     /// What the operator has set.
@@ -84,6 +89,11 @@ pub struct Gateway {
     /// When peers were last heard of, since the ledger was last told.
     pub heard: Heard,
     fleet: RwLock<Option<Arc<Fleet>>>,
+    /// Which of our anchors each peer has said that it knows.
+    informed: Mutex<BTreeMap<PeerId, u64>>,
+    /// Where the CAs are kept; nowhere in tests.
+    store: Option<Store>,
+    rotating: Mutex<()>,
 }
 
 /// Beats that change nothing but a time: told to the ledger from time to time, all at once.
@@ -115,6 +125,9 @@ pub enum BeatError {
     /// It says too much.
     #[error(transparent)]
     TooLong(#[from] TooLong),
+    /// What it says of its anchors can't be taken over.
+    #[error("ca_bundle_pem: {0}")]
+    Anchors(String),
     /// The ledger can't be written.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -123,16 +136,32 @@ pub enum BeatError {
 impl Gateway {
     /// A gateway that has heard of nobody yet, and doesn't know its site's fleet.
     #[must_use]
-    pub fn new(site: SiteId, node: Name, ca: SiteCa, ledger: Arc<Ledger>, settings: Settings) -> Self {
+    pub fn new(
+        site: SiteId,
+        node: Name,
+        ca: impl Into<Authority>,
+        ledger: Arc<Ledger>,
+        settings: Settings,
+    ) -> Self {
         Self {
             site,
             node,
-            ca,
+            ca: ca.into(),
             ledger,
             settings,
             heard: Heard::default(),
             fleet: RwLock::default(),
+            informed: Mutex::default(),
+            store: None,
+            rotating: Mutex::default(),
         }
+    }
+
+    /// Keeps its CAs there from now on.
+    #[must_use]
+    pub fn kept_in(mut self, store: Store) -> Self {
+        self.store = Some(store);
+        self
     }
 
     /// The site's fleet, as it was last told.
@@ -179,17 +208,6 @@ impl Gateway {
         self.ledger.read(|book| identify(chain, book, book.now(wall)))
     }
 
-    /// Our roots, for peers that refresh theirs.
-    #[must_use]
-    pub fn trust_bundle(&self, now: Moment) -> TrustBundle {
-        TrustBundle {
-            ca_bundle_pem: self.ca.pem().to_owned(),
-            generated_at: now,
-            sequence: 1,
-            refresh_hint: 300,
-        }
-    }
-
     /// Takes a beat: whoever it is from is heard of now, and active.
     ///
     /// # Errors
@@ -214,8 +232,10 @@ impl Gateway {
             nonce,
             sequence,
             said,
+            trust,
             ..
         } = request;
+        self.hear_trust(peer.id, &trust, wall)?;
         let status = self.beat(&peer, said, wall)?;
         let head = self.ledger.head();
         Ok(HeartbeatAnswer {
@@ -226,8 +246,8 @@ impl Gateway {
             nonce,
             sequence,
             ledger_epoch: 1,
-            trust_sequence: 1,
             audit_head: head.to_string(),
+            trust: self.tell_trust(peer.id),
         })
     }
 
@@ -261,6 +281,7 @@ impl Gateway {
             ..Said::default()
         };
         said.check()?;
+        self.hear_trust(id, &answer.trust, wall)?;
         let peer = self.ledger.read(|book| book.peer(&id).cloned());
         let peer = peer
             .filter(|peer| peer.status.may_call())

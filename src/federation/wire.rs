@@ -192,6 +192,19 @@ pub struct TrustExchange {
     pub assigned_inbound_subject: String,
 }
 
+/// What goes with a beat and its answer about anchors: so they move on where only one side can dial, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrustNews {
+    /// How often the anchors of who says it have changed.
+    pub trust_sequence: Option<u64>,
+    /// Which of the other's it knows.
+    pub known_trust_sequence: Option<u64>,
+    /// All of its anchors, PEM: only to who lacks some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_bundle_pem: Option<String>,
+}
+
 /// `POST heartbeat`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -202,10 +215,11 @@ pub struct HeartbeatRequest {
     pub sequence: Option<u64>,
     /// How often the caller's ledger was restored from a backup.
     pub ledger_epoch: Option<u64>,
-    /// How often its anchors have changed.
-    pub trust_sequence: Option<u64>,
     /// Where its audit ends.
     pub audit_head: Option<String>,
+    /// What it says of its anchors.
+    #[serde(flatten)]
+    pub trust: TrustNews,
     /// What it says of itself.
     #[serde(flatten)]
     pub said: Said,
@@ -230,10 +244,11 @@ pub struct HeartbeatAnswer {
     pub sequence: Option<u64>,
     /// How often our ledger was restored.
     pub ledger_epoch: u64,
-    /// How often our anchors have changed.
-    pub trust_sequence: u64,
     /// Where our audit ends.
     pub audit_head: String,
+    /// What we say of our anchors.
+    #[serde(flatten)]
+    pub trust: TrustNews,
 }
 
 /// What `trust_bundle` answers.

@@ -15,5 +15,6 @@
 
 mod grants;
 mod notices;
+mod rotation;
 mod site;
 mod trust;

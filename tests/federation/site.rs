@@ -193,7 +193,7 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) async fn open(site: &Site, leaf: Option<&Leaf>) -> Result<Self, String> {
         let callee = Callee::Known {
-            anchors: vec![site.gateway.ca.der().clone()],
+            anchors: vec![site.gateway.ca.der()],
             site: site.gateway.site.clone(),
         };
         let tls = TlsConnector::from(Arc::new(client_config(callee, leaf).map_err(|e| e.to_string())?));

@@ -273,9 +273,9 @@ async fn what_an_acceptance_must_bring() {
     let (a, b) = (Site::new("site-a", 1).await, Site::new("site-b", 2).await);
     let proposed = a.propose(&b.url, 1);
     let leaf = b.leaf("accept");
-    let sound = acceptance(&proposed.token, &b.gateway.ca);
+    let sound = acceptance(&proposed.token, &b.gateway.ca.current());
     let with = |change: fn(&mut AcceptRequest)| {
-        let mut request = acceptance(&proposed.token, &b.gateway.ca);
+        let mut request = acceptance(&proposed.token, &b.gateway.ca.current());
         change(&mut request);
         serde_json::to_vec(&request).unwrap()
     };
@@ -295,7 +295,7 @@ async fn what_an_acceptance_must_bring() {
         422
     );
     for version in [None, Some(json!(99)), Some(json!("x"))] {
-        let mut request = acceptance(&proposed.token, &b.gateway.ca);
+        let mut request = acceptance(&proposed.token, &b.gateway.ca.current());
         // The version is judged before the token.
         request.acceptance_token = Some("unknown".to_owned());
         request.contract_version = version;
@@ -303,7 +303,7 @@ async fn what_an_acceptance_must_bring() {
         assert!(code == 422 && error.contains("contract_version"), "{error}");
     }
     let unknown = AcceptanceToken::new([99; 32], Fingerprint([0; 32])).reveal();
-    let mut request = acceptance(&proposed.token, &b.gateway.ca);
+    let mut request = acceptance(&proposed.token, &b.gateway.ca.current());
     request.acceptance_token = Some(unknown);
     assert_eq!(
         status(Some(&leaf), serde_json::to_vec(&request).unwrap()).await.0,
@@ -317,7 +317,7 @@ async fn what_an_acceptance_must_bring() {
             .0,
         422
     );
-    let ours = serde_json::to_vec(&acceptance(&proposed.token, &a.gateway.ca)).unwrap();
+    let ours = serde_json::to_vec(&acceptance(&proposed.token, &a.gateway.ca.current())).unwrap();
     assert_eq!(status(Some(&a.leaf("accept")), ours).await.0, 422, "a's own CA");
     assert_eq!(
         status(Some(&leaf), with(|r| r.caller_inbound_subject = None))
@@ -358,7 +358,7 @@ async fn what_an_acceptance_must_bring() {
     );
     // A second site with an anchor that is in use.
     let other = a.propose(&PeerUrl::new("https://c.example").unwrap(), 9);
-    let again = serde_json::to_vec(&acceptance(&other.token, &b.gateway.ca)).unwrap();
+    let again = serde_json::to_vec(&acceptance(&other.token, &b.gateway.ca.current())).unwrap();
     let (found, _) = status(Some(&leaf), again).await;
     assert!([409, 422].contains(&found), "{found}");
 }
@@ -393,6 +393,7 @@ fn deep_chain(depth: usize) -> Leaf {
         key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
         renew_at: wall(),
         not_after: wall(),
+        issuer: Fingerprint([0; 32]),
     }
 }
 

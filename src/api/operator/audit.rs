@@ -1,9 +1,10 @@
-//! `/api/v1/system/federation/{audit,site}`: what happened, and who we are.
+//! `/api/v1/system/federation/{audit,site,pki}`: what happened, who we are, and what we vouch with.
 
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
-use axum::routing::get;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -18,7 +19,7 @@ pub(super) fn routes() -> Routes {
             .route(&format!("{FEDERATION}/audit"), get(audit))
             .route(&format!("{FEDERATION}/site"), get(site)),
         invite: Router::new(),
-        manage: Router::new(),
+        manage: Router::new().route(&format!("{FEDERATION}/pki/rotate"), post(rotate)),
     }
 }
 
@@ -67,5 +68,12 @@ async fn site(State(operating): State<Operating>) -> Json<Value> {
         "url": gateway.settings.url,
         "ca_fingerprint": gateway.ca.fingerprint().to_string(),
         "ca_pem": gateway.ca.pem(),
+        "rotation": gateway.rotation((operating.wall)()),
     } }))
+}
+
+async fn rotate(State(operating): State<Operating>) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
+    let rotation = blocking(move || gateway.rotate(wall)).await??;
+    Ok((StatusCode::ACCEPTED, Json(json!({ "data": rotation }))))
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `peers` | `/api/v1/system/platform/peers` |
 //! | `grants` | `/api/v1/system/platform/peers/{peer}/{grants,capabilities,call}` |
-//! | `audit` | `/api/v1/system/federation/{audit,site}` |
+//! | `audit` | `/api/v1/system/federation/{audit,site,pki}` |
 
 mod audit;
 mod grants;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use hyper::Method;
+use serde_json::Value;
 
 use super::Api;
 use crate::api::operator::FEDERATION;
@@ -32,6 +33,15 @@ pub(crate) enum PkiCommand {
     #[command(after_help = "Example:
   sdwand pki show")]
     Show,
+    /// Draw another CA; it signs once every peer knows it, after 7 days at the latest
+    #[command(after_help = "Example:
+  sdwand pki rotate-ca
+  sdwand pki show      # which peers are still waited for
+
+Peers are told of both CAs in their heartbeats, and keep the old one for 7 days after the new one signs. Nobody has to do
+anything. Tokens that are out name the old CA: they are waited for as well. After a theft of the CA's key this is not
+enough: revoke the peers and propose anew.")]
+    RotateCa,
 }
 
 pub(crate) async fn audit(global: &Global, command: AuditCommand) -> Result<ExitCode, CliError> {
@@ -72,18 +82,47 @@ pub(crate) async fn audit(global: &Global, command: AuditCommand) -> Result<Exit
 }
 
 pub(crate) async fn pki(global: &Global, command: PkiCommand) -> Result<ExitCode, CliError> {
-    let PkiCommand::Show = command;
-    let site = Api::open(global)?
-        .ask(Method::GET, &format!("{FEDERATION}/site"), None)
-        .await?;
+    let api = Api::open(global)?;
+    if matches!(command, PkiCommand::RotateCa) {
+        let rotation = api
+            .ask(Method::POST, &format!("{FEDERATION}/pki/rotate"), None)
+            .await?;
+        global.print(&rotation, &rotating(&rotation))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let site = api.ask(Method::GET, &format!("{FEDERATION}/site"), None).await?;
     let word = |key: &str| site[key].as_str().unwrap_or("-").to_owned();
     let text = format!(
-        "site {}\nurl  {}\nCA   {}\n{}",
+        "site {}\nurl  {}\nCA   {}\n{}{}",
         word("site_id"),
         word("url"),
         word("ca_fingerprint"),
+        rotating(&site["rotation"]),
         word("ca_pem")
     );
     global.print(&site, &text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// How far a rotation is; nothing where there is none.
+fn rotating(rotation: &Value) -> String {
+    let Some(next) = rotation["next_ca_fingerprint"].as_str() else {
+        return String::new();
+    };
+    let waits: Vec<&str> = rotation["waits_for"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let latest = rotation["at_the_latest"].as_str().unwrap_or("-");
+    let waits = if waits.is_empty() {
+        "no peer".to_owned()
+    } else {
+        waits.join(", ")
+    };
+    format!(
+        "next {next}\n     it signs once every peer knows it and no token is out, on {latest} at the latest;\n     waits for {waits}, and {} open tokens\n",
+        rotation["open_tokens"]
+    )
 }

@@ -8,7 +8,7 @@ use crate::federation::ledger::{Aborted, Conflict, Draft, KeptAnswer, LedgerErro
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Anchor, Event, Peer, PeerId, TransitionError, Trust};
 use crate::federation::pki::verify::{Purpose, check_root, names_of, verify_path};
-use crate::federation::pki::{PkiError, certificates_of};
+use crate::federation::pki::{PkiError, certificates_of, pem_of};
 use crate::federation::site::SiteId;
 use crate::federation::token::{AcceptanceToken, Fingerprint, TokenDigest, TokenError, verification_words};
 use crate::federation::wire::{self, AcceptAnswer, AcceptRequest, TooLong, TrustExchange, contract_version};
@@ -154,7 +154,7 @@ impl Gateway {
             ));
         };
         let fingerprint = check_root(root, now).map_err(refused)?;
-        if fingerprint == self.ca.fingerprint() {
+        if self.ca.is_own(fingerprint) {
             return Err(AcceptError::AnchorInUse);
         }
         let leaf = chain.first().ok_or_else(|| {
@@ -239,7 +239,7 @@ impl Gateway {
             });
             peer.happen(Event::Enroll, None, now)?;
             trust_exchange = Some(TrustExchange {
-                ca_bundle_pem: self.ca.pem().to_owned(),
+                ca_bundle_pem: self.ca.pem(),
                 assigned_inbound_subject: peer.id.subject(),
             });
         } else {
@@ -291,17 +291,6 @@ fn generations(draft: &Draft<'_>, site: &SiteId) -> u32 {
     before.map(|peer| peer.generation).max().unwrap_or(0)
 }
 
-fn pem_of(der: &CertificateDer<'_>) -> String {
-    use base64::Engine as _;
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
-    for line in text.as_bytes().chunks(64) {
-        pem.push_str(&String::from_utf8_lossy(line));
-        pem.push('\n');
-    }
-    pem + "-----END CERTIFICATE-----\n"
-}
-
 /// What a token holder is about to do.
 #[derive(Debug)]
 pub struct Accepting {
@@ -347,7 +336,7 @@ impl Gateway {
     /// The token is damaged or our own, or the peer isn't one that can be accepted.
     pub fn accepting(&self, id: PeerId, token: &str) -> Result<Accepting, TakeError> {
         let token = AcceptanceToken::parse(token)?;
-        if token.ca() == self.ca.fingerprint() {
+        if self.ca.is_own(token.ca()) {
             return Err(TakeError::Own);
         }
         let peer = self
@@ -358,7 +347,7 @@ impl Gateway {
         let request = AcceptRequest {
             acceptance_token: Some(token.reveal()),
             contract_version: Some(json!(wire::CONTRACT_VERSIONS[0])),
-            peer_ca_bundle_pem: Some(self.ca.pem().to_owned()),
+            peer_ca_bundle_pem: Some(self.ca.pem()),
             caller_inbound_subject: Some(id.subject()),
             caller_url: self.settings.url.as_ref().map(ToString::to_string),
             said: self.said(),

@@ -25,6 +25,34 @@ pub struct KeptAnswer {
     pub until: Moment,
 }
 
+/// What we vouch with, as it moves on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnTrust {
+    /// How often our anchors have changed.
+    pub sequence: u64,
+    /// The CA that signs; none where it never changed.
+    pub signs: Option<Fingerprint>,
+    /// The change that is under way.
+    pub rotation: Option<Rotation>,
+}
+
+impl OwnTrust {
+    const FIRST: Self = Self {
+        sequence: 1,
+        signs: None,
+        rotation: None,
+    };
+}
+
+/// A CA is about to take another's place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotation {
+    /// Since when peers are told.
+    pub since: Moment,
+    /// Which.
+    pub next: Fingerprint,
+}
+
 /// Something that happened, before it has its place in the chain.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Happening {
@@ -46,6 +74,7 @@ pub struct Book {
     pub(super) answers: BTreeMap<TokenDigest, KeptAnswer>,
     pub(super) grants: BTreeMap<GrantId, Arc<Grant>>,
     pub(super) capabilities: BTreeMap<CapabilityId, Arc<Capability>>,
+    pub(super) own_trust: Option<OwnTrust>,
     /// The latest time that was ever written: a clock that goes back wakes nothing that had expired.
     pub(super) latest: Option<Moment>,
 }
@@ -72,6 +101,16 @@ impl Book {
     #[must_use]
     pub fn answered(&self, token: &TokenDigest) -> Option<&KeptAnswer> {
         self.answers.get(token)
+    }
+
+    /// What we vouch with.
+    #[must_use]
+    pub const fn own_trust(&self) -> &OwnTrust {
+        const FIRST: &OwnTrust = &OwnTrust::FIRST;
+        match &self.own_trust {
+            Some(trust) => trust,
+            None => FIRST,
+        }
     }
 
     /// A grant.
@@ -120,6 +159,9 @@ impl Book {
             self.answers.insert(answer.token, answer);
         }
         self.answers.retain(|_, answer| now < answer.until);
+        if changes.own_trust.is_some() {
+            self.own_trust = changes.own_trust;
+        }
         for grant in changes.grants.into_values() {
             self.grants.insert(grant.id, Arc::new(grant));
         }
@@ -138,6 +180,7 @@ impl Book {
 pub(super) struct Changes {
     pub(super) peers: BTreeMap<PeerId, Peer>,
     pub(super) answers: Vec<KeptAnswer>,
+    pub(super) own_trust: Option<OwnTrust>,
     pub(super) grants: BTreeMap<GrantId, Grant>,
     /// None where it is removed.
     pub(super) capabilities: BTreeMap<CapabilityId, Option<Capability>>,
@@ -246,6 +289,20 @@ impl<'a> Draft<'a> {
             }
         }
         Ok(())
+    }
+
+    /// What we vouch with, as it is after what was changed so far.
+    #[must_use]
+    pub fn own_trust(&self) -> &OwnTrust {
+        self.changes
+            .own_trust
+            .as_ref()
+            .unwrap_or_else(|| self.book.own_trust())
+    }
+
+    /// Writes what we vouch with.
+    pub fn put_own_trust(&mut self, trust: OwnTrust) {
+        self.changes.own_trust = Some(trust);
     }
 
     /// A grant, as it is after what was changed so far.

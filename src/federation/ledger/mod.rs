@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
 
 pub use audit::{AuditRecord, ChainError, Head};
-pub use book::{Book, Conflict, Draft, Happening, KeptAnswer};
+pub use book::{Book, Conflict, Draft, Happening, KeptAnswer, OwnTrust, Rotation};
 
 use super::capability::Capability;
 use super::grant::Grant;
@@ -281,14 +281,10 @@ impl Ledger {
     /// It can't be read.
     pub fn meta(&self, key: &str) -> Result<Option<String>, LedgerError> {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        writer
-            .connection
-            .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
-            .optional()
-            .map_err(|source| LedgerError::Sql {
-                path: self.path.clone(),
-                source,
-            })
+        get_meta(&writer.connection, key).map_err(|source| LedgerError::Sql {
+            path: self.path.clone(),
+            source,
+        })
     }
 }
 
@@ -340,10 +336,11 @@ fn write(writer: &mut Writer, changes: &Changes, now: Moment) -> rusqlite::Resul
         head = audit::append(&transaction, head, happening, now)?;
     }
     fuse.carry()?;
-    transaction.execute(
-        "INSERT INTO meta (key, value) VALUES ('latest', ?1) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        [now.millis().to_string()],
-    )?;
+    put_meta(&transaction, "latest", &now.millis().to_string())?;
+    if let Some(trust) = &changes.own_trust {
+        fuse.carry()?;
+        put_meta(&transaction, "trust", &json(trust)?)?;
+    }
     fuse.carry()?;
     transaction.commit()?;
     // On the disk, and nobody was told.
@@ -353,6 +350,20 @@ fn write(writer: &mut Writer, changes: &Changes, now: Moment) -> rusqlite::Resul
 
 fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
     serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+fn put_meta(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
+    connection.execute(
+        "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        [key, value],
+    )?;
+    Ok(())
+}
+
+fn get_meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+    connection
+        .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
+        .optional()
 }
 
 fn put_peer(connection: &Connection, peer: &Peer) -> rusqlite::Result<()> {
@@ -383,12 +394,14 @@ fn read_book(connection: &Connection, path: &Path) -> Result<Book, LedgerError> 
     for capability in docs::<Capability>(connection, path, "capabilities", "id")? {
         book.capabilities.insert(capability.id, Arc::new(capability));
     }
-    let latest: Option<String> = connection
-        .query_row("SELECT value FROM meta WHERE key = 'latest'", [], |row| {
-            row.get(0)
-        })
-        .optional()
-        .map_err(sql)?;
+    let trust = get_meta(connection, "trust").map_err(sql)?;
+    let trust = trust.map(|doc| serde_json::from_str(&doc)).transpose();
+    book.own_trust = trust.map_err(|source| LedgerError::Row {
+        path: path.to_owned(),
+        row: "meta trust".to_owned(),
+        source,
+    })?;
+    let latest = get_meta(connection, "latest").map_err(sql)?;
     book.latest = latest
         .and_then(|millis| millis.parse().ok())
         .map(Moment::from_millis);

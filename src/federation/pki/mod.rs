@@ -8,6 +8,7 @@
 //! A certificate is judged in two steps that never mix: TLS proves that the caller has the key of what it shows; the
 //! path is then validated against the anchors of the one peer that it names ([`verify`]), never against a union.
 
+pub mod authority;
 pub mod tls;
 pub mod verify;
 
@@ -77,6 +78,8 @@ pub struct Leaf {
     pub renew_at: Moment,
     /// When it is no longer good.
     pub not_after: Moment,
+    /// Whose key has signed it.
+    pub issuer: Fingerprint,
 }
 
 /// What a leaf is for.
@@ -181,6 +184,7 @@ impl SiteCa {
             key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
             renew_at: now.after(LEAF_LIFE * 2 / 3),
             not_after: now.after(LEAF_LIFE),
+            issuer: self.fingerprint,
         })
     }
 
@@ -242,4 +246,11 @@ pub fn certificates_of(pem: &str) -> Result<Vec<CertificateDer<'static>>, PkiErr
         return Err(PkiError::foreign("no certificate in PEM"));
     }
     Ok(found)
+}
+
+/// A certificate as PEM (RFC 7468).
+#[must_use]
+pub fn pem_of(der: &CertificateDer<'_>) -> String {
+    let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+    pem::encode_config(&pem::Pem::new("CERTIFICATE", der.as_ref()), config)
 }

@@ -1,0 +1,129 @@
+//! A site draws another CA, and its peers go on without noticing.
+
+use std::time::Duration;
+
+use sdwand::federation::gateway::RotateError;
+use sdwand::federation::peer::Status;
+
+use crate::site::{Site, beat, enrolled, wall};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_ca_signs_once_everyone_knows_it_and_the_old_one_goes_after_a_week() {
+    let (a, b) = (Site::new("site-a", 1).await, Site::new("site-b", 2).await);
+    let (b_at_a, a_at_b) = enrolled(&a, &b).await;
+    let anchors = || b.peer(a_at_b.id).trust.unwrap().anchors;
+    // Only b calls, as if a couldn't dial: all of it rides in b's beats and their answers.
+    let mut n = 0;
+    let mut beat_from_b = async || {
+        n += 1;
+        b.gateway
+            .beat_to(&b.peer(a_at_b.id), [n; 16], u64::from(n), wall())
+            .await
+            .unwrap();
+    };
+    beat_from_b().await;
+    let old = a.gateway.ca.fingerprint();
+    let rotation = a.gateway.rotate(wall()).unwrap();
+    assert_eq!(
+        (rotation.trust_sequence, rotation.waits_for.as_slice()),
+        (2, &["127-0-0-1".to_owned()][..])
+    );
+    assert!(matches!(a.gateway.rotate(wall()), Err(RotateError::UnderWay(_))));
+    assert!(!a.gateway.promote(wall()).unwrap(), "b doesn't know it yet");
+    assert_eq!(anchors().len(), 1);
+
+    // The answer to this beat brings the new anchor; the next one says that it has come.
+    beat_from_b().await;
+    assert_eq!(anchors().len(), 2);
+    assert!(
+        anchors().iter().all(|anchor| anchor.until.is_none()),
+        "both, for good"
+    );
+    assert!(!a.gateway.promote(wall()).unwrap());
+    beat_from_b().await;
+    assert_eq!(a.gateway.rotation(wall()).waits_for, Vec::<String>::new());
+    assert!(a.gateway.promote(wall()).unwrap());
+    let new = a.gateway.ca.fingerprint();
+    assert_ne!(new, old);
+
+    // a calls with a leaf of the new one, and still serves one of the old: both are good.
+    a.gateway
+        .beat_to(&a.peer(b_at_a.id), [200; 16], 1, wall())
+        .await
+        .unwrap();
+    beat_from_b().await;
+    beat_from_b().await;
+    let found: Vec<_> = anchors()
+        .iter()
+        .map(|anchor| (anchor.fingerprint, anchor.until.is_some()))
+        .collect();
+    assert_eq!(found, [(old, true), (new, false)]);
+    let ends = anchors()[0].until.unwrap();
+    let (week, nearly) = (
+        Duration::from_secs(7 * 86_400),
+        Duration::from_secs(7 * 86_400 - 60),
+    );
+    assert!(ends.since(wall()) <= week && ends.since(wall()) > nearly);
+    assert_eq!(b.peer(a_at_b.id).status, Status::Active);
+    let kinds: Vec<String> = b
+        .gateway
+        .ledger
+        .audit_tail(100)
+        .unwrap()
+        .into_iter()
+        .map(|record| record.kind)
+        .collect();
+    assert_eq!(
+        kinds
+            .iter()
+            .filter(|kind| *kind == "federation.peer.anchor_changed")
+            .count(),
+        2,
+        "{kinds:?}"
+    );
+    for site in [&a, &b] {
+        assert_eq!(
+            site.gateway.ledger.audit_verify().unwrap(),
+            site.gateway.ledger.head()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_longer_than_a_week_and_no_stranger_moves_anchors() {
+    let (a, b, c) = (
+        Site::new("site-a", 1).await,
+        Site::new("site-b", 2).await,
+        Site::new("site-c", 3).await,
+    );
+    let (b_at_a, _) = enrolled(&a, &b).await;
+    let (_, _) = enrolled(&a, &c).await;
+    let before = a.peer(b_at_a.id).trust.unwrap();
+    // Another site's root, ours, or none: b goes on with the anchors that it has.
+    for bundle in [c.gateway.ca.pem(), a.gateway.ca.pem(), "nonsense".to_owned()] {
+        let both = format!("{}{bundle}", b.gateway.ca.pem());
+        assert!(a.gateway.learn(b_at_a.id, &both, 2, wall()).is_err() || bundle == "nonsense");
+        assert!(bundle != "nonsense" || !a.gateway.learn(b_at_a.id, &bundle, 1, wall()).unwrap());
+    }
+    let kept: Vec<_> = before.anchors.iter().map(|anchor| anchor.fingerprint).collect();
+    let found: Vec<_> = a
+        .peer(b_at_a.id)
+        .trust
+        .unwrap()
+        .anchors
+        .iter()
+        .map(|anchor| anchor.fingerprint)
+        .collect();
+    assert_eq!(found, kept);
+    assert_eq!(beat(&a, Some(&b.leaf(&b_at_a.id.subject()))).await, 200);
+
+    let later = a.gateway.rotate(wall()).unwrap().at_the_latest.unwrap();
+    a.propose(
+        &sdwand::federation::url::PeerUrl::new("https://192.0.2.9:8443").unwrap(),
+        99,
+    );
+    assert_eq!(a.gateway.rotation(wall()).open_tokens, 1);
+    assert!(!a.gateway.promote(later.before(Duration::from_secs(60))).unwrap());
+    assert!(a.gateway.promote(later).unwrap());
+    assert!(!a.gateway.promote(later).unwrap(), "once");
+}
