@@ -76,6 +76,51 @@ words() { sdw "$1" peer show "$2" --json | jq -r .verification_words; }
 check "both operators see the same six words" eval '[[ $(words ga site-b) = "$(words gb site-a)" && $(words ga site-b | wc -w) = 6 ]]'
 status "the token is used" 1 accept
 
+# --- What a peer may read: nothing, until it is granted; and nothing again once that is revoked.
+cat >"$LAB/hosts/ga/etc/fleet.d/10-prod.toml" <<TOML
+format = 1
+[[networks]]
+name = "prod"
+id = 1
+members = [ { node = "ga", role = "hub", endpoints = ["192.0.2.1"] } ]
+[[networks.virtual_ips]]
+name = "web"
+address = "::100"
+holders = ["ga"]
+TOML
+sdw ga grant create site-b --kind network --subject operator@site-b --json >"$LAB/granted"
+jq -r .bearer_token "$LAB/granted" >"$LAB/bearer"
+secret_of_grant=$(cut -d . -f 2 "$LAB/bearer")
+expect "its open axes are named" 'node_instance_ids sdwan_network_ids source_cidrs' \
+  jq -r '.unrestricted_axes | join(" ")' "$LAB/granted"
+reads() { # KIND [ID]: prints the ids
+  sdw gb peer call site-a "$@" --grant "$LAB/bearer" --json >"$LAB/told" && jq -r '.resources[].id' "$LAB/told"
+}
+reads_prod() { [[ $(reads network prod) = prod ]]; }
+wait_for "the peer reads the network, which is newer than the gateway's start" 10 reads_prod
+status "another kind it doesn't" 1 reads node ga
+status "nor anything with another token" 1 sdw gb peer call site-a network --grant "$LAB/token"
+refute "no grant's token is shown again" eval 'sdw ga grant list site-b --json | grep -F "$secret_of_grant"'
+refute "nor is it in the ledger" grep -rF "$secret_of_grant" "$LAB/hosts/ga/run/state"
+echo 'nonsense' >"$LAB/hosts/ga/etc/fleet.d/20-bad.toml"
+bad_fleet() { grep -q 'the fleet is bad' "$LAB/hosts/ga/serve.log"; }
+wait_for "a bad fleet is said" 15 bad_fleet
+check "and the last good one is told on" reads_prod
+rm "$LAB/hosts/ga/etc/fleet.d/20-bad.toml"
+check "revoke the grant" sdw ga grant revoke site-b "$(jq -r .id "$LAB/granted")"
+status "it is worth nothing at once" 1 reads network prod
+
+# --- Another CA, and nobody has to do anything.
+ca_of() { sdw "$1" pki show --json | jq -r .ca_fingerprint; }
+old_ca=$(ca_of ga)
+check "rotate the CA" sdw ga pki rotate-ca
+signs_anew() { [[ $(ca_of ga) != "$old_ca" ]]; }
+wait_for "it signs once the peer knows it" 30 signs_anew
+wait_for "the peering is as active as before" 10 is ga active
+wait_for "on both sides" 10 is gb active
+anchors() { sdw gb peer show site-a --json | jq '.trust_anchors | length'; }
+expect "the old anchor stays for a week" 2 anchors
+
 # --- Suspended and resumed.
 check "suspend" sdw ga peer suspend site-b --reason test
 wait_for "the other side is refused, and says so" 10 is gb degraded
@@ -107,11 +152,15 @@ wait_for "by itself" 30 is gb active
 
 # --- The end.
 check "revoke" sdw ga peer revoke site-b --reason over
-wait_for "the other side is refused" 10 is gb degraded
+knows() { [[ $(sdw gb peer show site-a --json | jq -r .reason) = revoked_by_peer ]]; }
+wait_for "the other side knows" 3 knows
+check "and is refused" is gb degraded
 status "nothing brings it back" 1 sdw ga peer resume site-b
 for host in ga gb; do check "$host: the audit is whole" sdw "$host" audit verify; done
 sdw ga audit tail --json >"$LAB/audit"
-for happened in proposed enrolled active suspended degraded revoked; do
-  check "it tells of $happened" jq -e --arg kind "federation.peer.$happened" 'any(.[]; .kind == $kind)' "$LAB/audit"
+for happened in peer.{proposed,enrolled,active,suspended,degraded,revoked} grant.{created,revoked} pki.rotated; do
+  check "it tells of $happened" jq -e --arg kind "federation.$happened" 'any(.[]; .kind == $kind)' "$LAB/audit"
 done
-refute "no secret is in the logs" grep -F "$secret" "$LAB/hosts/ga/serve.log" "$LAB/hosts/gb/serve.log"
+for word in "$secret" "$secret_of_grant"; do
+  refute "no secret is in the logs" grep -F "$word" "$LAB/hosts/ga/serve.log" "$LAB/hosts/gb/serve.log"
+done
