@@ -30,6 +30,7 @@ use crate::federation::peer::{Peer, PeerId, Status};
 use crate::federation::pki::authority::{Authority, Store, StoreError};
 use crate::federation::pki::tls::{CurrentLeaf, PossessionOnly, server_config};
 use crate::federation::pki::{Leaf, PkiError, Usage};
+use crate::federation::policy::Policy;
 use crate::federation::pulse::Pulse;
 use crate::federation::site::SiteId;
 use crate::federation::url::{PeerUrl, UrlError};
@@ -126,6 +127,7 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     let mut leaf = gateway
         .ca
         .issue(&gateway.site, &gateway.node, Usage::Serve, wall())?;
+    gateway.tell_leaf(leaf.not_after);
     let current = Arc::new(CurrentLeaf::new(&leaf)?);
     let verifier = Arc::new(PossessionOnly::default());
     let tls = Arc::new(server_config(Arc::clone(&current) as _, Arc::clone(&verifier))?);
@@ -194,6 +196,7 @@ fn gateway(
         heartbeat: federation.heartbeat,
         verify: federation.verify,
         require_explicit_axes: federation.require_explicit_axes,
+        policy: Policy::of(federation),
     };
     let authority = Authority::new(ca, next);
     let gateway = Gateway::new(site, own.node.clone(), authority, ledger, settings).kept_in(store);
@@ -350,7 +353,10 @@ fn renew(gateway: &Gateway, current: &CurrentLeaf, leaf: &mut Leaf) {
     }
     let renewed = gateway.ca.issue(&gateway.site, &gateway.node, Usage::Serve, now);
     match renewed.and_then(|renewed| current.replace(&renewed).map(|()| renewed)) {
-        Ok(renewed) => *leaf = renewed,
+        Ok(renewed) => {
+            gateway.tell_leaf(renewed.not_after);
+            *leaf = renewed;
+        }
         Err(error) => {
             tracing::error!(%error, not_after = %leaf.not_after, "our certificate can't be renewed");
         }

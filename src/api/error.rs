@@ -124,6 +124,7 @@ impl From<GrantError> for ApiError {
             GrantError::Silent(_) => (422, "axes_not_explicit"),
             GrantError::Standing(_) => (409, "peer_not_enrolled"),
             GrantError::Unverified => (409, "peer_not_verified"),
+            GrantError::Border(_) => (409, "residency_refused"),
             GrantError::Twice(_) | GrantError::Ended(_) => (409, "conflict"),
             GrantError::Unknown(_) => (404, "unknown_grant"),
             GrantError::NoCapability(_) => (404, "unknown_capability"),
@@ -144,6 +145,7 @@ impl From<ResourceError> for ApiError {
             }
             ResourceError::Denied(denial) => Self::new(denial.status(), "forbidden", error.to_string()),
             ResourceError::Unverified => Self::new(403, "peer_not_verified", error.to_string()),
+            ResourceError::Border => Self::new(403, "residency_refused", error.to_string()),
             ResourceError::Kind => Self::new(422, "unknown_kind", error.to_string()),
             ResourceError::NoFleet => Self::new(503, "unavailable", error.to_string()),
         }

@@ -102,6 +102,13 @@ Reads [federation] of sdwand.toml. The ledger and the site's CA are in <state_di
     /// What peers may read of this site
     #[command(subcommand)]
     Grant(federation::grant::GrantCommand),
+    /// What to look at: prefixes that overlap, certificates that end, silent peers, versions, residency
+    #[command(after_help = "Example:
+  sdwand governance
+  sdwand governance site-b --json | jq '.[].kind'
+
+Exit status 1 if anything is critical or high.")]
+    Governance(federation::site::Governance),
     /// What happened to peers, in a chain that shows tampering
     #[command(subcommand)]
     Audit(federation::site::AuditCommand),
@@ -296,6 +303,7 @@ fn dispatch(global: &Global, command: Command) -> Result<ExitCode, CliError> {
         Command::Serve => runtime(federation::serve(global)),
         Command::Peer(command) => runtime(federation::peer::peer(global, command)),
         Command::Grant(command) => runtime(federation::grant::grant(global, command)),
+        Command::Governance(asked) => runtime(federation::site::governance(global, asked)),
         Command::Audit(command) => runtime(federation::site::audit(global, command)),
         Command::Pki(command) => runtime(federation::site::pki(global, command)),
         Command::Status(args) => runtime(status::status(global, args.watch)),

@@ -50,6 +50,9 @@ vty_socket = "/var/run/frr"                      # or pathspace = "name"
 # stale_after_seconds   = 150
 # operator_contact      = "noc@site-a.example"   # absent: none
 # jurisdiction          = "JP"                   # absent: none
+# residency             = "permissive"           # "permissive", or "refuse": no grants and bridges for another jurisdiction
+# compatible_versions   = []                     # of peers, like "1.4" or "1.4..1.7"; else the same major, minors one apart
+# incompatible_versions = []                     # win over compatible_versions
 
 [api]                                            # the operator API has its unix socket always
 # listen = "[::1]:8444"                          # absent: no TCP

@@ -11,7 +11,8 @@ use crate::model::Name;
 use crate::model::check::Object;
 use crate::model::host::{
     Approvals, DEFAULT_RUN_DIR, Federation, Frr, FrrInstance, HostConfig, IsolationBackend,
-    IsolationSettings, Log, LogFormat, LogLevel, Mode, Ovn, Reconcile, TlsFiles, Verify, WireguardBackend,
+    IsolationSettings, Log, LogFormat, LogLevel, Mode, Ovn, Reconcile, Residency, TlsFiles, Verify,
+    WireguardBackend,
 };
 
 /// Tables whose plane isn't there yet.
@@ -260,7 +261,17 @@ fn read_federation(cursor: &Cursor<'_>) -> Federation {
         stale_after: seconds(cursor, "stale_after_seconds", 1..=86_400, 150),
         operator_contact: cursor.get("operator_contact"),
         jurisdiction: cursor.get("jurisdiction"),
+        residency: cursor.or("residency", Residency::Permissive),
+        compatible_versions: cursor.set("compatible_versions"),
+        incompatible_versions: cursor.set("incompatible_versions"),
     };
+    if federation.residency == Residency::Refuse && federation.jurisdiction.is_none() {
+        let bad = Bad::new("without a jurisdiction nothing is ever refused");
+        cursor.fail(
+            "residency",
+            bad.hint("say where data resides: jurisdiction = \"JP\""),
+        );
+    }
     if federation.stale_after <= federation.heartbeat {
         let key = if cursor.has("stale_after_seconds") {
             "stale_after_seconds"

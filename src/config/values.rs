@@ -8,13 +8,14 @@ use toml::de::DeValue;
 
 use super::reader::{Bad, FromToml};
 use super::suggest::did_you_mean;
-use crate::model::host::{IsolationBackend, LogFormat, LogLevel, Mode, Verify, WireguardBackend};
+use crate::model::host::{IsolationBackend, LogFormat, LogLevel, Mode, Residency, Verify, WireguardBackend};
 use crate::model::network::{
     Action, DefaultAction, Endpoint, EndpointHost, Isolation, NetworkId, PortRange, Protocol, Role, Routing,
     Topology,
 };
 use crate::model::ovn::{AclAction, AclDirection, MacAddress, OvnPortKind};
 use crate::model::routing::{PolicyDirection, PrefixMatch};
+use crate::model::version::{VersionRange, VersionRangeError};
 use crate::model::{LinkName, Name, PublicKey};
 
 fn text<'v>(expected: &str, value: &'v DeValue<'_>) -> Result<&'v str, Bad> {
@@ -317,6 +318,19 @@ impl FromToml for PrefixMatch {
     }
 }
 
+impl FromToml for VersionRange {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, Bad> {
+        let text = text("a version or a range of versions", value)?;
+        text.parse().map_err(|error: VersionRangeError| {
+            let what = match error {
+                VersionRangeError::Nonsense => "is no version or range of versions",
+                VersionRangeError::Backwards { .. } => "runs backwards",
+            };
+            Bad::new(format!("{} {what}", quoted(text))).hint(error.to_string())
+        })
+    }
+}
+
 macro_rules! words {
     ($($type:ty { $($text:literal => $value:expr),+ $(,)? })+) => {$(
         impl FromToml for $type {
@@ -365,6 +379,7 @@ words! {
     WireguardBackend { "auto" => Self::Auto, "kernel" => Self::Kernel, "userspace" => Self::Userspace }
     IsolationBackend { "auto" => Self::Auto, "vrf" => Self::Vrf, "rules" => Self::Rules }
     Verify { "none" => Self::None, "code" => Self::Code }
+    Residency { "permissive" => Self::Permissive, "refuse" => Self::Refuse }
     LogLevel { "error" => Self::Error, "warn" => Self::Warn, "info" => Self::Info, "debug" => Self::Debug, "trace" => Self::Trace }
     LogFormat { "auto" => Self::Auto, "text" => Self::Text, "json" => Self::Json }
     Passes { "accept" => Self(true), "reject" => Self(false) }

@@ -7,6 +7,7 @@ mod accept;
 mod grants;
 mod notices;
 mod operator;
+mod oversight;
 mod resources;
 mod trust;
 
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 pub use accept::{AcceptError, Accepting, TakeError};
 pub use grants::{GrantError, Granted, Granting};
 pub use operator::{OperatorError, Proposal, Proposed};
+pub use oversight::{Soft, SoftStep};
 pub use resources::{Asked, ResourceError, Via};
 pub use trust::{RotateError, Rotating};
 
@@ -27,6 +29,7 @@ use super::ledger::{Aborted, Conflict, Draft, Happening, Ledger, LedgerError};
 use super::moment::Moment;
 use super::peer::{Endpoint, Event, Peer, PeerId, Status};
 use super::pki::authority::{Authority, Store};
+use super::policy::Policy;
 use super::site::SiteId;
 use super::url::PeerUrl;
 use super::version;
@@ -59,6 +62,8 @@ pub struct Settings {
     pub verify: Verify,
     /// Whether a grant must say of every axis what it allows.
     pub require_explicit_axes: bool,
+    /// What is decided about peers in general.
+    pub policy: Policy,
 }
 
 impl Default for Settings {
@@ -70,6 +75,7 @@ impl Default for Settings {
             heartbeat: Duration::from_secs(60),
             verify: Verify::None,
             require_explicit_axes: false,
+            policy: Policy::default(),
         }
     }
 }
@@ -94,6 +100,8 @@ pub struct Gateway {
     /// Where the CAs are kept; nowhere in tests.
     store: Option<Store>,
     rotating: Mutex<()>,
+    /// When our listener's certificate ends; none where nothing listens.
+    leaf_until: Mutex<Option<Moment>>,
 }
 
 /// Beats that change nothing but a time: told to the ledger from time to time, all at once.
@@ -154,6 +162,7 @@ impl Gateway {
             informed: Mutex::default(),
             store: None,
             rotating: Mutex::default(),
+            leaf_until: Mutex::default(),
         }
     }
 
@@ -227,6 +236,7 @@ impl Gateway {
                 .platform_version
                 .as_deref()
                 .or(peer.declared.platform_version.as_deref()),
+            &self.settings.policy.versions,
         );
         let HeartbeatRequest {
             nonce,

@@ -19,6 +19,8 @@
 //! | `moment` | points in time as they are stored and sent |
 //! | `dial`, `client` | calls to peers |
 //! | `wire`, `version`, `url` | what sites say to each other |
+//! | `policy`, `residency` | what the operator has decided about peers in general |
+//! | `governance` | what an operator should know about the peers |
 //! | `pki` | the site's CA, its certificates, and what others' are worth |
 //!
 //! Nothing here touches the host: it only changes data.
@@ -28,13 +30,16 @@ pub mod capability;
 pub mod client;
 pub mod dial;
 pub mod gateway;
+pub mod governance;
 pub mod grant;
 pub mod identity;
 pub mod ledger;
 pub mod moment;
 pub mod peer;
 pub mod pki;
+pub mod policy;
 pub mod pulse;
+pub mod residency;
 pub mod resources;
 pub mod site;
 pub mod token;

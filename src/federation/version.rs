@@ -1,6 +1,11 @@
-//! Whether two versions get along, and whether data may go where it would go.
+//! Whether two versions of the program get along.
+//!
+//! The first rule that says something decides: the operator's (`incompatible_versions`, then `compatible_versions` of
+//! `[federation]`), then what this program knows of other versions, then the implicit one.
 
 use serde::{Deserialize, Serialize};
+
+use crate::model::version::{Version, VersionRange};
 
 /// What is made of a peer's version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,43 +37,98 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
+    /// The operator's.
+    Operator,
+    /// One that the program comes with.
+    Default,
     /// The same major version, and minor versions at most one apart.
     Implicit,
 }
 
-/// Judges a peer's version by ours: the same major, minors at most one apart.
-#[must_use]
-pub fn compatibility(local: &str, remote: Option<&str>) -> Compatibility {
-    let remote = remote.unwrap_or_default();
-    let (status, notes) = match (parts(local), parts(remote)) {
-        (Some((ours, minor)), Some((theirs, other))) if ours == theirs && minor.abs_diff(other) <= 1 => {
-            (Verdict::Compatible, None)
+/// What is said of versions before the implicit rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// The operator's.
+    pub operator: Table,
+    /// What this program knows of released versions. There is nothing to know yet: every one keeps contract 1.
+    pub default: Table,
+}
+
+/// Versions of peers by what is said of them; what stands in both is incompatible.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// They get along with ours.
+    pub compatible: Vec<VersionRange>,
+    /// They don't.
+    pub incompatible: Vec<VersionRange>,
+}
+
+impl Table {
+    fn verdict(&self, remote: Version) -> Option<Verdict> {
+        let holds = |ranges: &[VersionRange]| ranges.iter().any(|range| range.contains(remote));
+        if holds(&self.incompatible) {
+            Some(Verdict::Incompatible)
+        } else {
+            holds(&self.compatible).then_some(Verdict::Compatible)
         }
-        (Some(_), Some(_)) => (
-            Verdict::Incompatible,
-            Some("the major versions differ, or the minor ones by more than one".to_owned()),
-        ),
-        (_, None) if remote.is_empty() => (
-            Verdict::Incompatible,
-            Some("the peer doesn't say its version".to_owned()),
-        ),
-        (_, None) | (None, _) => (
-            Verdict::Incompatible,
-            Some("a version has at least two numbers, like 1.4".to_owned()),
-        ),
-    };
-    Compatibility {
-        status,
-        source: Source::Implicit,
-        local_version: local.to_owned(),
-        remote_version: remote.to_owned(),
-        notes,
     }
 }
 
-fn parts(version: &str) -> Option<(u32, u32)> {
-    let mut parts = version.split(['.', '-', '+']);
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+/// Judges a peer's version by the rules and by ours.
+#[must_use]
+pub fn compatibility(local: &str, remote: Option<&str>, rules: &Rules) -> Compatibility {
+    let remote = remote.unwrap_or_default().trim();
+    let (status, source, notes) = if let Some(theirs) = Version::parse(remote) {
+        judge(Version::parse(local), theirs, rules)
+    } else if remote.is_empty() {
+        let notes = "the peer doesn't say its version";
+        (Verdict::Incompatible, Source::Implicit, Some(notes))
+    } else {
+        (Verdict::Incompatible, Source::Implicit, Some(UNREADABLE))
+    };
+    Compatibility {
+        status,
+        source,
+        local_version: local.to_owned(),
+        remote_version: remote.to_owned(),
+        notes: notes.map(str::to_owned),
+    }
+}
+
+const UNREADABLE: &str = "a version has at least two numbers, like 1.4";
+
+fn judge(ours: Option<Version>, theirs: Version, rules: &Rules) -> (Verdict, Source, Option<&'static str>) {
+    for (table, source, notes) in [
+        (
+            &rules.operator,
+            Source::Operator,
+            "the operator has excluded this version",
+        ),
+        (
+            &rules.default,
+            Source::Default,
+            "this version is known not to get along",
+        ),
+    ] {
+        if let Some(verdict) = table.verdict(theirs) {
+            return (
+                verdict,
+                source,
+                (verdict == Verdict::Incompatible).then_some(notes),
+            );
+        }
+    }
+    let Some(ours) = ours else {
+        return (Verdict::Incompatible, Source::Implicit, Some(UNREADABLE));
+    };
+    if ours.major == theirs.major && ours.minor.abs_diff(theirs.minor) <= 1 {
+        return (Verdict::Compatible, Source::Implicit, None);
+    }
+    (
+        Verdict::Incompatible,
+        Source::Implicit,
+        Some("the major versions differ, or the minor ones by more than one"),
+    )
 }
 
 #[cfg(test)]
@@ -86,12 +146,48 @@ mod tests {
             ("2.4", false),
             ("1", false),
             ("", false),
+            (" ", false),
             ("x.y", false),
         ] {
-            let found = compatibility("1.4.0", Some(remote));
+            let found = compatibility("1.4.0", Some(remote), &Rules::default());
             assert_eq!(found.status == Verdict::Compatible, compatible, "{remote}");
             assert_eq!(found.notes.is_none(), compatible, "{remote}");
+            assert_eq!(found.source, Source::Implicit);
         }
-        assert_eq!(compatibility("1.4.0", None).status, Verdict::Incompatible);
+        let unknown = compatibility("1.4.0", None, &Rules::default());
+        assert_eq!(unknown.status, Verdict::Incompatible);
+        let odd = compatibility("one", Some("1.4"), &Rules::default());
+        assert_eq!(odd.status, Verdict::Incompatible);
+    }
+
+    #[test]
+    fn the_operators_word_goes_before_the_programs_and_that_before_the_implicit_rule() {
+        let table = |compatible: &[&str], incompatible: &[&str]| {
+            let ranges = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+            Table {
+                compatible: ranges(compatible),
+                incompatible: ranges(incompatible),
+            }
+        };
+        let rules = Rules {
+            operator: table(&["1.6..1.8", "2.0"], &["1.4", "1.7"]),
+            default: table(&["1.4", "3.0..3.9"], &["1.5", "2.0"]),
+        };
+        for (remote, compatible, source) in [
+            ("1.6.3", true, Source::Operator),
+            ("2.0", true, Source::Operator), // though the program says no
+            ("1.4.0", false, Source::Operator),
+            ("1.7.1", false, Source::Operator), // in both lists
+            ("1.5", false, Source::Default),    // though a neighbour
+            ("3.1", true, Source::Default),
+            ("1.3", true, Source::Implicit),
+            ("1.9", false, Source::Implicit),
+            ("one", false, Source::Implicit), // what can't be read, no rule can allow
+        ] {
+            let found = compatibility("1.4.0", Some(remote), &rules);
+            assert_eq!(found.status == Verdict::Compatible, compatible, "{remote}");
+            assert_eq!(found.source, source, "{remote}");
+            assert_eq!(found.notes.is_none(), compatible, "{remote}");
+        }
     }
 }

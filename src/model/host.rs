@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::name::Name;
+use super::version::VersionRange;
 
 /// Where sockets are unless `run_dir` says otherwise.
 pub const DEFAULT_RUN_DIR: &str = "/run/sdwand";
@@ -173,6 +174,23 @@ pub struct Federation {
     pub operator_contact: Option<String>,
     /// Where data resides.
     pub jurisdiction: Option<String>,
+    /// What becomes of a peer whose data resides elsewhere.
+    pub residency: Residency,
+    /// Versions of peers that get along with ours, whatever the program thinks.
+    pub compatible_versions: Vec<VersionRange>,
+    /// Versions of peers that don't; they win over `compatible_versions`.
+    pub incompatible_versions: Vec<VersionRange>,
+}
+
+/// What becomes of a peer whose data resides elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Residency {
+    /// It is told to the operator.
+    #[default]
+    Permissive,
+    /// It gets no grants and no bridges.
+    Refuse,
 }
 
 /// What must be verified before grants and bridges.

@@ -12,6 +12,7 @@
 //! | `routing` | BGP settings, route policies, leaks, bridges |
 //! | `ovn` | logical switches, ports, ACLs, tenants |
 //! | `host` | this host's own `sdwand.toml` |
+//! | `version` | versions of the program, and ranges of them |
 //! | `naming` | every derived name, number and address |
 //! | `ownership` | every marker that says "ours" |
 //! | `check` | invariants across objects, as typed findings |
@@ -27,6 +28,7 @@ pub mod network;
 pub mod ovn;
 pub mod ownership;
 pub mod routing;
+pub mod version;
 
 pub use address::AddressSet;
 pub use fleet::{Fleet, FleetDigest, Node, Site};

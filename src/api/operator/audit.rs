@@ -1,4 +1,5 @@
-//! `/api/v1/system/federation/{audit,site,pki}`: what happened, who we are, and what we vouch with.
+//! `/api/v1/system/federation/{audit,site,pki,governance}`: what happened, who we are, what we vouch with, and what to
+//! look at.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{FEDERATION, Operating, Routes};
+use super::{FEDERATION, Operating, Routes, find};
 use crate::api::error::ApiError;
 use crate::api::federation_api::blocking;
 
@@ -17,7 +18,8 @@ pub(super) fn routes() -> Routes {
     Routes {
         read: Router::new()
             .route(&format!("{FEDERATION}/audit"), get(audit))
-            .route(&format!("{FEDERATION}/site"), get(site)),
+            .route(&format!("{FEDERATION}/site"), get(site))
+            .route(&format!("{FEDERATION}/governance"), get(governance)),
         invite: Router::new(),
         manage: Router::new().route(&format!("{FEDERATION}/pki/rotate"), post(rotate)),
     }
@@ -76,4 +78,18 @@ async fn rotate(State(operating): State<Operating>) -> Result<(StatusCode, Json<
     let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
     let rotation = blocking(move || gateway.rotate(wall)).await??;
     Ok((StatusCode::ACCEPTED, Json(json!({ "data": rotation }))))
+}
+
+#[derive(Deserialize)]
+struct Of {
+    peer: Option<String>,
+}
+
+async fn governance(
+    State(operating): State<Operating>,
+    Query(of): Query<Of>,
+) -> Result<Json<Value>, ApiError> {
+    let id = of.peer.map(|peer| find(&operating, &peer)).transpose()?;
+    let findings = operating.gateway.governance(id, (operating.wall)());
+    Ok(Json(json!({ "data": findings })))
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `peers` | `/api/v1/system/platform/peers` |
 //! | `grants` | `/api/v1/system/platform/peers/{peer}/{grants,capabilities,call}` |
-//! | `audit` | `/api/v1/system/federation/{audit,site,pki}` |
+//! | `audit` | `/api/v1/system/federation/{audit,site,pki,governance}` |
 
 mod audit;
 mod grants;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{API, Operating, Routes, find, optional};
 use crate::api::error::ApiError;
 use crate::api::federation_api::{blocking, body};
-use crate::federation::gateway::{Gateway, OperatorError, Proposal};
+use crate::federation::gateway::{Gateway, OperatorError, Proposal, SoftStep};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Peer, PeerId, SpawnMode, SpawnRole, Status};
 use crate::federation::url::{PeerUrl, UrlError};
@@ -34,7 +34,8 @@ pub(super) fn routes() -> Routes {
             .route(&of("verify"), post(verify))
             .route(&of("suspend"), post(suspend))
             .route(&of("resume"), post(resume))
-            .route(&of("revoke"), post(revoke)),
+            .route(&of("revoke"), post(revoke))
+            .route(&of("retry"), post(retry)),
     }
 }
 
@@ -202,10 +203,15 @@ async fn accept(
         .acceptance_token
         .filter(|token| !token.trim().is_empty());
     let token = token.ok_or_else(|| ApiError::new(400, "bad_request", "acceptance_token is missing"))?;
-    let peer = operating.gateway.take(id, &token, (operating.wall)()).await?;
-    Ok(Json(
-        json!({ "data": { "peer": peer_view(&operating.gateway, &peer) } }),
-    ))
+    let gateway = &operating.gateway;
+    let peer = gateway.take(id, &token, (operating.wall)()).await?;
+    let scan = gateway.retry(id, SoftStep::Governance, (operating.wall)())?;
+    Ok(Json(json!({ "data": {
+        "peer": peer_view(gateway, &peer),
+        "sdwan_attach": gateway.attachment(&peer),
+        "governance": scan.outcome,
+        "warnings": scan.warnings,
+    } })))
 }
 
 /// One change of one peer, which it is told of: best effort, the change stands without.
@@ -278,6 +284,24 @@ async fn revoke(
         move |gateway, id, wall| gateway.revoke(id, &reason, wall),
     )
     .await
+}
+
+#[derive(Deserialize)]
+struct Retry {
+    step: SoftStep,
+}
+
+async fn retry(
+    State(operating): State<Operating>,
+    Path(peer): Path<String>,
+    bytes: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let id = find(&operating, &peer)?;
+    let Retry { step } = body(&bytes)?;
+    let taken = operating.gateway.retry(id, step, (operating.wall)())?;
+    Ok(Json(
+        json!({ "data": { "step": step, "outcome": taken.outcome, "warnings": taken.warnings } }),
+    ))
 }
 
 async fn rotate_token(

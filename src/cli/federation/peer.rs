@@ -60,6 +60,10 @@ With `--token -` the token is read from standard input, where other users of thi
     #[command(after_help = "Example:
   sdwand peer rotate-token site-b")]
     RotateToken(Which),
+    /// Take a soft step of the acceptance again: governance or attach
+    #[command(after_help = "Example:
+  sdwand peer retry site-b governance")]
+    Retry(Retry),
     /// Read a resource at a peer, with a grant that its operator gave you
     #[command(after_help = "Example:
   sdwand peer call site-a network --grant token.txt
@@ -108,6 +112,16 @@ pub(crate) struct Which {
     /// Its alias or id
     #[arg(value_parser = which)]
     peer: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Retry {
+    /// Its alias or id
+    #[arg(value_parser = which)]
+    peer: String,
+    /// Which step
+    #[arg(value_parser = ["governance", "attach"])]
+    step: String,
 }
 
 #[derive(Debug, Args)]
@@ -163,6 +177,19 @@ pub(crate) async fn peer(global: &Global, command: PeerCommand) -> Result<ExitCo
             let path = format!("{API}/{}/rotate-token", which.peer);
             let answer = api.ask(Method::POST, &path, Some(json!({}))).await?;
             offered(global, &answer)
+        }
+        PeerCommand::Retry(asked) => {
+            let path = format!("{API}/{}/retry", asked.peer);
+            let taken = api
+                .ask(Method::POST, &path, Some(json!({ "step": asked.step })))
+                .await?;
+            let text = if asked.step == "governance" {
+                super::site::findings(&taken["outcome"]["peer_findings"])
+            } else {
+                format!("{}\n", taken["outcome"])
+            };
+            global.print(&taken, &text)?;
+            Ok(ExitCode::SUCCESS)
         }
         PeerCommand::Call(asked) => super::grant::call(global, &api, asked).await,
     }
@@ -257,6 +284,9 @@ async fn accept(global: &Global, api: &Api, asked: Accept) -> Result<ExitCode, C
     let answer = api
         .ask(Method::POST, &format!("{API}/{id}/accept"), Some(body))
         .await?;
+    for warning in answer["warnings"].as_array().into_iter().flatten() {
+        eprintln!("warning: {}", warning.as_str().unwrap_or("-"));
+    }
     step("enrolled; waiting for the first heartbeat");
     let looks = asked.wait * 1_000 / u64::try_from(LOOK.as_millis()).unwrap_or(250);
     let mut peer = answer["peer"].clone();

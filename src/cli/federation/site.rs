@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use hyper::Method;
 use serde_json::Value;
 
-use super::Api;
+use super::{Api, which};
 use crate::api::operator::FEDERATION;
 use crate::cli::{CliError, Global};
 
@@ -125,4 +125,50 @@ fn rotating(rotation: &Value) -> String {
         "next {next}\n     it signs once every peer knows it and no token is out, on {latest} at the latest;\n     waits for {waits}, and {} open tokens\n",
         rotation["open_tokens"]
     )
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Governance {
+    /// Only this peer, by alias or id
+    #[arg(value_parser = which)]
+    peer: Option<String>,
+}
+
+/// Exit 1 where something is critical or high, so that a timer can tell.
+pub(crate) async fn governance(global: &Global, asked: Governance) -> Result<ExitCode, CliError> {
+    let of = asked.peer.map(|peer| format!("?peer={peer}")).unwrap_or_default();
+    let path = format!("{FEDERATION}/governance{of}");
+    let found = Api::open(global)?.ask(Method::GET, &path, None).await?;
+    global.print(&found, &findings(&found))?;
+    let mut severities = found
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|finding| &finding["severity"]);
+    let is_pressing = severities.any(|severity| severity == "critical" || severity == "high");
+    Ok(if is_pressing {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// A line for each finding.
+pub(super) fn findings(found: &Value) -> String {
+    let mut text = String::new();
+    for finding in found.as_array().into_iter().flatten() {
+        let word = |key: &str| finding[key].as_str().unwrap_or("-");
+        let _ = writeln!(
+            text,
+            "{:<8} {}: {}",
+            word("severity"),
+            word("kind"),
+            word("message")
+        );
+    }
+    if text.is_empty() {
+        "nothing to look at\n".to_owned()
+    } else {
+        text
+    }
 }

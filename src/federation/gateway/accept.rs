@@ -221,36 +221,29 @@ impl Gateway {
         peer.happen(Event::Accept, None, now)?;
         peer.contract_version = Some(version);
         said.update(&mut peer.declared);
-        let mut trust_exchange = None;
-        if let Some((proof, subject)) = proof {
-            let words = verification_words(self.ca.fingerprint(), proof.root, token);
-            peer.words = Some(words.join(" "));
-            peer.generation = 1 + generations(draft, &proof.site);
-            peer.trust = Some(Trust {
-                site: proof.site,
-                anchors: vec![Anchor {
-                    pem: proof.root_pem,
-                    fingerprint: proof.root,
-                    since: now,
-                    until: None,
-                }],
-                sequence: 1,
-                outbound_subject: subject,
-            });
-            peer.happen(Event::Enroll, None, now)?;
-            trust_exchange = Some(TrustExchange {
-                ca_bundle_pem: self.ca.pem(),
-                assigned_inbound_subject: peer.id.subject(),
-            });
+        let trust_exchange = if let Some((proof, subject)) = proof {
+            Some(self.enroll_in(draft, &mut peer, proof, subject, token)?)
         } else {
-            peer.reason = Some(
-                "no trust was exchanged: the caller sent no peer_ca_bundle_pem; revoke it and propose anew"
-                    .to_owned(),
-            );
-        }
+            let reason =
+                "no trust was exchanged: the caller sent no peer_ca_bundle_pem; revoke it and propose anew";
+            peer.reason = Some(reason.to_owned());
+            None
+        };
         let payload = json!({ "site": peer.trust.as_ref().map(|trust| trust.site.to_string()), "contract_version": version });
         note_status(draft, &peer, payload);
-        let answer = answer_of(&peer, version, trust_exchange, now);
+        let scan = self.scan_in(draft, &peer);
+        let answer = AcceptAnswer {
+            peer_id: peer.id,
+            status: peer.status,
+            peer_kind: "platform".to_owned(),
+            contract_version_agreed: version,
+            accepted_at: now,
+            handshake_at: peer.last_handshake_at,
+            trust_exchange,
+            sdwan_attach: self.attachment(&peer),
+            governance: scan.outcome,
+            warnings: scan.warnings,
+        };
         let body = serde_json::to_value(&answer).map_err(AcceptError::Answer)?;
         if let Some(client) = client {
             draft.keep_answer(KeptAnswer {
@@ -266,21 +259,36 @@ impl Gateway {
         })?;
         Ok(body)
     }
-}
 
-/// What the caller hears. The two soft steps aren't built yet, and say so.
-fn answer_of(peer: &Peer, version: u32, trust_exchange: Option<TrustExchange>, now: Moment) -> AcceptAnswer {
-    AcceptAnswer {
-        peer_id: peer.id,
-        status: peer.status,
-        peer_kind: "platform".to_owned(),
-        contract_version_agreed: version,
-        accepted_at: now,
-        handshake_at: peer.last_handshake_at,
-        trust_exchange,
-        sdwan_attach: json!({ "status": "skipped", "reason": "not_built" }),
-        governance: json!({ "status": "skipped", "reason": "not_built" }),
-        warnings: Vec::new(),
+    /// Takes over what the caller has shown to be its own; says what it gets for it.
+    fn enroll_in(
+        &self,
+        draft: &Draft<'_>,
+        peer: &mut Peer,
+        proof: Proof,
+        subject: String,
+        token: &TokenDigest,
+    ) -> Result<TrustExchange, AcceptError> {
+        let now = draft.now();
+        let words = verification_words(self.ca.fingerprint(), proof.root, token);
+        peer.words = Some(words.join(" "));
+        peer.generation = 1 + generations(draft, &proof.site);
+        peer.trust = Some(Trust {
+            site: proof.site,
+            anchors: vec![Anchor {
+                pem: proof.root_pem,
+                fingerprint: proof.root,
+                since: now,
+                until: None,
+            }],
+            sequence: 1,
+            outbound_subject: subject,
+        });
+        peer.happen(Event::Enroll, None, now)?;
+        Ok(TrustExchange {
+            ca_bundle_pem: self.ca.pem(),
+            assigned_inbound_subject: peer.id.subject(),
+        })
     }
 }
 

@@ -53,6 +53,9 @@ pub enum GrantError {
         "verify = \"code\": compare the six words with the other operator, then `sdwand peer verify`; until then nothing is granted"
     )]
     Unverified,
+    /// Its data resides elsewhere.
+    #[error("residency = \"refuse\": the peer's data resides in {0}, so it is given nothing")]
+    Border(String),
     /// There is one already.
     #[error("grant {0} gives this subject all of this kind already: revoke it first")]
     Twice(GrantId),
@@ -118,6 +121,11 @@ impl Gateway {
             }
             if !self.is_verified(peer) {
                 return Err(GrantError::Unverified);
+            }
+            if !self.border(peer).is_open() {
+                return Err(GrantError::Border(
+                    peer.declared.data_residency.clone().unwrap_or_default(),
+                ));
             }
             let grant = Grant::new(
                 id,

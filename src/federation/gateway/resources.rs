@@ -54,6 +54,9 @@ pub enum ResourceError {
     /// The operators haven't compared the words.
     #[error("this site's operator hasn't verified the peering yet")]
     Unverified,
+    /// Its data resides elsewhere.
+    #[error("your data resides elsewhere than this site's, and its operator refuses that")]
+    Border,
     /// There is no such kind here.
     #[error("no such kind of resource is served: there are {}", Kind::ALL.map(Kind::as_str).join(", "))]
     Kind,
@@ -100,6 +103,9 @@ impl Gateway {
         grant.judge(&ask, now)?;
         if !self.is_verified(&peer) {
             return Err(ResourceError::Unverified);
+        }
+        if !self.border(&peer).is_open() {
+            return Err(ResourceError::Border);
         }
         let served = Kind::of(asked.kind).ok_or(ResourceError::Kind)?;
         let fleet = fleet.ok_or(ResourceError::NoFleet)?;

@@ -1,0 +1,162 @@
+//! The soft steps of an acceptance: what the scan of a peer finds, and what of the overlay it is attached to. Neither stops
+//! anything, and both can be taken again.
+
+use rustls::pki_types::CertificateDer;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{Gateway, OperatorError, VERSION};
+use crate::federation::governance::{Finding, Scene, Seen, scan, scan_peer};
+use crate::federation::ledger::Draft;
+use crate::federation::moment::Moment;
+use crate::federation::peer::{Peer, PeerId};
+use crate::federation::policy::Policy;
+use crate::federation::residency::{Border, border};
+
+/// A soft step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SoftStep {
+    /// The scan.
+    Governance,
+    /// The attachment to the overlay.
+    Attach,
+}
+
+/// What a soft step came to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Soft {
+    /// For programs.
+    pub outcome: Value,
+    /// What should be looked at.
+    pub warnings: Vec<String>,
+}
+
+/// What is looked at, beside the peers.
+struct Grounds {
+    policy: Policy,
+    ca: CertificateDer<'static>,
+    leaf_until: Option<Moment>,
+}
+
+impl Gateway {
+    fn grounds(&self) -> Grounds {
+        let policy = &self.settings.policy;
+        Grounds {
+            policy: self
+                .fleet()
+                .map_or_else(|| policy.clone(), |fleet| policy.with_fleet(&fleet, &self.node)),
+            ca: self.ca.der(),
+            leaf_until: *self
+                .leaf_until
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        }
+    }
+
+    fn scene<'a>(
+        &'a self,
+        grounds: &'a Grounds,
+        peers: impl Iterator<Item = &'a Peer>,
+        now: Moment,
+    ) -> Scene<'a> {
+        let seen = |peer| Seen {
+            peer,
+            heard: self.heard.last(peer),
+        };
+        Scene {
+            site: &self.site,
+            version: VERSION,
+            jurisdiction: self.settings.jurisdiction.as_deref(),
+            policy: &grounds.policy,
+            stale_after: self.settings.stale_after,
+            ca: &grounds.ca,
+            leaf_until: grounds.leaf_until,
+            peers: peers.map(seen).collect(),
+            now,
+        }
+    }
+
+    /// Tells it when the listener's certificate ends.
+    pub fn tell_leaf(&self, until: Moment) {
+        *self
+            .leaf_until
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(until);
+    }
+
+    /// What an operator should know: of all peers and of this site, or of one peer.
+    #[must_use]
+    pub fn governance(&self, of: Option<PeerId>, wall: Moment) -> Vec<Finding> {
+        let grounds = self.grounds();
+        self.ledger.read(|book| {
+            let scene = self.scene(&grounds, book.peers().map(AsRef::as_ref), book.now(wall));
+            of.map_or_else(|| scan(&scene), |id| scan_peer(&scene, id))
+        })
+    }
+
+    /// The scan of a peer that is about to be written, for the peer itself: of it alone.
+    pub(super) fn scan_in(&self, draft: &Draft<'_>, peer: &Peer) -> Soft {
+        let grounds = self.grounds();
+        let others = draft.peers().filter(|other| other.id != peer.id);
+        let scene = self.scene(&grounds, others.chain(std::iter::once(peer)), draft.now());
+        let told: Vec<Finding> = scan_peer(&scene, peer.id)
+            .iter()
+            .filter_map(Finding::for_peer)
+            .collect();
+        scanned(&told)
+    }
+
+    /// What of the overlay a peer is attached to.
+    #[must_use]
+    pub fn attachment(&self, peer: &Peer) -> Value {
+        let overlay = self.grounds().policy.overlay;
+        let reason = if !overlay.has_networks {
+            "no_overlay_network"
+        } else if overlay.bridged.contains(&peer.alias) {
+            // The fleet has a bridge for it, and this version carries none yet.
+            "sdwan_unavailable"
+        } else {
+            "no_bound_instance"
+        };
+        json!({ "status": "skipped", "reason": reason })
+    }
+
+    /// Takes a soft step again, for our operator.
+    ///
+    /// # Errors
+    /// No such peer.
+    pub fn retry(&self, id: PeerId, step: SoftStep, wall: Moment) -> Result<Soft, OperatorError> {
+        let peer = self.ledger.read(|book| book.peer(&id).cloned());
+        let peer = peer.ok_or(OperatorError::Unknown(id))?;
+        Ok(match step {
+            SoftStep::Governance => scanned(&self.governance(Some(id), wall)),
+            SoftStep::Attach => Soft {
+                outcome: self.attachment(&peer),
+                warnings: Vec::new(),
+            },
+        })
+    }
+
+    /// Whether data may go between this site and a peer's.
+    #[must_use]
+    pub fn border(&self, peer: &Peer) -> Border {
+        border(
+            self.settings.jurisdiction.as_deref(),
+            peer.declared.data_residency.as_deref(),
+            self.settings.policy.residency,
+        )
+    }
+}
+
+fn scanned(findings: &[Finding]) -> Soft {
+    let pressing = findings.iter().filter(|finding| finding.is_pressing());
+    Soft {
+        outcome: json!({
+            "status": "scanned",
+            "peer_finding_count": findings.len(),
+            "peer_findings": findings,
+        }),
+        warnings: pressing.map(Finding::warning).collect(),
+    }
+}

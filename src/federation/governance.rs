@@ -1,0 +1,575 @@
+//! What an operator should know about the peers: a scan that never stops at the first finding. Pure.
+//!
+//! | kind | severity | when |
+//! |---|---|---|
+//! | `prefix_overlap_with_install` | critical | the peer's /48 overlaps a prefix of ours |
+//! | `prefix_overlap_with_other_peer` | high | it overlaps that of a peer who was there first; that one isn't flagged |
+//! | `expired_trust_jwt` | high | what was to lead to trust, or was trust, ran out: an open token, or the last anchor's `until` |
+//! | `peer_cert_expired`, `peer_cert_expiring` | high, medium | the CA that it vouches with is past its end, or within 30 days of it |
+//! | `peer_cert_unreadable` | high | that CA can't be read: nothing is known of its end |
+//! | `stale_accepted_without_handshake` | medium | accepted, and no certificates were exchanged |
+//! | `peer_heartbeat_stale` | medium | enrolled or active, and silent |
+//! | `peer_capability_drift` | medium | it names extensions and no capabilities |
+//! | `peer_schema_version_drift`, `peer_schema_version_missing` | medium, low | its version doesn't get along with ours, or is unknown |
+//! | `peer_residency_crossing` | high, medium | its data resides elsewhere; high where the operator refuses that |
+//! | `peer_residency_missing` | low | it doesn't say where its data resides |
+//! | `own_ca_expiring` | high, critical | our CA is within 180, or 30, days of its end: every peering ends with it |
+//! | `own_cert_expiring` | high, critical | our listener's certificate is within 20, or 5, days of its end: it isn't renewed as it should be |
+//!
+//! Revoked peers are ignored. Of a proposed peer nothing is known but its token.
+
+use std::fmt;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use rustls::pki_types::CertificateDer;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::moment::Moment;
+use super::peer::{Peer, PeerId, Status, Trust};
+use super::pki::verify::not_after;
+use super::pki::{PkiError, certificates_of};
+use super::policy::Policy;
+use super::residency::{Border, border};
+use super::site::SiteId;
+use super::version::{Verdict, compatibility};
+
+const DAY: Duration = Duration::from_secs(86_400);
+/// How long before its end a peer's CA is told of.
+const PEER_NOTICE: Duration = Duration::from_secs(30 * 86_400);
+/// How long before its end our CA is told of, and when it is urgent. A rotation takes a week in which peers must call.
+const CA_NOTICE: (Duration, Duration) = (DAY.saturating_mul(180), DAY.saturating_mul(30));
+/// The same of our listener's certificate, which is renewed 30 days before its end.
+const LEAF_NOTICE: (Duration, Duration) = (DAY.saturating_mul(20), DAY.saturating_mul(5));
+
+/// What was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the table above says what each means")]
+pub enum Kind {
+    PrefixOverlapWithInstall,
+    PrefixOverlapWithOtherPeer,
+    ExpiredTrustJwt,
+    PeerCertExpired,
+    PeerCertExpiring,
+    PeerCertUnreadable,
+    StaleAcceptedWithoutHandshake,
+    PeerHeartbeatStale,
+    PeerCapabilityDrift,
+    PeerSchemaVersionDrift,
+    PeerSchemaVersionMissing,
+    PeerResidencyCrossing,
+    PeerResidencyMissing,
+    OwnCaExpiring,
+    OwnCertExpiring,
+}
+
+impl Kind {
+    /// The word that stands in answers and in the audit.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PrefixOverlapWithInstall => "prefix_overlap_with_install",
+            Self::PrefixOverlapWithOtherPeer => "prefix_overlap_with_other_peer",
+            Self::ExpiredTrustJwt => "expired_trust_jwt",
+            Self::PeerCertExpired => "peer_cert_expired",
+            Self::PeerCertExpiring => "peer_cert_expiring",
+            Self::PeerCertUnreadable => "peer_cert_unreadable",
+            Self::StaleAcceptedWithoutHandshake => "stale_accepted_without_handshake",
+            Self::PeerHeartbeatStale => "peer_heartbeat_stale",
+            Self::PeerCapabilityDrift => "peer_capability_drift",
+            Self::PeerSchemaVersionDrift => "peer_schema_version_drift",
+            Self::PeerSchemaVersionMissing => "peer_schema_version_missing",
+            Self::PeerResidencyCrossing => "peer_residency_crossing",
+            Self::PeerResidencyMissing => "peer_residency_missing",
+            Self::OwnCaExpiring => "own_ca_expiring",
+            Self::OwnCertExpiring => "own_cert_expiring",
+        }
+    }
+
+    /// Whether certificates are at issue: no probe and no beat helps then, only an operator.
+    #[must_use]
+    pub const fn is_about_certificates(self) -> bool {
+        match self {
+            Self::PeerCertExpired
+            | Self::PeerCertExpiring
+            | Self::PeerCertUnreadable
+            | Self::OwnCaExpiring
+            | Self::OwnCertExpiring => true,
+            Self::PrefixOverlapWithInstall
+            | Self::PrefixOverlapWithOtherPeer
+            | Self::ExpiredTrustJwt
+            | Self::StaleAcceptedWithoutHandshake
+            | Self::PeerHeartbeatStale
+            | Self::PeerCapabilityDrift
+            | Self::PeerSchemaVersionDrift
+            | Self::PeerSchemaVersionMissing
+            | Self::PeerResidencyCrossing
+            | Self::PeerResidencyMissing => false,
+        }
+    }
+
+    /// What the peer itself is told of a finding about it; none where that would tell it of other peers or of us. That
+    /// its prefix is another peer's is such a thing: all prefixes are /48s, so that would say which one the other has.
+    const fn told(self) -> Option<&'static str> {
+        match self {
+            Self::PrefixOverlapWithInstall => {
+                Some("your prefix overlaps one of this site: no bridge can carry it")
+            }
+            Self::ExpiredTrustJwt => Some("no trust anchor of yours is in force here: peer anew"),
+            Self::PeerCertExpired => Some("your CA's certificate has expired: peer anew with another"),
+            Self::PeerCertExpiring => Some("your CA's certificate expires soon: rotate it"),
+            Self::PeerCertUnreadable => Some("your CA's certificate can't be read here: peer anew"),
+            Self::StaleAcceptedWithoutHandshake => {
+                Some("no trust was exchanged: you sent no peer_ca_bundle_pem; peer anew")
+            }
+            Self::PeerHeartbeatStale => Some("no heartbeat of yours comes through"),
+            Self::PeerCapabilityDrift => Some("you name extension_slugs, but no capabilities"),
+            Self::PeerSchemaVersionDrift => Some("your platform_version doesn't get along with this site's"),
+            Self::PeerSchemaVersionMissing => Some("you don't say your platform_version"),
+            Self::PeerResidencyCrossing => Some("your data resides elsewhere than this site's"),
+            Self::PeerResidencyMissing => Some("you don't say where your data resides: data_residency"),
+            Self::PrefixOverlapWithOtherPeer | Self::OwnCaExpiring | Self::OwnCertExpiring => None,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How bad it is, the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Something is about to break, or is unsafe.
+    Critical,
+    /// Someone must act.
+    High,
+    /// Someone should look.
+    Medium,
+    /// Good to know.
+    Low,
+}
+
+impl Severity {
+    /// The word that stands in answers and in the audit.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Critical => "critical",
+            Self::High => "high",
+            Self::Medium => "medium",
+            Self::Low => "low",
+        }
+    }
+}
+
+/// Something that an operator should know.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Finding {
+    /// What.
+    pub kind: Kind,
+    /// How bad.
+    pub severity: Severity,
+    /// Of which peer; none where it is about this site itself.
+    pub federation_peer_id: Option<PeerId>,
+    /// In words, with what to do.
+    pub message: String,
+    /// For programs.
+    pub payload: Value,
+}
+
+impl Finding {
+    /// Whether someone must act: such findings are warnings of an acceptance, too.
+    #[must_use]
+    pub const fn is_pressing(&self) -> bool {
+        match self.severity {
+            Severity::Critical | Severity::High => true,
+            Severity::Medium | Severity::Low => false,
+        }
+    }
+
+    /// What the peer itself is told: of itself, nothing of other peers, and nothing of how this site is made.
+    #[must_use]
+    pub fn for_peer(&self) -> Option<Self> {
+        Some(Self {
+            message: self.kind.told()?.to_owned(),
+            payload: json!({}),
+            ..self.clone()
+        })
+    }
+
+    /// The finding as a warning.
+    #[must_use]
+    pub fn warning(&self) -> String {
+        format!("{}: {}", self.kind, self.message)
+    }
+}
+
+/// A peer, and when it was last heard of.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// The peer.
+    pub peer: &'a Peer,
+    /// When it last answered, or called, as far as is known in memory or in the ledger.
+    pub heard: Option<Moment>,
+}
+
+/// Everything that a scan looks at.
+#[derive(Debug)]
+pub struct Scene<'a> {
+    /// Who we are.
+    pub site: &'a SiteId,
+    /// Our version.
+    pub version: &'static str,
+    /// Where our data resides.
+    pub jurisdiction: Option<&'a str>,
+    /// What the operator has decided.
+    pub policy: &'a Policy,
+    /// When a peer is silent.
+    pub stale_after: Duration,
+    /// Our CA.
+    pub ca: &'a CertificateDer<'static>,
+    /// When our listener's certificate ends; none where nothing listens.
+    pub leaf_until: Option<Moment>,
+    /// All peers.
+    pub peers: Vec<Seen<'a>>,
+    /// The time.
+    pub now: Moment,
+}
+
+/// All findings, the worst first.
+#[must_use]
+pub fn scan(scene: &Scene<'_>) -> Vec<Finding> {
+    let mut findings = own(scene);
+    for seen in &scene.peers {
+        findings.extend(of(scene, seen));
+    }
+    findings.sort_by_key(|finding| finding.severity);
+    findings
+}
+
+/// The findings of one peer, the worst first.
+#[must_use]
+pub fn scan_peer(scene: &Scene<'_>, id: PeerId) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for seen in scene.peers.iter().filter(|seen| seen.peer.id == id) {
+        findings.extend(of(scene, seen));
+    }
+    findings.sort_by_key(|finding| finding.severity);
+    findings
+}
+
+/// Our own certificates.
+fn own(scene: &Scene<'_>) -> Vec<Finding> {
+    let ending = |kind, until: Moment, (notice, urgent), what: String| {
+        let severity = if ends_within(scene.now, until, urgent) {
+            Severity::Critical
+        } else if ends_within(scene.now, until, notice) {
+            Severity::High
+        } else {
+            return None;
+        };
+        Some(Finding {
+            kind,
+            severity,
+            federation_peer_id: None,
+            message: what,
+            payload: json!({ "not_after": until }),
+        })
+    };
+    let mut findings = Vec::new();
+    match not_after(scene.ca) {
+        Ok(until) => findings.extend(ending(
+            Kind::OwnCaExpiring,
+            until,
+            CA_NOTICE,
+            format!("this site's CA ends at {until}, and every peering with it: rotate it while the peers can be told, `sdwand pki rotate-ca`"),
+        )),
+        Err(error) => findings.push(Finding {
+            kind: Kind::OwnCaExpiring,
+            severity: Severity::High,
+            federation_peer_id: None,
+            message: format!("the end of this site's CA is unknown, its certificate can't be read: {error}"),
+            payload: Value::Null,
+        }),
+    }
+    findings.extend(scene.leaf_until.and_then(|until| {
+        let what = format!("our listener's certificate ends at {until}, and isn't renewed as it should be: the log of `sdwand serve` says why");
+        ending(Kind::OwnCertExpiring, until, LEAF_NOTICE, what)
+    }));
+    findings
+}
+
+/// Whether `until` is past, or will be within `notice`.
+fn ends_within(now: Moment, until: Moment, notice: Duration) -> bool {
+    until <= now.after(notice)
+}
+
+/// Everything about one peer.
+fn of(scene: &Scene<'_>, seen: &Seen<'_>) -> Vec<Finding> {
+    let peer = seen.peer;
+    let mut found = Found {
+        peer,
+        findings: Vec::new(),
+    };
+    match peer.status {
+        Status::Revoked => {}
+        Status::Proposed => open_token(scene, &mut found),
+        Status::Accepted | Status::Enrolled | Status::Active | Status::Degraded | Status::Suspended => {
+            prefix(scene, &mut found);
+            if let Some(trust) = &peer.trust {
+                anchors(scene, trust, &mut found);
+            }
+            exchanges(scene, seen, &mut found);
+            declared(scene, &mut found);
+        }
+    }
+    found.findings
+}
+
+/// What is found about one peer.
+struct Found<'a> {
+    peer: &'a Peer,
+    findings: Vec<Finding>,
+}
+
+impl Found<'_> {
+    fn add(&mut self, kind: Kind, severity: Severity, message: &str, payload: Value) {
+        self.findings.push(Finding {
+            kind,
+            severity,
+            federation_peer_id: Some(self.peer.id),
+            message: format!("{}: {message}", self.peer.alias),
+            payload,
+        });
+    }
+}
+
+fn open_token(scene: &Scene<'_>, found: &mut Found<'_>) {
+    let peer = found.peer;
+    let ended = peer.offer.as_ref().map(|offer| offer.expires_at);
+    if let Some(ended) = ended.filter(|ended| *ended <= scene.now) {
+        let message = format!(
+            "its token expired at {ended} and nobody had taken it: draw another, `sdwand peer rotate-token {0}`, or give up, `sdwand peer revoke {0}`",
+            peer.alias
+        );
+        found.add(
+            Kind::ExpiredTrustJwt,
+            Severity::High,
+            &message,
+            json!({ "expires_at": ended }),
+        );
+    }
+}
+
+/// The peer's /48, where it is known.
+fn claim(peer: &Peer) -> Option<IpNet> {
+    let prefix = peer.trust.as_ref()?.site.prefix()?;
+    Some(IpNet::V6(prefix))
+}
+
+/// Whether two prefixes have an address in common.
+fn overlap(one: &IpNet, other: &IpNet) -> bool {
+    one.contains(other) || other.contains(one)
+}
+
+fn prefix(scene: &Scene<'_>, found: &mut Found<'_>) {
+    let peer = found.peer;
+    let Some(claimed) = claim(peer) else { return };
+    let ours = scene.site.prefix().map(IpNet::V6);
+    let ours: Vec<IpNet> = scene
+        .policy
+        .own
+        .iter()
+        .copied()
+        .chain(ours)
+        .filter(|own| overlap(own, &claimed))
+        .collect();
+    if let Some(own) = ours.first() {
+        let message = format!(
+            "its prefix {claimed} overlaps {own} of this site, so nothing can be carried between the two: one of them needs another prefix; until then, `sdwand peer suspend {}`",
+            peer.alias
+        );
+        let payload = json!({ "prefix": claimed, "own": ours });
+        found.add(
+            Kind::PrefixOverlapWithInstall,
+            Severity::Critical,
+            &message,
+            payload,
+        );
+    }
+    let others = scene.peers.iter().map(|seen| seen.peer);
+    let earlier = others
+        .filter(|other| other.status.is_live() && (other.proposed_at, other.id) < (peer.proposed_at, peer.id))
+        .find(|other| claim(other).is_some_and(|other| overlap(&other, &claimed)));
+    if let Some(earlier) = earlier {
+        let message = format!(
+            "its prefix {claimed} overlaps that of {}, which was there first: ask both operators whose it is, and end the other peering, `sdwand peer revoke {}`",
+            earlier.alias, peer.alias
+        );
+        let payload =
+            json!({ "prefix": claimed, "other_peer_id": earlier.id, "other_prefix": claim(earlier) });
+        found.add(
+            Kind::PrefixOverlapWithOtherPeer,
+            Severity::High,
+            &message,
+            payload,
+        );
+    }
+}
+
+/// What the peer vouches with. While it rotates it has several anchors, and the one that lasts longest counts.
+fn anchors(scene: &Scene<'_>, trust: &Trust, found: &mut Found<'_>) {
+    let mut last: Option<Moment> = None;
+    let mut in_force = 0;
+    for anchor in trust.anchors_at(scene.now) {
+        in_force += 1;
+        match end_of(&anchor.pem) {
+            Ok(end) => last = last.max(Some(end)),
+            Err(error) => {
+                let message = format!(
+                    "its CA {} can't be read, so its end is unknown: {error}; revoke the peer and propose anew",
+                    anchor.fingerprint
+                );
+                found.add(
+                    Kind::PeerCertUnreadable,
+                    Severity::High,
+                    &message,
+                    json!({ "fingerprint": anchor.fingerprint }),
+                );
+            }
+        }
+    }
+    if in_force == 0 {
+        let until = trust.anchors.iter().filter_map(|anchor| anchor.until).max();
+        found.add(
+            Kind::ExpiredTrustJwt,
+            Severity::High,
+            "no trust anchor of it is in force any more, its calls are refused: revoke it and propose anew",
+            json!({ "expires_at": until }),
+        );
+    }
+    let Some(end) = last.filter(|end| ends_within(scene.now, *end, PEER_NOTICE)) else {
+        return;
+    };
+    let payload = json!({ "not_after": end });
+    if end <= scene.now {
+        let message = format!("its CA ended at {end}, its calls are refused: revoke it and propose anew");
+        found.add(Kind::PeerCertExpired, Severity::High, &message, payload);
+    } else {
+        let message =
+            format!("its CA ends at {end}: ask its operator to rotate it before, `sdwand pki rotate-ca`");
+        found.add(Kind::PeerCertExpiring, Severity::Medium, &message, payload);
+    }
+}
+
+/// When the first of an anchor's certificates ends.
+fn end_of(pem: &str) -> Result<Moment, PkiError> {
+    let mut end: Option<Moment> = None;
+    for der in certificates_of(pem)? {
+        let until = not_after(&der)?;
+        end = Some(end.map_or(until, |end| end.min(until)));
+    }
+    end.ok_or_else(|| PkiError::Foreign("no certificate in PEM".to_owned()))
+}
+
+/// Whether what has to come through does.
+fn exchanges(scene: &Scene<'_>, seen: &Seen<'_>, found: &mut Found<'_>) {
+    let peer = found.peer;
+    match peer.status {
+        Status::Accepted if peer.last_handshake_at.is_none() => {
+            let message = format!(
+                "it was accepted, but no certificates were exchanged, and none will be: `sdwand peer revoke {}` and propose anew",
+                peer.alias
+            );
+            found.add(
+                Kind::StaleAcceptedWithoutHandshake,
+                Severity::Medium,
+                &message,
+                json!({ "signed_at": peer.signed_at }),
+            );
+        }
+        Status::Enrolled | Status::Active => {
+            let since = seen.heard.map_or(peer.since, |heard| heard.max(peer.since));
+            if scene.now.since(since) > scene.stale_after {
+                let message = format!(
+                    "no heartbeat has come through since {since}: ask its operator, and look at the way to {}",
+                    peer.url
+                );
+                let payload = json!({ "last_heartbeat_at": seen.heard, "stale_after_seconds": scene.stale_after.as_secs() });
+                found.add(Kind::PeerHeartbeatStale, Severity::Medium, &message, payload);
+            }
+        }
+        Status::Accepted | Status::Proposed | Status::Degraded | Status::Suspended | Status::Revoked => {}
+    }
+}
+
+/// What the peer says of itself.
+fn declared(scene: &Scene<'_>, found: &mut Found<'_>) {
+    let said = &found.peer.declared;
+    if said.capabilities.is_empty() && !said.extension_slugs.is_empty() {
+        found.add(
+            Kind::PeerCapabilityDrift,
+            Severity::Medium,
+            "it names extensions and no capabilities: ask its operator which of the two is right",
+            json!({ "extension_slugs": said.extension_slugs }),
+        );
+    }
+    let version = compatibility(
+        scene.version,
+        said.platform_version.as_deref(),
+        &scene.policy.versions,
+    );
+    if version.remote_version.is_empty() {
+        found.add(
+            Kind::PeerSchemaVersionMissing,
+            Severity::Low,
+            "it hasn't said which version it runs",
+            Value::Null,
+        );
+    } else if version.status == Verdict::Incompatible {
+        let message = format!(
+            "it runs {}, which doesn't get along with {} ({}): upgrade the older of the two, or say `compatible_versions` in [federation]",
+            version.remote_version,
+            version.local_version,
+            version.notes.as_deref().unwrap_or("by rule")
+        );
+        found.add(
+            Kind::PeerSchemaVersionDrift,
+            Severity::Medium,
+            &message,
+            json!(version),
+        );
+    }
+    let theirs = said.data_residency.as_deref();
+    let crossing = border(scene.jurisdiction, theirs, scene.policy.residency);
+    let (severity, consequence) = match crossing {
+        Border::Flagged => (
+            Severity::Medium,
+            "allowed by `residency = \"permissive\"` of [federation]",
+        ),
+        Border::Refused => (
+            Severity::High,
+            "it gets no grants and no bridges; revoke those that it has",
+        ),
+        Border::Unknown | Border::Same => {
+            if theirs.is_none_or(|place| place.trim().is_empty()) {
+                let message = "it hasn't said where its data resides";
+                found.add(Kind::PeerResidencyMissing, Severity::Low, message, Value::Null);
+            }
+            return;
+        }
+    };
+    let (ours, theirs) = (scene.jurisdiction.unwrap_or_default(), theirs.unwrap_or_default());
+    let message = format!("its data resides in {theirs}, ours in {ours}: {consequence}");
+    let payload = json!({ "own": ours, "peer": theirs, "border": crossing });
+    found.add(Kind::PeerResidencyCrossing, severity, &message, payload);
+}
+
+#[cfg(test)]
+mod tests;
