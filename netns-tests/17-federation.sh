@@ -33,7 +33,7 @@ name = "$host"
 public_key = "$(wg genkey | wg pubkey)"
 host_id = 1
 TOML
-  on "$host" install -d -o 65534 -g 65534 /run/state /run/sdwand
+  on "$host" install -d -o 65534 -g 65534 /run/state /run/sdwand-serve
 done
 # As a user who is nobody, and without any way to become more.
 start_serve() {

@@ -39,6 +39,7 @@ perl perl
 xz-utils xz
 ca-certificates /etc/ssl/certs/ca-certificates.crt
 git git
+systemd systemd-analyze
 "
 machine="
 qemu-system-x86 qemu-system-x86_64

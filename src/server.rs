@@ -7,6 +7,8 @@
 //!                                    └─▶ calls to peers
 //! ```
 
+mod notify;
+
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,8 +40,9 @@ use crate::host::files::ConfigFiles;
 use crate::host::system_now;
 use crate::model::Fleet;
 use crate::model::host::{Federation, HostConfig};
+use notify::Manager;
 
-/// The operator's socket, in the run folder.
+/// The operator's socket, in [`run_dir`].
 pub const SOCKET: &str = "api.sock";
 
 /// How often it is looked who is due.
@@ -100,6 +103,15 @@ pub fn state_dir(own: &HostConfig) -> PathBuf {
     name.into()
 }
 
+/// Where its sockets are: beside the run folder of `sdwand run`. Who can write to a folder can replace what is in it, and
+/// the sockets there are root's.
+#[must_use]
+pub fn run_dir(own: &HostConfig) -> PathBuf {
+    let mut name = own.run_dir.clone().into_os_string();
+    name.push("-serve");
+    name.into()
+}
+
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -113,7 +125,8 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
         .clone()
         .ok_or_else(|| ServeError::NotAGateway(config.to_owned()))?;
     let folder = state_dir(&own);
-    for (path, mode) in [(&folder, 0o700), (&own.run_dir, 0o755)] {
+    let sockets = run_dir(&own);
+    for (path, mode) in [(&folder, 0o700), (&sockets, 0o755)] {
         let mut builder = std::fs::DirBuilder::new();
         builder
             .recursive(true)
@@ -146,7 +159,7 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
         limits: Arc::new(Limits::new(monotonic)),
     };
     tokio::spawn(listener::serve(tcp, tls, serving, stopped));
-    let socket = own.run_dir.join(SOCKET);
+    let socket = sockets.join(SOCKET);
     // Who may open it may do everything.
     let listening = control::listen(&socket, 0o660).map_err(at("listening on", &socket))?;
     let operators = tokio::spawn(axum::serve(listening, operator_router(&gateway)).into_future());
@@ -156,11 +169,14 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
         config.to_owned(),
         own.fleet_dir.clone(),
     ));
-    let driver = drive(&gateway, &mut calls, &verifier, &current, &mut leaf);
+    // From here on all sockets listen.
+    let mut manager = Manager::ready(monotonic());
+    let driver = drive(&gateway, &mut calls, &verifier, &current, &mut leaf, &mut manager);
     let outcome = tokio::select! {
         ended = until_told() => ended,
         () = driver => Ok(()),
     };
+    notify::stopping();
     let _ = stop.send(true);
     operators.abort();
     following.abort();
@@ -241,8 +257,21 @@ async fn until_told() -> Result<(), ServeError> {
 async fn follow_fleet(gateway: Arc<Gateway>, config: PathBuf, folder: PathBuf) {
     // No key is read here.
     let mut files = ConfigFiles::watch(&config, &folder, &config);
+    let mut reload = match signal(SignalKind::hangup()) {
+        Ok(reload) => reload,
+        Err(error) => {
+            tracing::error!(%error, "SIGHUP can't be heard: the fleet isn't followed");
+            return;
+        }
+    };
     loop {
-        let _ = tokio::time::timeout(FLUSH, files.changed()).await;
+        let wait = async {
+            tokio::select! {
+                () = files.changed() => {}
+                _ = reload.recv() => {}
+            }
+        };
+        let _ = tokio::time::timeout(FLUSH, wait).await;
         // Files are often written several at a time: all of them are waited for.
         let quiet = async { while tokio::time::timeout(TICK, files.changed()).await.is_ok() {} };
         let _ = tokio::time::timeout(FLUSH, quiet).await;
@@ -271,6 +300,7 @@ async fn drive(
     verifier: &PossessionOnly,
     current: &CurrentLeaf,
     leaf: &mut Leaf,
+    manager: &mut Manager,
 ) {
     let mut pulse = Pulse::new(gateway.settings.heartbeat, gateway.settings.stale_after);
     let (done, mut ended) = mpsc::unbounded_channel::<(PeerId, Result<(), DialError>)>();
@@ -282,6 +312,7 @@ async fn drive(
             Some((id, outcome)) = ended.recv() => after_beat(gateway, &mut pulse, id, &outcome),
             _ = ticks.tick() => {
                 let (now, peers) = (monotonic(), standing(gateway));
+                manager.alive(&peers, now);
                 verifier.require(!gateway.ledger.read(crate::federation::ledger::Book::has_offers));
                 for id in pulse.silent(&peers, now) {
                     degrade(gateway, id, "heartbeat_stale");

@@ -45,7 +45,7 @@ impl Api {
     fn open(global: &Global) -> Result<Self, CliError> {
         let (own, _) = config::load_host(&global.config)?;
         Ok(Self {
-            socket: own.run_dir.join(server::SOCKET),
+            socket: server::run_dir(&own).join(server::SOCKET),
         })
     }
 
