@@ -198,7 +198,7 @@ fn gateway(
 ) -> Result<Gateway, ServeError> {
     let site = SiteId::of(&fleet.site.name, fleet.site.prefix);
     let url = federation.url.as_deref().filter(|_| federation.dialable);
-    let ledger = Arc::new(Ledger::open(&folder.join("ledger.db"))?);
+    let ledger = Arc::new(Ledger::open(&folder.join("ledger.db"), wall())?);
     let store = Store::new(folder);
     let signs = ledger.read(|book| book.own_trust().signs);
     let (ca, next) = store.open(&site, signs, wall())?;

@@ -57,7 +57,7 @@ impl Site {
         let prefix: Ipv6Net = format!("fd00:0:{number:x}::/48").parse().unwrap();
         let site = SiteId::of(&Name::new(name).unwrap(), prefix);
         let (ca, _) = SiteCa::generate(&site, wall()).unwrap();
-        let ledger = Arc::new(Ledger::open(&folder.path().join("ledger.db")).unwrap());
+        let ledger = Arc::new(Ledger::open(&folder.path().join("ledger.db"), wall()).unwrap());
         let mut settings = Settings {
             url: Some(url.clone()),
             jurisdiction: Some("JP".to_owned()),

@@ -276,7 +276,7 @@ mod tests {
         let wall = Moment::EPOCH;
         let folder = tempfile::tempdir().unwrap();
         let site = SiteId::new("site-a.fd1234abcd42").unwrap();
-        let ledger = Arc::new(Ledger::open(&folder.path().join("ledger.db")).unwrap());
+        let ledger = Arc::new(Ledger::open(&folder.path().join("ledger.db"), wall).unwrap());
         let ca = SiteCa::generate(&site, wall).unwrap().0;
         let gateway = Gateway::new(
             site,

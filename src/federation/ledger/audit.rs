@@ -20,7 +20,7 @@ pub struct Head {
 }
 
 impl Head {
-    const EMPTY: Self = Self {
+    pub(super) const EMPTY: Self = Self {
         sequence: 0,
         hash: [0; 32],
     };
@@ -30,6 +30,45 @@ impl std::fmt::Display for Head {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}:", self.sequence)?;
         self.hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl std::str::FromStr for Head {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const SHAPE: &str = "the end of a chain reads <sequence>:<64 hexadecimal digits>";
+        let (sequence, digits) = text.split_once(':').ok_or(SHAPE)?;
+        let is_plain = |text: &str, len: std::ops::RangeInclusive<usize>| {
+            len.contains(&text.len())
+                && text
+                    .bytes()
+                    .all(|c| c.is_ascii_hexdigit() && !c.is_ascii_uppercase())
+        };
+        if !is_plain(sequence, 1..=19) || !is_plain(digits, 64..=64) {
+            return Err(SHAPE);
+        }
+        let mut hash = [0; 32];
+        for (byte, at) in hash.iter_mut().zip((0..64).step_by(2)) {
+            *byte = digits
+                .get(at..at + 2)
+                .and_then(|digits| u8::from_str_radix(digits, 16).ok())
+                .ok_or(SHAPE)?;
+        }
+        let sequence = sequence.parse().map_err(|_| SHAPE)?;
+        Ok(Self { sequence, hash })
+    }
+}
+
+impl serde::Serialize for Head {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Head {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -147,6 +186,19 @@ pub(super) fn head(connection: &Connection) -> rusqlite::Result<Head> {
         )
         .optional()?;
     Ok(last.unwrap_or(Head::EMPTY))
+}
+
+/// The hash of the record at this place; of 32 zero bytes before the first.
+pub(super) fn hash_at(connection: &Connection, sequence: i64) -> rusqlite::Result<Option<[u8; 32]>> {
+    use rusqlite::OptionalExtension as _;
+    if sequence == 0 {
+        return Ok(Some(Head::EMPTY.hash));
+    }
+    connection
+        .query_row("SELECT hash FROM audit WHERE sequence = ?1", [sequence], |row| {
+            row.get(0)
+        })
+        .optional()
 }
 
 pub(super) fn tail(connection: &Connection, count: usize) -> rusqlite::Result<Vec<AuditRecord>> {

@@ -77,9 +77,17 @@ pub struct Book {
     pub(super) own_trust: Option<OwnTrust>,
     /// The latest time that was ever written: a clock that goes back wakes nothing that had expired.
     pub(super) latest: Option<Moment>,
+    /// How often the ledger was restored, from 1.
+    pub(super) epoch: u64,
 }
 
 impl Book {
+    /// How often the ledger was restored, from 1.
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// A peer.
     #[must_use]
     pub fn peer(&self, id: &PeerId) -> Option<&Arc<Peer>> {
@@ -155,6 +163,12 @@ impl Book {
         for peer in changes.peers.into_values() {
             self.put_peer(peer);
         }
+        if let Some(epoch) = changes.epoch {
+            self.epoch = epoch;
+        }
+        if changes.void_answers {
+            self.answers.clear();
+        }
         for answer in changes.answers {
             self.answers.insert(answer.token, answer);
         }
@@ -185,6 +199,9 @@ pub(super) struct Changes {
     /// None where it is removed.
     pub(super) capabilities: BTreeMap<CapabilityId, Option<Capability>>,
     pub(super) happenings: Vec<Happening>,
+    /// None of the answers that are kept is told again.
+    pub(super) void_answers: bool,
+    pub(super) epoch: Option<u64>,
 }
 
 /// Why a peer can't be written: another live one has what it claims.
@@ -252,7 +269,8 @@ impl<'a> Draft<'a> {
     /// The answer that was given for this token.
     #[must_use]
     pub fn answered(&self, token: &TokenDigest) -> Option<&KeptAnswer> {
-        self.book.answered(token).filter(|answer| self.now < answer.until)
+        let kept = self.book.answered(token).filter(|_| !self.changes.void_answers);
+        kept.filter(|answer| self.now < answer.until)
     }
 
     /// Writes a peer.
@@ -352,6 +370,12 @@ impl<'a> Draft<'a> {
     /// Keeps an answer to an acceptance.
     pub fn keep_answer(&mut self, answer: KeptAnswer) {
         self.changes.answers.push(answer);
+    }
+
+    /// Forgets the answers that are kept; says how many.
+    pub(super) fn void_answers(&mut self) -> usize {
+        self.changes.void_answers = true;
+        self.book.answers.len()
     }
 
     /// Notes what happened, in the audit.

@@ -9,6 +9,9 @@
 
 mod audit;
 mod book;
+mod copy;
+mod distrust;
+mod mark;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -17,6 +20,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavio
 
 pub use audit::{AuditRecord, ChainError, Head};
 pub use book::{Book, Conflict, Draft, Happening, KeptAnswer, OwnTrust, Rotation};
+pub use copy::{CopyError, Holding, backup, inspect, restore};
 
 use super::capability::Capability;
 use super::grant::Grant;
@@ -24,6 +28,7 @@ use super::moment::Moment;
 use super::peer::Peer;
 use super::token::Fingerprint;
 use book::Changes;
+use mark::{Found, Mark, MarkFile};
 
 /// What leads from each version of the schema to the next. A step that was released never changes.
 const STEPS: [&str; 2] = [CREATE, GRANTS];
@@ -82,6 +87,15 @@ pub enum LedgerError {
         #[source]
         source: serde_json::Error,
     },
+    /// The mark beside it can't be read or written.
+    #[error("the ledger's mark {path}")]
+    Mark {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The audit's chain is broken.
     #[error("the ledger {path}")]
     Chain {
@@ -107,12 +121,37 @@ pub struct Ledger {
     path: PathBuf,
     writer: Mutex<Writer>,
     book: RwLock<Book>,
+    /// One copy is made at a time.
+    copying: Mutex<()>,
+    starts: u64,
 }
 
 struct Writer {
     connection: Connection,
     head: Head,
+    epoch: u64,
+    /// None for a ledger that isn't in its place yet.
+    mark: Option<MarkFile>,
     fuse: Fuse,
+}
+
+impl Writer {
+    /// Brings the mark up to the ledger.
+    fn keep_mark(&mut self) -> std::io::Result<()> {
+        let now = Mark {
+            epoch: self.epoch,
+            head: self.head,
+        };
+        let Some(mark) = &mut self.mark else {
+            return Ok(());
+        };
+        if mark.found == Found::Mark(now) {
+            return Ok(());
+        }
+        self.fuse.carry().map_err(std::io::Error::other)?;
+        mark.write(now)?;
+        self.fuse.carry().map_err(std::io::Error::other)
+    }
 }
 
 /// Where a test lets the power go: at the write, counted from now, at which it blows. Elsewhere it never does.
@@ -141,52 +180,93 @@ impl std::fmt::Debug for Ledger {
 }
 
 impl Ledger {
-    /// Opens the ledger, and makes it if there is none.
+    /// Opens the ledger, and makes it if there is none. One that was put back, as the mark beside it shows, is in force as
+    /// after a restore: nothing of it is active.
     ///
     /// # Errors
-    /// It can't be read, is newer than this program, or its audit was tampered with.
-    pub fn open(path: &Path) -> Result<Self, LedgerError> {
-        let sql = |source| LedgerError::Sql {
-            path: path.to_owned(),
-            source,
+    /// It can't be read or written, or is newer than this program.
+    pub fn open(path: &Path, wall: Moment) -> Result<Self, LedgerError> {
+        Self::open_with(path, wall, Fuse::default())
+    }
+
+    fn open_with(path: &Path, wall: Moment, fuse: Fuse) -> Result<Self, LedgerError> {
+        let sql = sql_error(path);
+        let connection = connect(path)?;
+        let number = |key: &str| -> Result<Option<u64>, LedgerError> {
+            let text = meta(&connection, key).map_err(&sql)?;
+            Ok(text.and_then(|text| text.parse().ok()))
         };
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_CREATE
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection = Connection::open_with_flags(path, flags).map_err(sql)?;
-        connection
-            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;")
-            .map_err(sql)?;
-        let found: i64 = connection
-            .pragma_query_value(None, "user_version", |row| row.get(0))
-            .map_err(sql)?;
-        if found > SCHEMA {
-            return Err(LedgerError::Newer {
-                path: path.to_owned(),
-                found,
-            });
-        }
-        if found < SCHEMA {
-            let transaction = connection.transaction().map_err(sql)?;
-            for step in STEPS.iter().skip(usize::try_from(found).unwrap_or(0)) {
-                transaction.execute_batch(step).map_err(sql)?;
-            }
-            transaction
-                .pragma_update(None, "user_version", SCHEMA)
-                .map_err(sql)?;
-            transaction.commit().map_err(sql)?;
-        }
+        let mark_path = mark_path(path);
+        let mark = MarkFile::open(&mark_path).map_err(mark_error(&mark_path))?;
         let book = read_book(&connection, path)?;
-        let head = audit::head(&connection).map_err(sql)?;
-        Ok(Self {
+        let (marked, starts) = (number("marked")?.is_some(), number("starts")?.unwrap_or(0));
+        let (at_mark, before) = match mark.found {
+            Found::Mark(mark) => (
+                audit::hash_at(&connection, mark.head.sequence).map_err(&sql)?,
+                mark.epoch,
+            ),
+            Found::Nothing | Found::Damaged => (None, 0),
+        };
+        let doubt = mark::doubt(mark.found, marked, book.epoch, at_mark);
+        let writer = Writer {
+            head: audit::head(&connection).map_err(&sql)?,
+            epoch: book.epoch,
+            mark: Some(mark),
+            fuse,
+            connection,
+        };
+        let ledger = Self {
             path: path.to_owned(),
-            writer: Mutex::new(Writer {
-                connection,
-                head,
-                fuse: Fuse::default(),
-            }),
+            writer: Mutex::new(writer),
+            copying: Mutex::default(),
+            starts: starts + 1,
             book: RwLock::new(book),
-        })
+        };
+        if let Some(why) = doubt {
+            ledger.distrust(wall, before, why)?;
+        }
+        ledger.begin()?;
+        Ok(ledger)
+    }
+
+    /// Begins a new epoch, later than `before`. The mark follows: whoever is cut off before it does it again.
+    fn distrust(&self, wall: Moment, before: u64, why: &str) -> Result<(), LedgerError> {
+        let epoch = before.max(self.read(Book::epoch)) + 1;
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = self.transact_with(&mut writer, wall, |draft| {
+            distrust::distrust(draft, epoch, why);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(Aborted::ByLedger(error)) => Err(error),
+            Err(Aborted::ByCaller(never)) => match never {},
+        }
+    }
+
+    /// The mark first: a ledger that says that it has one, has one.
+    fn begin(&self) -> Result<(), LedgerError> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.keep_mark(&mut writer)?;
+        let sql = sql_error(&self.path);
+        let note = "INSERT INTO meta (key, value) VALUES ('starts', ?1), ('marked', '1')
+             ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+        writer.fuse.carry().map_err(&sql)?;
+        writer
+            .connection
+            .execute(note, [self.starts.to_string()])
+            .map_err(&sql)?;
+        writer.fuse.carry().map_err(&sql)
+    }
+
+    fn keep_mark(&self, writer: &mut Writer) -> Result<(), LedgerError> {
+        writer.keep_mark().map_err(mark_error(&mark_path(&self.path)))
+    }
+
+    /// How often the ledger was opened, this time included.
+    #[must_use]
+    pub const fn starts(&self) -> u64 {
+        self.starts
     }
 
     /// Looks something up.
@@ -204,29 +284,41 @@ impl Ledger {
         change: impl FnOnce(&mut Draft<'_>) -> Result<T, E>,
     ) -> Result<T, Aborted<E>> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was committed and not marked is in force here, but nobody builds on it before it is.
+        self.keep_mark(&mut writer).map_err(Aborted::ByLedger)?;
+        self.transact_with(&mut writer, wall, change)
+    }
+
+    fn transact_with<T, E>(
+        &self,
+        writer: &mut Writer,
+        wall: Moment,
+        change: impl FnOnce(&mut Draft<'_>) -> Result<T, E>,
+    ) -> Result<T, Aborted<E>> {
         // Only writers change the book, and this is the only one.
         let before = self.book.read().unwrap_or_else(PoisonError::into_inner);
         let mut draft = Draft::new(&before, wall);
         let outcome = change(&mut draft).map_err(Aborted::ByCaller)?;
         let (now, changes) = (draft.now(), draft.changes);
         drop(before);
-        match write(&mut writer, &changes, now) {
-            Ok(head) => {
-                writer.head = head;
+        let written = write(writer, &changes, now).map_err(sql_error(&self.path));
+        let written = written.and_then(|head| {
+            writer.head = head;
+            writer.epoch = changes.epoch.unwrap_or(writer.epoch);
+            self.keep_mark(writer)
+        });
+        match written {
+            Ok(()) => {
                 self.book
                     .write()
                     .unwrap_or_else(PoisonError::into_inner)
                     .absorb(changes, now);
                 Ok(outcome)
             }
-            Err(source) => {
-                let sql = LedgerError::Sql {
-                    path: self.path.clone(),
-                    source,
-                };
+            Err(error) => {
                 // Whether it got to the disk all the same, the disk knows.
-                self.read_again(&mut writer).map_err(Aborted::ByLedger)?;
-                Err(Aborted::ByLedger(sql))
+                self.read_again(writer).map_err(Aborted::ByLedger)?;
+                Err(Aborted::ByLedger(error))
             }
         }
     }
@@ -237,6 +329,7 @@ impl Ledger {
             path: self.path.clone(),
             source,
         })?;
+        writer.epoch = book.epoch;
         *self.book.write().unwrap_or_else(PoisonError::into_inner) = book;
         Ok(())
     }
@@ -274,18 +367,71 @@ impl Ledger {
     pub fn head(&self) -> Head {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner).head
     }
+}
 
-    /// A setting that belongs to the ledger.
-    ///
-    /// # Errors
-    /// It can't be read.
-    pub fn meta(&self, key: &str) -> Result<Option<String>, LedgerError> {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        get_meta(&writer.connection, key).map_err(|source| LedgerError::Sql {
-            path: self.path.clone(),
-            source,
-        })
+fn sql_error(path: &Path) -> impl Fn(rusqlite::Error) -> LedgerError + use<> {
+    let path = path.to_owned();
+    move |source| LedgerError::Sql {
+        path: path.clone(),
+        source,
     }
+}
+
+/// Where the mark of this ledger is.
+fn mark_path(path: &Path) -> PathBuf {
+    path.with_file_name("epoch")
+}
+
+fn mark_error(path: &Path) -> impl Fn(std::io::Error) -> LedgerError + use<> {
+    let path = path.to_owned();
+    move |source| LedgerError::Mark {
+        path: path.clone(),
+        source,
+    }
+}
+
+/// Opens the file, makes it if there is none, and carries it over to this program's schema.
+fn connect(path: &Path) -> Result<Connection, LedgerError> {
+    let sql = sql_error(path);
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags).map_err(&sql)?;
+    connection
+        .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;")
+        .map_err(&sql)?;
+    let found = schema_of(&connection, path)?;
+    if found < SCHEMA {
+        let transaction = connection.transaction().map_err(&sql)?;
+        for step in STEPS.iter().skip(usize::try_from(found).unwrap_or(0)) {
+            transaction.execute_batch(step).map_err(&sql)?;
+        }
+        transaction
+            .pragma_update(None, "user_version", SCHEMA)
+            .map_err(&sql)?;
+        transaction.commit().map_err(&sql)?;
+    }
+    Ok(connection)
+}
+
+/// The version of the file's schema, if this program knows it.
+fn schema_of(connection: &Connection, path: &Path) -> Result<i64, LedgerError> {
+    let found: i64 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(sql_error(path))?;
+    if found > SCHEMA {
+        return Err(LedgerError::Newer {
+            path: path.to_owned(),
+            found,
+        });
+    }
+    Ok(found)
+}
+
+/// A setting that belongs to the ledger.
+fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+    connection
+        .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
+        .optional()
 }
 
 fn write(writer: &mut Writer, changes: &Changes, now: Moment) -> rusqlite::Result<Head> {
@@ -293,6 +439,7 @@ fn write(writer: &mut Writer, changes: &Changes, now: Moment) -> rusqlite::Resul
         connection,
         head,
         fuse,
+        ..
     } = writer;
     let mut head = *head;
     fuse.carry()?;
@@ -300,6 +447,17 @@ fn write(writer: &mut Writer, changes: &Changes, now: Moment) -> rusqlite::Resul
     for peer in changes.peers.values() {
         fuse.carry()?;
         put_peer(&transaction, peer)?;
+    }
+    if changes.void_answers {
+        fuse.carry()?;
+        transaction.execute("DELETE FROM answers", [])?;
+    }
+    if let Some(epoch) = changes.epoch {
+        fuse.carry()?;
+        transaction.execute(
+            "INSERT INTO meta (key, value) VALUES ('epoch', ?1) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            [epoch.to_string()],
+        )?;
     }
     for answer in &changes.answers {
         fuse.carry()?;
@@ -360,12 +518,6 @@ fn put_meta(connection: &Connection, key: &str, value: &str) -> rusqlite::Result
     Ok(())
 }
 
-fn get_meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
-    connection
-        .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
-        .optional()
-}
-
 fn put_peer(connection: &Connection, peer: &Peer) -> rusqlite::Result<()> {
     let site = peer.trust.as_ref().map(|trust| trust.site.to_string());
     connection.execute(
@@ -394,17 +546,19 @@ fn read_book(connection: &Connection, path: &Path) -> Result<Book, LedgerError> 
     for capability in docs::<Capability>(connection, path, "capabilities", "id")? {
         book.capabilities.insert(capability.id, Arc::new(capability));
     }
-    let trust = get_meta(connection, "trust").map_err(sql)?;
+    let trust = meta(connection, "trust").map_err(sql)?;
     let trust = trust.map(|doc| serde_json::from_str(&doc)).transpose();
     book.own_trust = trust.map_err(|source| LedgerError::Row {
         path: path.to_owned(),
         row: "meta trust".to_owned(),
         source,
     })?;
-    let latest = get_meta(connection, "latest").map_err(sql)?;
+    let latest = meta(connection, "latest").map_err(sql)?;
     book.latest = latest
         .and_then(|millis| millis.parse().ok())
         .map(Moment::from_millis);
+    let epoch = meta(connection, "epoch").map_err(sql)?;
+    book.epoch = epoch.and_then(|text| text.parse().ok()).unwrap_or(1);
     Ok(book)
 }
 
