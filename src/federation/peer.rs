@@ -429,6 +429,18 @@ impl Peer {
         Ok(())
     }
 
+    /// Whether it holds, against other peers, everything that `other` would.
+    #[must_use]
+    pub fn claims_as_much_as(&self, other: &Self) -> bool {
+        let trust = |peer: &Self| {
+            let trust = peer.trust.as_ref()?;
+            let anchors: Vec<_> = trust.anchors.iter().map(|anchor| anchor.fingerprint).collect();
+            Some((trust.site.clone(), anchors))
+        };
+        let unchanged = self.url == other.url && self.alias == other.alias && trust(self) == trust(other);
+        self.status.is_live() && unchanged
+    }
+
     /// How bad a change to this status is, for whoever watches.
     #[must_use]
     pub const fn severity(status: Status) -> &'static str {

@@ -3,7 +3,7 @@
 //! By monotonic time: a wall clock that is set neither degrades nor heals anyone. A peer that is first seen active, after a
 //! start as after a partition, has one stale period of grace.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::peer::{PeerId, Status};
@@ -43,8 +43,8 @@ impl Pulse {
 
     /// Which of these peers are due now, each with the number of its beat. They count as out until [`Pulse::ended`].
     pub fn due(&mut self, peers: &[(PeerId, Status)], now: Instant) -> Vec<(PeerId, u64)> {
-        self.beats
-            .retain(|id, _| peers.iter().any(|(peer, _)| peer == id));
+        let standing: BTreeSet<PeerId> = peers.iter().map(|(id, _)| *id).collect();
+        self.beats.retain(|id, _| standing.contains(id));
         let mut due = Vec::new();
         for (id, status) in peers.iter().filter(|(_, status)| status.may_call()) {
             let beat = self.beats.entry(*id).or_default();

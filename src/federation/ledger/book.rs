@@ -278,7 +278,11 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// Another live peer has its URL, alias, site or anchor.
     pub fn put_peer(&mut self, peer: Peer) -> Result<(), Conflict> {
-        if peer.status.is_live() {
+        // What claims no more than it did needs no look at all the others.
+        let claims_more = self
+            .peer(&peer.id)
+            .is_none_or(|before| !before.claims_as_much_as(&peer));
+        if peer.status.is_live() && claims_more {
             self.check(&peer)?;
         }
         self.changes.peers.insert(peer.id, peer);
