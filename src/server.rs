@@ -137,6 +137,12 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     let lock = crate::sys::lock::FileLock::acquire(&folder.join("lock"))
         .map_err(|error| at("locking", &folder)(std::io::Error::other(error.to_string())))?;
     let gateway = Arc::new(gateway(&own, &federation, fleet, &folder)?);
+    if let Some(why) = gateway.ledger.doubt() {
+        tracing::error!(
+            why,
+            "the ledger was put back: every peer waits for `sdwand peer resume`"
+        );
+    }
     let mut leaf = gateway
         .ca
         .issue(&gateway.site, &gateway.node, Usage::Serve, wall())?;

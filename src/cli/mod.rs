@@ -112,6 +112,9 @@ Exit status 1 if anything is critical or high.")]
     /// What happened to peers, in a chain that shows tampering
     #[command(subcommand)]
     Audit(federation::site::AuditCommand),
+    /// Copies of what this site's gateway remembers
+    #[command(subcommand)]
+    Ledger(federation::ledger::LedgerCommand),
     /// What this site vouches with
     #[command(subcommand)]
     Pki(federation::site::PkiCommand),
@@ -305,6 +308,7 @@ fn dispatch(global: &Global, command: Command) -> Result<ExitCode, CliError> {
         Command::Grant(command) => runtime(federation::grant::grant(global, command)),
         Command::Governance(asked) => runtime(federation::site::governance(global, asked)),
         Command::Audit(command) => runtime(federation::site::audit(global, command)),
+        Command::Ledger(command) => runtime(federation::ledger::ledger(global, command)),
         Command::Pki(command) => runtime(federation::site::pki(global, command)),
         Command::Status(args) => runtime(status::status(global, args.watch)),
         Command::Down => runtime(online::down(global)),

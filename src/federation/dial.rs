@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::client::{Call, CallError, Reply, call};
 use super::gateway::{BeatError, Gateway, TakeError};
+use super::ledger::Book;
 use super::moment::Moment;
 use super::peer::{Peer, PeerId, Status};
 use super::pki::tls::{Callee, client_config};
@@ -106,7 +107,7 @@ impl Gateway {
         let request = HeartbeatRequest {
             nonce: Some(nonce.clone()),
             sequence: Some(sequence),
-            ledger_epoch: Some(1),
+            ledger_epoch: Some(self.ledger.read(Book::epoch)),
             audit_head: Some(self.ledger.head().to_string()),
             trust: self.tell_trust(peer.id),
             said: self.said(),

@@ -25,7 +25,7 @@ pub use resources::{Asked, ResourceError, Via};
 pub use trust::{RotateError, Rotating};
 
 use super::identity::{Stranger, identify};
-use super::ledger::{Aborted, Conflict, Draft, Happening, Ledger, LedgerError};
+use super::ledger::{Aborted, Book, Conflict, Draft, Happening, Ledger, LedgerError};
 use super::moment::Moment;
 use super::peer::{Endpoint, Event, Peer, PeerId, Status};
 use super::pki::authority::{Authority, Store};
@@ -255,7 +255,7 @@ impl Gateway {
             schema_compatibility: compatibility,
             nonce,
             sequence,
-            ledger_epoch: 1,
+            ledger_epoch: self.ledger.read(Book::epoch),
             audit_head: head.to_string(),
             trust: self.tell_trust(peer.id),
         })

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | `peers` | `/api/v1/system/platform/peers` |
 //! | `grants` | `/api/v1/system/platform/peers/{peer}/{grants,capabilities,call}` |
+//! | `ledger` | `/api/v1/system/federation/ledger/backup` |
 //! | `audit` | `/api/v1/system/federation/{audit,site,pki,governance}` |
 
 mod audit;
 mod grants;
+mod ledger;
 mod peers;
 
 use std::sync::Arc;
@@ -59,7 +61,10 @@ impl Routes {
 
 /// The routes.
 pub fn router(operating: Operating) -> Router {
-    let Routes { read, invite, manage } = peers::routes().and(grants::routes()).and(audit::routes());
+    let Routes { read, invite, manage } = peers::routes()
+        .and(grants::routes())
+        .and(audit::routes())
+        .and(ledger::routes());
     read.merge(invite)
         .merge(manage)
         .fallback(async || ApiError::new(404, "not_found", "there is no such path"))

@@ -1,6 +1,7 @@
 //! Commands of a site's gateway: `serve`, and what its operator asks it over `api.sock`.
 
 pub(super) mod grant;
+pub(super) mod ledger;
 pub(super) mod peer;
 pub(super) mod site;
 
@@ -49,20 +50,53 @@ impl Api {
         })
     }
 
+    /// Whether a gateway listens.
+    async fn is_there(&self) -> bool {
+        UnixStream::connect(&self.socket).await.is_ok()
+    }
+
+    fn talking(&self) -> impl Fn(&dyn std::fmt::Display) -> CliError + use<> {
+        let socket = self.socket.display().to_string();
+        move |error| CliError::Other(format!("talking to the gateway on {socket}: {error}"))
+    }
+
     /// What stands in `data` of the answer.
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, CliError> {
-        let failed = |what: &str| {
-            let socket = self.socket.display().to_string();
-            let what = what.to_owned();
-            move |error: &dyn std::fmt::Display| CliError::Other(format!("{what} {socket}: {error}"))
+        let mut bytes = Vec::new();
+        let mut keep = |chunk: &[u8]| {
+            bytes.extend_from_slice(chunk);
+            Ok(())
         };
+        self.exchange(method, path, body, &mut keep).await?;
+        let mut answer: Value = serde_json::from_slice(&bytes).map_err(|error| self.talking()(&error))?;
+        Ok(answer["data"].take())
+    }
+
+    /// Takes an answer that is a file, piece by piece.
+    async fn receive(
+        &self,
+        method: Method,
+        path: &str,
+        take: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
+    ) -> Result<(), CliError> {
+        self.exchange(method, path, None, take).await
+    }
+
+    /// Asks; what comes back goes to `take` as it comes, unless it is a refusal.
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        take: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
+    ) -> Result<(), CliError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| {
             CliError::Other(format!(
                 "no gateway listens on {}: {error}; start it on the site's gateway: `sdwand serve`",
                 self.socket.display()
             ))
         })?;
-        let talking = failed("talking to the gateway on");
+        let talking = self.talking();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| talking(&error))?;
@@ -80,17 +114,20 @@ impl Api {
             .await
             .map_err(|error| talking(&error))?;
         let status = response.status();
-        let bytes = response
-            .into_body()
-            .collect()
-            .await
-            .map_err(|error| talking(&error))?
-            .to_bytes();
-        let mut answer: Value = serde_json::from_slice(&bytes).map_err(|error| talking(&error))?;
-        if status.is_success() {
-            return Ok(answer["data"].take());
+        let mut body = response.into_body();
+        if !status.is_success() {
+            let bytes = body.collect().await.map_err(|error| talking(&error))?.to_bytes();
+            let answer: Value = serde_json::from_slice(&bytes).map_err(|error| talking(&error))?;
+            let error = answer["error"].as_str().unwrap_or("without a word").to_owned();
+            return Err(CliError::Other(error));
         }
-        let error = answer["error"].as_str().unwrap_or("without a word").to_owned();
-        Err(CliError::Other(error))
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| talking(&error))?;
+            if let Some(chunk) = frame.data_ref() {
+                take(chunk)
+                    .map_err(|error| CliError::Other(format!("writing what was answered: {error}")))?;
+            }
+        }
+        Ok(())
     }
 }

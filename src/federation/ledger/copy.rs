@@ -298,6 +298,7 @@ fn prepare(new: &Path, old: &Path, wall: Moment) -> Result<Holding, CopyError> {
         }),
         copying: Mutex::default(),
         starts: 0,
+        doubt: None,
         book: RwLock::new(book),
     };
     ledger.distrust(wall, before, "by `sdwand ledger restore`")?;

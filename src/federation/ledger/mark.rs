@@ -6,7 +6,7 @@
 //!
 //! The file `epoch` beside the ledger has two slots that are written in turns: whenever the power is cut, one of them is
 //! whole. A ledger that is one commit ahead of its mark is believed: nobody was told of that commit. Whoever puts back
-//! the whole folder, mark and all, isn't found out here, but by the peers (see [`crate::federation::shown`]).
+//! the whole folder, mark and all, isn't found out here.
 
 use std::fs::File;
 use std::io::{self, Read as _};

@@ -124,6 +124,7 @@ pub struct Ledger {
     /// One copy is made at a time.
     copying: Mutex<()>,
     starts: u64,
+    doubt: Option<&'static str>,
 }
 
 struct Writer {
@@ -220,6 +221,7 @@ impl Ledger {
             writer: Mutex::new(writer),
             copying: Mutex::default(),
             starts: starts + 1,
+            doubt,
             book: RwLock::new(book),
         };
         if let Some(why) = doubt {
@@ -261,6 +263,12 @@ impl Ledger {
 
     fn keep_mark(&self, writer: &mut Writer) -> Result<(), LedgerError> {
         writer.keep_mark().map_err(mark_error(&mark_path(&self.path)))
+    }
+
+    /// Why the ledger wasn't believed when it was opened, if it wasn't: a new epoch has begun.
+    #[must_use]
+    pub const fn doubt(&self) -> Option<&'static str> {
+        self.doubt
     }
 
     /// How often the ledger was opened, this time included.
