@@ -308,7 +308,8 @@ async fn drive(
     leaf: &mut Leaf,
     manager: &mut Manager,
 ) {
-    let mut pulse = Pulse::new(gateway.settings.heartbeat, gateway.settings.stale_after);
+    let mut pulse = Pulse::new(gateway.settings.heartbeat, gateway.settings.stale_after)
+        .of_start(gateway.ledger.starts());
     let (done, mut ended) = mpsc::unbounded_channel::<(PeerId, Result<(), DialError>)>();
     let mut ticks = tokio::time::interval(TICK);
     let mut flushed = monotonic();

@@ -16,6 +16,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Pulse {
     heartbeat: Duration,
     stale_after: Duration,
+    /// What beats are numbered after.
+    before: u64,
     beats: BTreeMap<PeerId, Beat>,
 }
 
@@ -37,8 +39,16 @@ impl Pulse {
         Self {
             heartbeat,
             stale_after,
+            before: 0,
             beats: BTreeMap::new(),
         }
+    }
+
+    /// Numbers the beats of this start of the ledger, the first is 1, after those of all earlier ones.
+    #[must_use]
+    pub const fn of_start(mut self, start: u64) -> Self {
+        self.before = start << 32;
+        self
     }
 
     /// Which of these peers are due now, each with the number of its beat. They count as out until [`Pulse::ended`].
@@ -54,7 +64,7 @@ impl Pulse {
             if is_due && !beat.is_out {
                 beat.is_out = true;
                 beat.sequence += 1;
-                due.push((*id, beat.sequence));
+                due.push((*id, self.before + beat.sequence));
             }
         }
         due
@@ -147,6 +157,21 @@ mod tests {
         pulse.ended(id(1), true, 1.0, now);
         assert_eq!(pulse.due(&peers, now + NEARLY), []);
         assert_eq!(pulse.due(&peers, now + MINUTE).len(), 1);
+    }
+
+    #[test]
+    fn beats_are_numbered_on_over_restarts() {
+        let (now, peers) = (start(), [(id(1), Status::Active)]);
+        let mut last = 0;
+        for started in 1..4 {
+            let mut pulse = Pulse::new(MINUTE, MINUTE).of_start(started);
+            for n in 0..3_u32 {
+                let due = pulse.due(&peers, now + MINUTE * n);
+                assert!(due[0].1 > last, "whatever the clock says");
+                last = due[0].1;
+                pulse.ended(id(1), true, 0.0, now + MINUTE * n);
+            }
+        }
     }
 
     #[test]

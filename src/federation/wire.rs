@@ -211,7 +211,8 @@ pub struct TrustNews {
 pub struct HeartbeatRequest {
     /// Comes back as it is: the answer is to this beat.
     pub nonce: Option<String>,
-    /// Which beat this is, of the caller's ledger.
+    /// Which beat this is, of the caller's ledger: its number since the ledger was opened, and in the bits above 32 how
+    /// often that was. It rises over restarts, whatever the clock says.
     pub sequence: Option<u64>,
     /// How often the caller's ledger was restored from a backup.
     pub ledger_epoch: Option<u64>,

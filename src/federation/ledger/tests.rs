@@ -53,6 +53,7 @@ fn what_was_written_is_there_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     put(&ledger(&folder), proposed()).unwrap();
     let again = ledger(&folder);
+    assert_eq!(again.starts(), 2);
     assert_eq!(
         again.read(|book| book.peers().map(|peer| (**peer).clone()).collect::<Vec<_>>()),
         [proposed()]
