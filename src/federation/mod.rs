@@ -16,6 +16,7 @@
 //! | `gateway` | what operators and peers ask, and what becomes of it in the ledger |
 //! | `identity` | the one place where a certificate becomes a peer |
 //! | `ledger` | peers, kept answers and the audit, on disk and in memory |
+//! | `operators` | who may operate this site, and the tokens that say so |
 //! | `moment` | points in time as they are stored and sent |
 //! | `dial`, `client` | calls to peers |
 //! | `wire`, `version`, `url` | what sites say to each other |
@@ -35,6 +36,7 @@ pub mod grant;
 pub mod identity;
 pub mod ledger;
 pub mod moment;
+pub mod operators;
 pub mod peer;
 pub mod pki;
 pub mod policy;

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::federation::capability::{Capability, CapabilityId};
 use crate::federation::grant::{Grant, GrantId};
 use crate::federation::moment::Moment;
+use crate::federation::operators::IssuedToken;
 use crate::federation::peer::{Peer, PeerId};
 use crate::federation::token::{Fingerprint, TokenDigest};
 
@@ -75,6 +77,7 @@ pub struct Book {
     pub(super) grants: BTreeMap<GrantId, Arc<Grant>>,
     pub(super) capabilities: BTreeMap<CapabilityId, Arc<Capability>>,
     pub(super) own_trust: Option<OwnTrust>,
+    pub(super) operator_tokens: BTreeMap<Uuid, IssuedToken>,
     /// The latest time that was ever written: a clock that goes back wakes nothing that had expired.
     pub(super) latest: Option<Moment>,
     /// How often the ledger was restored, from 1.
@@ -137,6 +140,17 @@ impl Book {
         self.capabilities.values().filter(move |found| found.peer == peer)
     }
 
+    /// An operator's token that was issued and isn't expired.
+    #[must_use]
+    pub fn operator_token(&self, jti: &Uuid) -> Option<&IssuedToken> {
+        self.operator_tokens.get(jti)
+    }
+
+    /// All operators' tokens that were issued and aren't expired, oldest first.
+    pub fn operator_tokens(&self) -> impl Iterator<Item = &IssuedToken> {
+        self.operator_tokens.values()
+    }
+
     /// Whether anyone is awaited who has no certificate that we know.
     #[must_use]
     pub fn has_offers(&self) -> bool {
@@ -185,6 +199,8 @@ impl Book {
                 None => self.capabilities.remove(&id),
             };
         }
+        self.operator_tokens.extend(changes.operator_tokens);
+        self.operator_tokens.retain(|_, issued| now < issued.expires_at);
         self.latest = Some(self.now(now));
     }
 }
@@ -198,6 +214,7 @@ pub(super) struct Changes {
     pub(super) grants: BTreeMap<GrantId, Grant>,
     /// None where it is removed.
     pub(super) capabilities: BTreeMap<CapabilityId, Option<Capability>>,
+    pub(super) operator_tokens: BTreeMap<Uuid, IssuedToken>,
     pub(super) happenings: Vec<Happening>,
     /// None of the answers that are kept is told again.
     pub(super) void_answers: bool,
@@ -369,6 +386,18 @@ impl<'a> Draft<'a> {
     /// Removes what was agreed.
     pub fn remove_capability(&mut self, id: CapabilityId) {
         self.changes.capabilities.insert(id, None);
+    }
+
+    /// An operator's token that was issued and isn't expired.
+    #[must_use]
+    pub fn operator_token(&self, jti: &Uuid) -> Option<&IssuedToken> {
+        let changed = self.changes.operator_tokens.get(jti);
+        changed.or_else(|| self.book.operator_token(jti))
+    }
+
+    /// Writes what is known of an operator's token.
+    pub fn put_operator_token(&mut self, issued: IssuedToken) {
+        self.changes.operator_tokens.insert(issued.jti, issued);
     }
 
     /// Keeps an answer to an acceptance.

@@ -25,6 +25,7 @@ pub use copy::{CopyError, Holding, backup, inspect, restore};
 use super::capability::Capability;
 use super::grant::Grant;
 use super::moment::Moment;
+use super::operators::IssuedToken;
 use super::peer::Peer;
 use super::token::Fingerprint;
 use book::Changes;
@@ -52,6 +53,7 @@ CREATE INDEX audit_of_peer ON audit (peer, at);
 const GRANTS: &str = "
 CREATE TABLE grants (id TEXT PRIMARY KEY, peer TEXT NOT NULL, doc TEXT NOT NULL) STRICT;
 CREATE TABLE capabilities (id TEXT PRIMARY KEY, peer TEXT NOT NULL, doc TEXT NOT NULL) STRICT;
+CREATE TABLE operator_tokens (jti TEXT PRIMARY KEY, until INTEGER NOT NULL, doc TEXT NOT NULL) STRICT;
 ";
 
 /// Why the ledger can't be read or written.
@@ -497,6 +499,15 @@ fn write(writer: &mut Writer, changes: &Changes, now: Moment) -> rusqlite::Resul
             None => transaction.execute("DELETE FROM capabilities WHERE id = ?1", [id.to_string()])?,
         };
     }
+    for issued in changes.operator_tokens.values() {
+        fuse.carry()?;
+        transaction.execute(
+            "INSERT OR REPLACE INTO operator_tokens (jti, until, doc) VALUES (?1, ?2, ?3)",
+            params![issued.jti.to_string(), issued.expires_at.millis(), json(issued)?],
+        )?;
+    }
+    fuse.carry()?;
+    transaction.execute("DELETE FROM operator_tokens WHERE until <= ?1", [now.millis()])?;
     for happening in &changes.happenings {
         fuse.carry()?;
         head = audit::append(&transaction, head, happening, now)?;
@@ -553,6 +564,9 @@ fn read_book(connection: &Connection, path: &Path) -> Result<Book, LedgerError> 
     }
     for capability in docs::<Capability>(connection, path, "capabilities", "id")? {
         book.capabilities.insert(capability.id, Arc::new(capability));
+    }
+    for issued in docs::<IssuedToken>(connection, path, "operator_tokens", "jti")? {
+        book.operator_tokens.insert(issued.jti, issued);
     }
     let trust = meta(connection, "trust").map_err(sql)?;
     let trust = trust.map(|doc| serde_json::from_str(&doc)).transpose();
