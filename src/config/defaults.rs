@@ -54,8 +54,9 @@ vty_socket = "/var/run/frr"                      # or pathspace = "name"
 # compatible_versions   = []                     # of peers, like "1.4" or "1.4..1.7"; else the same major, minors one apart
 # incompatible_versions = []                     # win over compatible_versions
 
-[api]                                            # the operator API has its unix socket always
-# listen = "[::1]:8444"                          # absent: no TCP
+[api]                                            # the operators' API has its unix sockets always
+# listen   = "[::1]:8444"                        # absent: no TCP; https by the site's CA
+plain_http = false                               # http instead, on a loopback address only
 
 [metrics]
 # listen = "127.0.0.1:9586"                      # absent: off

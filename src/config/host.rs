@@ -1,5 +1,6 @@
 //! `sdwand.toml`: this host's own document.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,13 +11,13 @@ use super::values::{Approval, Encap};
 use crate::model::Name;
 use crate::model::check::Object;
 use crate::model::host::{
-    Approvals, DEFAULT_RUN_DIR, Federation, Frr, FrrInstance, HostConfig, IsolationBackend,
+    Api, Approvals, DEFAULT_RUN_DIR, Federation, Frr, FrrInstance, HostConfig, IsolationBackend,
     IsolationSettings, Log, LogFormat, LogLevel, Mode, Ovn, Reconcile, Residency, TlsFiles, Verify,
     WireguardBackend,
 };
 
 /// Tables whose plane isn't there yet.
-const LATER: [&str; 5] = ["frr", "ovn", "api", "metrics", "approvals"];
+const LATER: [&str; 4] = ["frr", "ovn", "metrics", "approvals"];
 
 /// Reads `sdwand.toml`. Relative paths in it begin at its folder.
 ///
@@ -134,7 +135,7 @@ fn read_root(root: &Cursor<'_>, folder: &Path) -> Option<HostConfig> {
         frr: read_frr(root, folder),
         ovn: root.child("ovn").map(|cursor| read_ovn(&cursor, folder)),
         federation: root.child("federation").map(|cursor| read_federation(&cursor)),
-        api_listen: section(root, "api", None, |c| c.get("listen")),
+        api: section(root, "api", Api::default(), read_api),
         metrics_listen: section(root, "metrics", None, |c| c.get("listen")),
         approvals: read_approvals(root),
         log: section(root, "log", Log::default(), |c| Log {
@@ -249,7 +250,7 @@ fn read_federation(cursor: &Cursor<'_>) -> Federation {
     let federation = Federation {
         listen: cursor.or(
             "listen",
-            std::net::SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 8_443)),
+            SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 8_443)),
         ),
         url,
         dialable,
@@ -294,6 +295,22 @@ fn is_https(url: &str) -> bool {
     };
     let authority = rest.split('/').next().unwrap_or_default();
     !authority.is_empty() && !authority.contains(['@', ' ', '?', '#'])
+}
+
+fn read_api(cursor: &Cursor<'_>) -> Api {
+    let api = Api {
+        listen: cursor.get("listen"),
+        plain_http: cursor.or("plain_http", false),
+    };
+    let is_loopback = |listen: SocketAddr| listen.ip().to_canonical().is_loopback();
+    if api.plain_http && !api.listen.is_some_and(is_loopback) {
+        let bad = Bad::new("over plain http, operators' tokens would cross a network for all to read");
+        cursor.fail(
+            "plain_http",
+            bad.hint("listen on a loopback address, like \"[::1]:8444\", or leave plain_http out: it is https then"),
+        );
+    }
+    api
 }
 
 fn read_approvals(root: &Cursor<'_>) -> Approvals {

@@ -38,8 +38,8 @@ pub struct HostConfig {
     pub ovn: Option<Ovn>,
     /// `[federation]`, if given: only on a gateway.
     pub federation: Option<Federation>,
-    /// `[api] listen`: the operator API over TCP.
-    pub api_listen: Option<SocketAddr>,
+    /// `[api]`
+    pub api: Api,
     /// `[metrics] listen`
     pub metrics_listen: Option<SocketAddr>,
     /// `[approvals]`
@@ -202,6 +202,15 @@ pub enum Verify {
     None,
     /// The six-word code.
     Code,
+}
+
+/// `[api]`: the operators' API over TCP. Its sockets are always there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Api {
+    /// Where it listens.
+    pub listen: Option<SocketAddr>,
+    /// Whether it speaks plain http: on a loopback address only.
+    pub plain_http: bool,
 }
 
 /// `[approvals]`: which actions need a second operator.
