@@ -1,5 +1,4 @@
-//! The listener for peers: TLS first, then HTTP/1.1, each within its time; and who is on the other end goes with every
-//! request.
+//! The listeners: TLS first, then HTTP/1.1, each within its time; and who is on the other end goes with every request.
 //!
 //! Before it is known who calls, connections are few for each source and for all together, and short. A site that is
 //! known keeps its connection, and no longer counts.
@@ -14,12 +13,15 @@ use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tower::ServiceExt as _;
 
 use super::federation_api::{Caller, Serving};
+use super::limits::Limits;
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -30,15 +32,36 @@ const STRANGERS: Duration = Duration::from_secs(30);
 /// The longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// Serves until `stop` says true.
+/// Serves peers until `stop` says true.
 pub async fn serve(
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
     serving: Serving,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) {
     let acceptor = TlsAcceptor::from(tls);
     let router = super::federation_api::router(serving.clone());
+    let limits = Arc::clone(&serving.limits);
+    accept(listener, limits, stop, |stream, counted, stop| {
+        peer(
+            stream,
+            counted,
+            acceptor.clone(),
+            router.clone(),
+            serving.clone(),
+            stop,
+        )
+    })
+    .await;
+}
+
+/// Takes connections until `stop` says true: few from each source, and each for itself.
+pub(super) async fn accept<F: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    limits: Arc<Limits>,
+    mut stop: watch::Receiver<bool>,
+    connection: impl Fn(TcpStream, Counted, watch::Receiver<bool>) -> F,
+) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -47,22 +70,21 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, source)) => {
-                if !serving.limits.may_connect(source.ip()) {
+                if !limits.may_connect(source.ip()) {
                     tracing::debug!(source = %source.ip(), "too many connections from there");
                     continue;
                 }
-                let connection = Connection {
-                    acceptor: acceptor.clone(),
-                    router: router.clone(),
-                    serving: serving.clone(),
+                let counted = Counted {
+                    limits: Arc::clone(&limits),
                     source,
                 };
-                let stop = stop.clone();
-                tokio::spawn(async move { connection.run(stream, stop).await });
+                // Small messages both ways: Nagle's algorithm would hold the second one back.
+                let _ = stream.set_nodelay(true);
+                tokio::spawn(connection(stream, counted, stop.clone()));
             }
             Err(error) => {
                 // Out of descriptors, most likely: give others the time to close some.
-                tracing::warn!(%error, "can't accept a connection of a peer");
+                tracing::warn!(%error, "can't accept a connection");
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }
@@ -70,84 +92,99 @@ pub async fn serve(
 }
 
 /// Waits until it is said that all should stop, or nobody is left to say so.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
+pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-struct Connection {
-    acceptor: TlsAcceptor,
-    router: Router,
-    serving: Serving,
-    source: SocketAddr,
+/// Counts a connection down, however it ends.
+pub(super) struct Counted {
+    limits: Arc<Limits>,
+    /// Where it is from.
+    pub(super) source: SocketAddr,
 }
 
-/// Counts a connection down, however it ends.
-struct Counted<'a>(&'a Serving, SocketAddr);
-
-impl Drop for Counted<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.limits.closed(self.1.ip());
+        self.limits.closed(self.source.ip());
     }
 }
 
-impl Connection {
-    async fn run(self, stream: TcpStream, mut stop: watch::Receiver<bool>) {
-        let counted = Counted(&self.serving, self.source);
-        // Small messages both ways: Nagle's algorithm would hold the second one back.
-        let _ = stream.set_nodelay(true);
-        let stream = match tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                tracing::debug!(source = %self.source.ip(), %error, "a TLS handshake failed");
-                return;
-            }
-            Err(_) => return,
-        };
-        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let caller = Caller {
-            chain: chain.iter().map(|der| der.clone().into_owned()).collect(),
-            source: self.source,
-            // Bridges bring listeners of their own.
-            network: None,
-        };
-        let wall = (self.serving.wall)();
-        let is_known = self.serving.gateway.identify(&caller.chain, wall).is_ok();
-        let counted = if is_known {
-            drop(counted);
+/// The TLS of a connection, within its time.
+pub(super) async fn handshake(
+    stream: TcpStream,
+    source: SocketAddr,
+    acceptor: &TlsAcceptor,
+) -> Option<TlsStream<TcpStream>> {
+    match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            tracing::debug!(source = %source.ip(), %error, "a TLS handshake failed");
             None
-        } else {
-            Some(counted)
-        };
-        let service =
-            hyper::service::service_fn(|request| answer(self.router.clone(), caller.clone(), request));
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADERS)
-            .max_buf_size(MAX_HEAD)
-            .serve_connection(TokioIo::new(stream), service);
-        tokio::pin!(connection);
-        let late = tokio::time::sleep(STRANGERS);
-        tokio::pin!(late);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = late.as_mut(), if counted.is_some() => Ok(()),
-            () = stopped(&mut stop) => {
-                connection.as_mut().graceful_shutdown();
-                connection.as_mut().await
-            }
-        };
-        if let Err(error) = ended {
-            tracing::debug!(source = %self.source.ip(), %error, "a connection of a peer broke off");
         }
+        Err(_) => None,
+    }
+}
+
+/// The HTTP of a connection: `who` goes with every request. Once `enough` is there, the request under way is the last.
+pub(super) async fn http(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    router: Router,
+    who: impl Clone + Send + Sync + 'static,
+    enough: impl Future<Output = ()>,
+) {
+    let service = hyper::service::service_fn(|request| answer(router.clone(), who.clone(), request));
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = enough => {
+            connection.as_mut().graceful_shutdown();
+            connection.as_mut().await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke off");
+    }
+}
+
+/// A connection of a peer, or of a stranger.
+async fn peer(
+    stream: TcpStream,
+    counted: Counted,
+    acceptor: TlsAcceptor,
+    router: Router,
+    serving: Serving,
+    mut stop: watch::Receiver<bool>,
+) {
+    let source = counted.source;
+    let Some(stream) = handshake(stream, source, &acceptor).await else {
+        return;
+    };
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let caller = Caller {
+        chain: chain.iter().map(|der| der.clone().into_owned()).collect(),
+        source,
+        // Bridges bring listeners of their own.
+        network: None,
+    };
+    let is_known = serving.gateway.identify(&caller.chain, (serving.wall)()).is_ok();
+    let counted = (!is_known).then_some(counted);
+    tokio::select! {
+        () = http(stream, router, caller, stopped(&mut stop)) => {}
+        () = tokio::time::sleep(STRANGERS), if counted.is_some() => {}
     }
 }
 
 /// One request, with who makes it.
 async fn answer(
     router: Router,
-    caller: Caller,
+    who: impl Clone + Send + Sync + 'static,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    request.extensions_mut().insert(caller);
+    request.extensions_mut().insert(who);
     router.oneshot(request.map(Body::new)).await
 }
