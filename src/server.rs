@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! peers ── mTLS ──▶ listener ─┐
-//! operator ── api.sock ───────┼─▶ gateway ─▶ ledger, CA      <state_dir>-serve
+//! operators ── see `operators`┼─▶ gateway ─▶ ledger, CA      <state_dir>-serve
 //! timers ── pulse ── beats ───┘      │
 //!                                    └─▶ calls to peers
 //! ```
 
 mod notify;
+mod operators;
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -18,16 +19,15 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::api::control;
 use crate::api::federation_api::Serving;
 use crate::api::limits::Limits;
 use crate::api::listener;
-use crate::api::operator::{self, Operating};
 use crate::config::{self, Diagnostics};
 use crate::federation::dial::DialError;
 use crate::federation::gateway::{Gateway, Settings};
 use crate::federation::ledger::{Ledger, LedgerError};
 use crate::federation::moment::Moment;
+use crate::federation::operators::KeyError;
 use crate::federation::peer::{Peer, PeerId, Status};
 use crate::federation::pki::authority::{Authority, Store, StoreError};
 use crate::federation::pki::tls::{CurrentLeaf, PossessionOnly, server_config};
@@ -42,8 +42,7 @@ use crate::model::Fleet;
 use crate::model::host::{Federation, HostConfig};
 use notify::Manager;
 
-/// The operator's socket, in [`run_dir`].
-pub const SOCKET: &str = "api.sock";
+pub use operators::SOCKET;
 
 /// How often it is looked who is due.
 const TICK: Duration = Duration::from_millis(250);
@@ -74,6 +73,9 @@ pub enum ServeError {
     /// The CA's files can't be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The key of the operators' tokens can't be used.
+    #[error(transparent)]
+    OperatorKey(#[from] KeyError),
     /// A file, folder or socket can't be made.
     #[error("{what} {path}")]
     Path {
@@ -164,11 +166,9 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
         }),
         limits: Arc::new(Limits::new(monotonic)),
     };
-    tokio::spawn(listener::serve(tcp, tls, serving, stopped));
-    let socket = sockets.join(SOCKET);
-    // Who may open it may do everything.
-    let listening = control::listen(&socket, 0o660).map_err(at("listening on", &socket))?;
-    let operators = tokio::spawn(axum::serve(listening, operator_router(&gateway)).into_future());
+    tokio::spawn(listener::serve(tcp, tls, serving, stopped.clone()));
+    operators::open(&own, &gateway, &folder, &stopped).await?;
+    drop(stopped);
     tracing::info!(site = %gateway.site, listen = %federation.listen, ca = %gateway.ca.fingerprint(), "serving");
     let following = tokio::spawn(follow_fleet(
         Arc::clone(&gateway),
@@ -184,14 +184,13 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     };
     notify::stopping();
     let _ = stop.send(true);
-    operators.abort();
     following.abort();
     // The listener and each connection hold a receiver until they are through.
     let _ = tokio::time::timeout(LAST_WORDS, stop.closed()).await;
     if let Err(error) = gateway.flush(wall()) {
         tracing::warn!(%error, "the ledger wasn't told when peers were last heard of");
     }
-    let _ = std::fs::remove_file(&socket);
+    operators::close(&own);
     drop(lock);
     outcome
 }
@@ -238,14 +237,6 @@ fn monotonic() -> Instant {
 fn random(bytes: &mut [u8]) {
     // Without randomness there is no secret: nothing may go on.
     getrandom::fill(bytes).expect("the system gives random bytes");
-}
-
-fn operator_router(gateway: &Arc<Gateway>) -> axum::Router {
-    operator::router(Operating {
-        gateway: Arc::clone(gateway),
-        wall,
-        random,
-    })
 }
 
 async fn until_told() -> Result<(), ServeError> {
@@ -342,7 +333,9 @@ async fn drive(
                         tracing::error!(%error, "old grants can't be put away");
                     }
                 }
-                renew(gateway, current, leaf);
+                if renew(gateway, Usage::Serve, current, leaf) {
+                    gateway.tell_leaf(leaf.not_after);
+                }
             }
         }
     }
@@ -384,19 +377,21 @@ fn degrade(gateway: &Gateway, id: PeerId, reason: &str) {
     }
 }
 
-fn renew(gateway: &Gateway, current: &CurrentLeaf, leaf: &mut Leaf) {
+/// Renews a listener's certificate if it is time, or another CA signs now. Says whether another one is shown.
+fn renew(gateway: &Gateway, usage: Usage<'_>, current: &CurrentLeaf, leaf: &mut Leaf) -> bool {
     let now = wall();
     if now < leaf.renew_at && leaf.issuer == gateway.ca.fingerprint() {
-        return;
+        return false;
     }
-    let renewed = gateway.ca.issue(&gateway.site, &gateway.node, Usage::Serve, now);
+    let renewed = gateway.ca.issue(&gateway.site, &gateway.node, usage, now);
     match renewed.and_then(|renewed| current.replace(&renewed).map(|()| renewed)) {
         Ok(renewed) => {
-            gateway.tell_leaf(renewed.not_after);
             *leaf = renewed;
+            true
         }
         Err(error) => {
             tracing::error!(%error, not_after = %leaf.not_after, "our certificate can't be renewed");
+            false
         }
     }
 }

@@ -11,19 +11,15 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use tokio::io::AsyncReadExt as _;
 
-use super::{FEDERATION, Operating, Routes};
+use super::{FEDERATION, Operating};
 use crate::api::error::ApiError;
 use crate::api::federation_api::blocking;
 
 /// How much of the file is in memory at once.
 const CHUNK: usize = 64 * 1024;
 
-pub(super) fn routes() -> Routes {
-    Routes {
-        read: Router::new(),
-        invite: Router::new(),
-        manage: Router::new().route(&format!("{FEDERATION}/ledger/backup"), post(backup)),
-    }
+pub(super) fn routes() -> Router<Operating> {
+    Router::new().route(&format!("{FEDERATION}/ledger/backup"), post(backup))
 }
 
 async fn backup(State(operating): State<Operating>) -> Result<Response, ApiError> {

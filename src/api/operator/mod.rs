@@ -6,23 +6,32 @@
 //! | `grants` | `/api/v1/system/platform/peers/{peer}/{grants,capabilities,call}` |
 //! | `ledger` | `/api/v1/system/federation/ledger/backup` |
 //! | `audit` | `/api/v1/system/federation/{audit,site,pki,governance}` |
+//! | `tokens` | `/api/v1/system/federation/tokens` |
+//! | `ways`, `listen` | who asks, by which way, and what that allows |
 
 mod audit;
 mod grants;
 mod ledger;
+pub mod listen;
 mod peers;
+mod tokens;
+mod ways;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
 use uuid::Uuid;
+
+pub use ways::Arrival;
 
 use super::error::ApiError;
 use super::federation_api::body;
 use crate::federation::gateway::Gateway;
 use crate::federation::moment::Moment;
+use crate::federation::operators::{Operators, Permission};
 use crate::federation::peer::PeerId;
 use crate::federation::wire::MAX_BODY;
 
@@ -36,6 +45,8 @@ pub const FEDERATION: &str = "/api/v1/system/federation";
 pub struct Operating {
     /// The site's gateway.
     pub gateway: Arc<Gateway>,
+    /// Who may operate it.
+    pub operators: Arc<Operators>,
     /// What the wall clock says.
     pub wall: fn() -> Moment,
     /// Draws random bytes.
@@ -59,19 +70,19 @@ impl Routes {
     }
 }
 
-/// The routes.
+/// The routes. Whoever serves them puts an [`Arrival`] on every request: see [`listen`].
 pub fn router(operating: Operating) -> Router {
-    let Routes { read, invite, manage } = peers::routes()
-        .and(grants::routes())
-        .and(audit::routes())
-        .and(ledger::routes());
-    read.merge(invite)
-        .merge(manage)
+    let Routes { read, invite, manage } = peers::routes().and(grants::routes()).and(audit::routes());
+    ways::needs(Permission::Read, read)
+        .merge(ways::needs(Permission::Invite, invite))
+        .merge(ways::needs(Permission::Manage, manage))
+        .merge(ways::needs_api_sock(tokens::routes().merge(ledger::routes())))
         .fallback(async || ApiError::new(404, "not_found", "there is no such path"))
         .method_not_allowed_fallback(async || {
             ApiError::new(405, "method_not_allowed", "not with this method")
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn_with_state(operating.clone(), ways::admit))
         .with_state(operating)
 }
 

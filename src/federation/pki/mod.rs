@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! site CA (P-256, 10 years) ─┬─ serves: DNS <site id>, URI spiffe://<site id>/gateway/<node>         90 days
+//!                            ├─ serves operators: localhost, where it listens, our host      90 days
 //!                            └─ calls peer p: CN = the name that p gave us, the same URI              90 days
 //! ```
 //!
@@ -87,6 +88,11 @@ pub struct Leaf {
 pub enum Usage<'a> {
     /// Our listener.
     Serve,
+    /// The operators' listener.
+    Operate {
+        /// What operators call it: host names and addresses.
+        names: &'a [String],
+    },
     /// Calls to a peer, under the name that it gave us.
     Call {
         /// The name.
@@ -171,6 +177,17 @@ impl SiteCa {
                 params.distinguished_name.push(DnType::CommonName, site.as_str());
                 let name = site.as_str().try_into().map_err(PkiError::Sign)?;
                 params.subject_alt_names.push(SanType::DnsName(name));
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+            }
+            Usage::Operate { names } => {
+                let subject = format!("{node}, for operators of {site}");
+                params.distinguished_name.push(DnType::CommonName, subject);
+                for name in names {
+                    params.subject_alt_names.push(match name.parse() {
+                        Ok(address) => SanType::IpAddress(address),
+                        Err(_) => SanType::DnsName(name.as_str().try_into().map_err(PkiError::Sign)?),
+                    });
+                }
                 params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
             }
             Usage::Call { subject } => {

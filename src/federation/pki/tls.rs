@@ -42,16 +42,33 @@ pub fn server_config(
     leaf: Arc<dyn ResolvesServerCert>,
     verifier: Arc<PossessionOnly>,
 ) -> Result<ServerConfig, PkiError> {
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(PkiError::foreign)?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(leaf);
+    Ok(without_memory(config))
+}
+
+/// A configuration for the operators' listener: no certificate is asked for, since they show tokens.
+///
+/// # Errors
+/// The provider lacks TLS 1.3.
+pub fn operator_config(leaf: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, PkiError> {
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(PkiError::foreign)?
+        .with_no_client_auth()
+        .with_cert_resolver(leaf);
+    Ok(without_memory(config))
+}
+
+fn without_memory(mut config: ServerConfig) -> ServerConfig {
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
+    config
 }
 
 /// The listener's certificate, which can be replaced while it listens.
