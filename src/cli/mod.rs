@@ -118,6 +118,9 @@ Exit status 1 if anything is critical or high.")]
     /// What this site vouches with
     #[command(subcommand)]
     Pki(federation::site::PkiCommand),
+    /// Tokens for operators who aren't on this host
+    #[command(subcommand)]
+    Token(federation::token::TokenCommand),
     /// Show networks, peers, rules and conditions
     #[command(after_help = "Examples:
   sdwand status --watch
@@ -310,6 +313,7 @@ fn dispatch(global: &Global, command: Command) -> Result<ExitCode, CliError> {
         Command::Audit(command) => runtime(federation::site::audit(global, command)),
         Command::Ledger(command) => runtime(federation::ledger::ledger(global, command)),
         Command::Pki(command) => runtime(federation::site::pki(global, command)),
+        Command::Token(command) => runtime(federation::token::token(global, command)),
         Command::Status(args) => runtime(status::status(global, args.watch)),
         Command::Down => runtime(online::down(global)),
         Command::Completions { shell } => {
