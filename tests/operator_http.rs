@@ -64,7 +64,7 @@ impl Site {
         let site = SiteId::of(&Name::new(name).unwrap(), prefix);
         let (ca, _) = SiteCa::generate(&site, wall()).unwrap();
         let root = ca.der().to_vec();
-        let ledger = Arc::new(Ledger::open(&folder.path().join("ledger.db")).unwrap());
+        let ledger = Arc::new(Ledger::open(&folder.path().join("ledger.db"), wall()).unwrap());
         let (key, _) = OperatorKey::generate().unwrap();
         let operators = Arc::new(Operators::new(site.clone(), key, Arc::clone(&ledger)));
         let node = Name::new("hub-1").unwrap();
@@ -232,6 +232,7 @@ fn routes() -> Vec<(&'static str, String, Need)> {
         ("GET", federation("site"), read),
         ("GET", federation("governance"), read),
         ("POST", federation("pki/rotate"), manage),
+        ("POST", federation("ledger/backup"), None),
         ("GET", federation("tokens"), None),
         ("POST", federation("tokens"), None),
         ("POST", federation(&format!("tokens/{id}/revoke")), None),

@@ -395,6 +395,14 @@ impl<'a> Draft<'a> {
         changed.or_else(|| self.book.operator_token(jti))
     }
 
+    /// All of them.
+    pub(super) fn operator_tokens(&self) -> Vec<IssuedToken> {
+        let changed = self.changes.operator_tokens.values();
+        let kept = self.book.operator_tokens();
+        let kept = kept.filter(|issued| !self.changes.operator_tokens.contains_key(&issued.jti));
+        kept.chain(changed).cloned().collect()
+    }
+
     /// Writes what is known of an operator's token.
     pub fn put_operator_token(&mut self, issued: IssuedToken) {
         self.changes.operator_tokens.insert(issued.jti, issued);

@@ -15,7 +15,8 @@ const REVOKED: &str = "restored from a backup: propose anew";
 /// What a grant ends with.
 const UNGRANTED: &str = "restored from a backup: grant anew";
 
-/// Begins `epoch`: suspends who was on, revokes who was only proposed, with their tokens, revokes grants,
+/// Begins `epoch`: suspends who was on, revokes who was only proposed, with their tokens, revokes grants
+/// and operators' tokens,
 /// and forgets kept answers.
 pub(super) fn distrust(draft: &mut Draft<'_>, epoch: u64, why: &str) {
     let now = draft.now();
@@ -53,6 +54,10 @@ pub(super) fn distrust(draft: &mut Draft<'_>, epoch: u64, why: &str) {
         grant.revoked_at = Some(now);
         grant.revoke_reason = Some(UNGRANTED.to_owned());
         draft.put_grant(grant);
+    }
+    for mut issued in draft.operator_tokens() {
+        issued.revoked_at = issued.revoked_at.or(Some(now));
+        draft.put_operator_token(issued);
     }
     // Peers may know later anchors of ours than the ledger does: what they are told next must be later still.
     let mut trust = draft.own_trust().clone();

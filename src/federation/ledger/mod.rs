@@ -12,24 +12,20 @@ mod book;
 mod copy;
 mod distrust;
 mod mark;
+mod rows;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags};
 
 pub use audit::{AuditRecord, ChainError, Head};
 pub use book::{Book, Conflict, Draft, Happening, KeptAnswer, OwnTrust, Rotation};
 pub use copy::{CopyError, Holding, backup, inspect, restore};
 
-use super::capability::Capability;
-use super::grant::Grant;
 use super::moment::Moment;
-use super::operators::IssuedToken;
-use super::peer::Peer;
-use super::token::Fingerprint;
-use book::Changes;
 use mark::{Found, Mark, MarkFile};
+use rows::{meta, read_book, write};
 
 /// What leads from each version of the schema to the next. A step that was released never changes.
 const STEPS: [&str; 2] = [CREATE, GRANTS];
@@ -433,180 +429,6 @@ fn schema_of(connection: &Connection, path: &Path) -> Result<i64, LedgerError> {
             path: path.to_owned(),
             found,
         });
-    }
-    Ok(found)
-}
-
-/// A setting that belongs to the ledger.
-fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
-    connection
-        .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
-        .optional()
-}
-
-fn write(writer: &mut Writer, changes: &Changes, now: Moment) -> rusqlite::Result<Head> {
-    let Writer {
-        connection,
-        head,
-        fuse,
-        ..
-    } = writer;
-    let mut head = *head;
-    fuse.carry()?;
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    for peer in changes.peers.values() {
-        fuse.carry()?;
-        put_peer(&transaction, peer)?;
-    }
-    if changes.void_answers {
-        fuse.carry()?;
-        transaction.execute("DELETE FROM answers", [])?;
-    }
-    if let Some(epoch) = changes.epoch {
-        fuse.carry()?;
-        transaction.execute(
-            "INSERT INTO meta (key, value) VALUES ('epoch', ?1) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-            [epoch.to_string()],
-        )?;
-    }
-    for answer in &changes.answers {
-        fuse.carry()?;
-        transaction.execute(
-            "INSERT OR REPLACE INTO answers (token, until, doc) VALUES (?1, ?2, ?3)",
-            params![
-                Fingerprint(answer.token.0).to_string(),
-                answer.until.millis(),
-                json(answer)?
-            ],
-        )?;
-    }
-    fuse.carry()?;
-    transaction.execute("DELETE FROM answers WHERE until <= ?1", [now.millis()])?;
-    for grant in changes.grants.values() {
-        fuse.carry()?;
-        transaction.execute(
-            "INSERT OR REPLACE INTO grants (id, peer, doc) VALUES (?1, ?2, ?3)",
-            params![grant.id.to_string(), grant.peer.to_string(), json(grant)?],
-        )?;
-    }
-    for (id, capability) in &changes.capabilities {
-        fuse.carry()?;
-        match capability {
-            Some(capability) => transaction.execute(
-                "INSERT OR REPLACE INTO capabilities (id, peer, doc) VALUES (?1, ?2, ?3)",
-                params![id.to_string(), capability.peer.to_string(), json(capability)?],
-            )?,
-            None => transaction.execute("DELETE FROM capabilities WHERE id = ?1", [id.to_string()])?,
-        };
-    }
-    for issued in changes.operator_tokens.values() {
-        fuse.carry()?;
-        transaction.execute(
-            "INSERT OR REPLACE INTO operator_tokens (jti, until, doc) VALUES (?1, ?2, ?3)",
-            params![issued.jti.to_string(), issued.expires_at.millis(), json(issued)?],
-        )?;
-    }
-    fuse.carry()?;
-    transaction.execute("DELETE FROM operator_tokens WHERE until <= ?1", [now.millis()])?;
-    for happening in &changes.happenings {
-        fuse.carry()?;
-        head = audit::append(&transaction, head, happening, now)?;
-    }
-    fuse.carry()?;
-    put_meta(&transaction, "latest", &now.millis().to_string())?;
-    if let Some(trust) = &changes.own_trust {
-        fuse.carry()?;
-        put_meta(&transaction, "trust", &json(trust)?)?;
-    }
-    fuse.carry()?;
-    transaction.commit()?;
-    // On the disk, and nobody was told.
-    fuse.carry()?;
-    Ok(head)
-}
-
-fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
-    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
-}
-
-fn put_meta(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
-    connection.execute(
-        "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        [key, value],
-    )?;
-    Ok(())
-}
-
-fn put_peer(connection: &Connection, peer: &Peer) -> rusqlite::Result<()> {
-    let site = peer.trust.as_ref().map(|trust| trust.site.to_string());
-    connection.execute(
-        "INSERT INTO peers (id, status, url, site, doc) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT (id) DO UPDATE SET status = excluded.status, url = excluded.url, site = excluded.site, doc = excluded.doc",
-        params![peer.id.to_string(), peer.status.as_str(), peer.url, site, json(peer)?],
-    )?;
-    Ok(())
-}
-
-fn read_book(connection: &Connection, path: &Path) -> Result<Book, LedgerError> {
-    let sql = |source| LedgerError::Sql {
-        path: path.to_owned(),
-        source,
-    };
-    let mut book = Book::default();
-    for peer in docs(connection, path, "peers", "id")? {
-        book.put_peer(peer);
-    }
-    for answer in docs::<KeptAnswer>(connection, path, "answers", "token")? {
-        book.answers.insert(answer.token, answer);
-    }
-    for grant in docs::<Grant>(connection, path, "grants", "id")? {
-        book.grants.insert(grant.id, Arc::new(grant));
-    }
-    for capability in docs::<Capability>(connection, path, "capabilities", "id")? {
-        book.capabilities.insert(capability.id, Arc::new(capability));
-    }
-    for issued in docs::<IssuedToken>(connection, path, "operator_tokens", "jti")? {
-        book.operator_tokens.insert(issued.jti, issued);
-    }
-    let trust = meta(connection, "trust").map_err(sql)?;
-    let trust = trust.map(|doc| serde_json::from_str(&doc)).transpose();
-    book.own_trust = trust.map_err(|source| LedgerError::Row {
-        path: path.to_owned(),
-        row: "meta trust".to_owned(),
-        source,
-    })?;
-    let latest = meta(connection, "latest").map_err(sql)?;
-    book.latest = latest
-        .and_then(|millis| millis.parse().ok())
-        .map(Moment::from_millis);
-    let epoch = meta(connection, "epoch").map_err(sql)?;
-    book.epoch = epoch.and_then(|text| text.parse().ok()).unwrap_or(1);
-    Ok(book)
-}
-
-/// Every document of a table.
-fn docs<T: serde::de::DeserializeOwned>(
-    connection: &Connection,
-    path: &Path,
-    table: &str,
-    key: &str,
-) -> Result<Vec<T>, LedgerError> {
-    let rows = || -> rusqlite::Result<Vec<(String, String)>> {
-        let mut statement = connection.prepare(&format!("SELECT {key}, doc FROM {table}"))?;
-        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        rows.collect()
-    };
-    let rows = rows().map_err(|source| LedgerError::Sql {
-        path: path.to_owned(),
-        source,
-    })?;
-    let mut found = Vec::with_capacity(rows.len());
-    for (row, doc) in rows {
-        found.push(serde_json::from_str(&doc).map_err(|source| LedgerError::Row {
-            path: path.to_owned(),
-            row: format!("{table} {row}"),
-            source,
-        })?);
     }
     Ok(found)
 }

@@ -1,8 +1,13 @@
 use std::collections::BTreeSet;
 
+use super::rows::put_peer;
 use super::*;
+use crate::federation::grant::Grant;
+use crate::federation::operators::IssuedToken;
+use crate::federation::peer::Peer;
 use crate::federation::peer::tests::proposed;
 use crate::federation::peer::{Event, PeerId, Status};
+use crate::federation::token::Fingerprint;
 use crate::federation::token::TokenDigest;
 use uuid::Uuid;
 
@@ -320,6 +325,14 @@ fn grant_to(ledger: &Ledger) -> Grant {
     ledger
         .transact(WALL, |draft| {
             draft.put_grant(grant.clone());
+            draft.put_operator_token(IssuedToken {
+                jti: Uuid::from_u128(8),
+                sub: "alice".to_owned(),
+                permissions: std::collections::BTreeSet::new(),
+                issued_at: WALL,
+                expires_at: WALL.after(std::time::Duration::from_secs(3_600)),
+                revoked_at: None,
+            });
             Ok::<_, ()>(())
         })
         .unwrap();
@@ -359,6 +372,7 @@ fn a_copy_that_is_put_back_is_found_out() {
         let ledger = ledger(&folder);
         assert_distrusted(&ledger);
         assert_eq!((ledger.read(Book::epoch), ledger.doubt().is_some()), (2, true));
+        assert!(ledger.read(|book| book.operator_tokens().all(|issued| issued.revoked_at.is_some())));
         // Grants don't come back either, and what peers are told of our anchors is later than what they know.
         assert!(
             ledger

@@ -19,7 +19,7 @@ struct Site {
 
 fn site() -> Site {
     let folder = tempfile::tempdir().unwrap();
-    let ledger = Arc::new(Ledger::open(&folder.path().join("ledger.db")).unwrap());
+    let ledger = Arc::new(Ledger::open(&folder.path().join("ledger.db"), WALL).unwrap());
     let (key, secret) = OperatorKey::generate().unwrap();
     let id = SiteId::new("site-a.fd1234abcd42").unwrap();
     Site {
