@@ -1,5 +1,6 @@
 //! What a gateway asks of its peers: each call under that peer's anchors alone, with the certificate that it expects.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hyper::Method;
@@ -7,7 +8,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 
-use super::client::{Call, CallError, Reply, call};
+use super::client::{Call, CallError, Reply, Ways, call, call_by};
+use super::endpoints::{self, Bounds};
 use super::gateway::{BeatError, Gateway, TakeError};
 use super::ledger::Book;
 use super::moment::Moment;
@@ -186,8 +188,23 @@ impl Gateway {
         let leaf = self.ca.issue(&self.site, &self.node, usage, wall)?;
         let tls = client_config(callee, Some(&leaf))?;
         let url = PeerUrl::new(&peer.url)?;
-        Ok(accepted(call(Arc::new(tls), &url, wanted).await?)?.0)
+        let policy = self.policy();
+        let bounds = Bounds {
+            allow: &policy.allow_dial,
+            own: &policy.own,
+        };
+        let ways = Ways {
+            url: &url,
+            named: &endpoints::named(&url, &peer.declared.endpoints),
+            may_dial: &|resolved| endpoints::dialable(resolved, bounds, is_hosts),
+        };
+        Ok(accepted(call_by(Arc::new(tls), &ways, wanted).await?)?.0)
     }
+}
+
+/// Whether this host has an address: only then can a socket be bound to it.
+fn is_hosts(address: IpAddr) -> bool {
+    std::net::UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// What is read at a peer.

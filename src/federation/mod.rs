@@ -19,6 +19,7 @@
 //! | `operators` | who may operate this site, and the tokens that say so |
 //! | `moment` | points in time as they are stored and sent |
 //! | `dial`, `client` | calls to peers |
+//! | `endpoints` | where a peer may lead us |
 //! | `wire`, `version`, `url` | what sites say to each other |
 //! | `policy`, `residency` | what the operator has decided about peers in general |
 //! | `governance` | what an operator should know about the peers |
@@ -30,6 +31,7 @@ pub mod anchors;
 pub mod capability;
 pub mod client;
 pub mod dial;
+pub mod endpoints;
 pub mod gateway;
 pub mod governance;
 pub mod grant;

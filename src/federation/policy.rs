@@ -17,6 +17,8 @@ pub struct Policy {
     pub versions: version::Rules,
     /// What becomes of a peer whose data resides elsewhere.
     pub residency: Residency,
+    /// What peers may name as endpoints although it isn't public.
+    pub allow_dial: Vec<IpNet>,
     /// What is ours: the site's /48, its networks, LANs and nodes' addresses.
     pub own: Vec<IpNet>,
     /// What there is to attach peers to.
@@ -45,6 +47,7 @@ impl Policy {
                 default: version::Table::default(),
             },
             residency: federation.residency,
+            allow_dial: federation.allow_dial.clone(),
             ..Self::default()
         }
     }

@@ -40,12 +40,16 @@ struct Grounds {
 }
 
 impl Gateway {
-    fn grounds(&self) -> Grounds {
+    /// What the operator has decided about peers, and what the fleet says is ours.
+    pub(in crate::federation) fn policy(&self) -> Policy {
         let policy = &self.settings.policy;
+        self.fleet()
+            .map_or_else(|| policy.clone(), |fleet| policy.with_fleet(&fleet, &self.node))
+    }
+
+    fn grounds(&self) -> Grounds {
         Grounds {
-            policy: self
-                .fleet()
-                .map_or_else(|| policy.clone(), |fleet| policy.with_fleet(&fleet, &self.node)),
+            policy: self.policy(),
             ca: self.ca.der(),
             leaf_until: *self
                 .leaf_until
