@@ -177,7 +177,8 @@ async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> 
     let mut answer = Vec::new();
     // Some end a connection without a word of TLS: what came before counts.
     let _ = stream.read_to_end(&mut answer).await;
-    let text = String::from_utf8(answer).unwrap();
+    // The ledger is no text.
+    let text = String::from_utf8_lossy(&answer).into_owned();
     let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
     (status.unwrap_or_else(|| panic!("no answer: {text:?}")), text)
 }
