@@ -154,7 +154,8 @@ pub fn inspect(path: &Path) -> Result<Holding, CopyError> {
     let connection = Connection::open_with_flags(path, flags).map_err(unsound)?;
     let schema = schema_of(&connection, path).map_err(|error| match error {
         LedgerError::Sql { source, .. } => not(source.to_string()),
-        other @ (LedgerError::Newer { .. }
+        other @ (LedgerError::File { .. }
+        | LedgerError::Newer { .. }
         | LedgerError::Row { .. }
         | LedgerError::Mark { .. }
         | LedgerError::Chain { .. }) => other.into(),

@@ -14,6 +14,7 @@ mod distrust;
 mod mark;
 mod rows;
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock};
 
@@ -63,6 +64,15 @@ pub enum LedgerError {
         /// Why.
         #[source]
         source: rusqlite::Error,
+    },
+    /// Its file can't be made or opened.
+    #[error("the ledger {path}")]
+    File {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
     /// It was written by a newer program.
     #[error(
@@ -401,6 +411,16 @@ fn connect(path: &Path) -> Result<Connection, LedgerError> {
     let sql = sql_error(path);
     let flags =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    // Its user's alone from the first byte on; SQLite gives what it makes beside it the same mode.
+    let made = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path);
+    made.map_err(|source| LedgerError::File {
+        path: path.to_owned(),
+        source,
+    })?;
     let mut connection = Connection::open_with_flags(path, flags).map_err(&sql)?;
     connection
         .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;")

@@ -213,6 +213,19 @@ fn a_changed_or_missing_record_is_found() {
 }
 
 #[test]
+fn the_ledger_is_its_users_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = ledger(&folder);
+    put(&ledger, proposed()).unwrap();
+    let names = ["ledger.db", "ledger.db-wal", "ledger.db-shm", "epoch"];
+    for name in names {
+        let mode = std::fs::metadata(at(&folder, name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
+#[test]
 fn a_newer_ledger_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     drop(ledger(&folder));
