@@ -7,52 +7,11 @@ lab_binary
 
 mkhost ga gb
 underlay ga gb
-declare -A SITE_OF=([ga]=site-a [gb]=site-b) PREFIX_OF=([ga]=fd0a:0:1::/48 [gb]=fd0b:0:2::/48) SERVE=()
-for host in ga gb; do
-  etc=$LAB/hosts/$host/etc
-  mkdir -p "$etc/fleet.d"
-  cat >"$etc/sdwand.toml" <<TOML
-format = 1
-node = "$host"
-state_dir = "/run/state/sdwand"
-[federation]
-listen = "[::]:8443"
-url = "https://${V4[$host]}:8443"
-heartbeat_seconds = 1
-stale_after_seconds = 4
-jurisdiction = "JP"
-TOML
-  cat >"$etc/fleet.d/00-site.toml" <<TOML
-format = 1
-[site]
-name = "${SITE_OF[$host]}"
-prefix = "${PREFIX_OF[$host]}"
-gateways = ["$host"]
-[[nodes]]
-name = "$host"
-public_key = "$(wg genkey | wg pubkey)"
-host_id = 1
-TOML
-  on "$host" install -d -o 65534 -g 65534 /run/state /run/sdwand-serve
-done
-# As a user who is nobody, and without any way to become more.
-start_serve() {
-  nsenter --target "${HOST_PID[$1]}" --net --mount -- setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs \
-    --bounding-set=-all "$SDWAND_BIN" serve </dev/null >>"$LAB/hosts/$1/serve.log" 2>&1 &
-  SERVE[$1]=$!
-  require wait_for "$1: the gateway answers" 10 sdw "$1" peer list
-}
-stop_serve() { # HOST SIGNAL
-  kill "-$2" "${SERVE[$1]}"
-  wait "${SERVE[$1]}" 2>/dev/null || true
-}
+for host in ga gb; do mksite "$host" "site-${host#g}" "https://${V4[$host]}:8443"; done
 start_serve ga
 start_serve gb
 check "serve has no capability" grep -qx $'CapEff:\t0000000000000000' "/proc/${SERVE[ga]}/status"
 expect "the CA's key is its user's alone" '600 65534' on ga stat -c '%a %u' /run/state/sdwand-serve/ca.key
-is() { # HOST STATUS: of its live peer
-  [[ $(sdw "$1" peer list --json | jq -r '.[] | select(.status != "revoked") | .status') = "$2" ]]
-}
 
 # --- From a token to an active peering.
 sdw ga peer propose "https://${V4[gb]}:8443" --name site-b --json >"$LAB/proposed"

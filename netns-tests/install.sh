@@ -23,6 +23,7 @@ iputils-ping ping
 conntrack conntrack
 tcpdump tcpdump
 jq jq
+curl curl
 python3-minimal /usr/bin/python3
 procps sysctl
 kmod modprobe

@@ -207,5 +207,7 @@ ip link set lo up
 . "$LAB_LIB/fleet.sh"
 # shellcheck source=netns-tests/lab/sdwand.sh
 . "$LAB_LIB/sdwand.sh"
+# shellcheck source=netns-tests/lab/sites.sh
+. "$LAB_LIB/sites.sh"
 # shellcheck source=netns-tests/lab/stock.sh
 . "$LAB_LIB/stock.sh"
