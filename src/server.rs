@@ -311,7 +311,7 @@ async fn drive(
             _ = ticks.tick() => {
                 let (now, peers) = (monotonic(), standing(gateway));
                 manager.alive(&peers, now);
-                verifier.require(!gateway.ledger.read(crate::federation::ledger::Book::has_offers));
+                verifier.require(!gateway.ledger.read(|book| book.has_offers(wall())));
                 for id in pulse.silent(&peers, now) {
                     degrade(gateway, id, "heartbeat_stale");
                 }

@@ -87,6 +87,7 @@ impl From<BeatError> for ApiError {
                 Self::stranger()
             }
             BeatError::TooLong(error) => Self::new(422, "too_long", error.to_string()),
+            BeatError::TooMuch => Self::new(429, "too_many", error.to_string()),
             BeatError::Anchors(_) => Self::new(422, "trust_refused", error.to_string()),
             BeatError::Ledger(error) => Self::internal(&error),
         }

@@ -8,6 +8,7 @@ mod grants;
 mod notices;
 mod operator;
 mod oversight;
+mod quota;
 mod resources;
 mod trust;
 
@@ -102,6 +103,7 @@ pub struct Gateway {
     rotating: Mutex<()>,
     /// When our listener's certificate ends; none where nothing listens.
     leaf_until: Mutex<Option<Moment>>,
+    quota: quota::Quota,
 }
 
 /// Beats that change nothing but a time: told to the ledger from time to time, all at once.
@@ -133,6 +135,9 @@ pub enum BeatError {
     /// It says too much.
     #[error(transparent)]
     TooLong(#[from] TooLong),
+    /// It has had too much written of late.
+    #[error("too much news in a minute: say it again later")]
+    TooMuch,
     /// What it says of its anchors can't be taken over.
     #[error("ca_bundle_pem: {0}")]
     Anchors(String),
@@ -163,6 +168,7 @@ impl Gateway {
             store: None,
             rotating: Mutex::default(),
             leaf_until: Mutex::default(),
+            quota: quota::Quota::default(),
         }
     }
 
@@ -264,9 +270,15 @@ impl Gateway {
     /// One verified exchange with a peer, whoever began it. What is no news isn't written: see [`Heard`].
     fn beat(&self, peer: &Peer, said: Said, wall: Moment) -> Result<Status, BeatError> {
         let mut declared = peer.declared.clone();
-        let news = said.clone().update(&mut declared) || peer.status != Status::Active;
-        if !news {
-            self.heard.note(peer.id, self.ledger.read(|book| book.now(wall)));
+        let (moves, now) = (
+            peer.status != Status::Active,
+            self.ledger.read(|book| book.now(wall)),
+        );
+        let has_news = said.clone().update(&mut declared);
+        // Who has news all the time lives all the same, and isn't written down each time.
+        let is_written = moves || (has_news && self.quota.take(peer.id, now));
+        if !is_written {
+            self.heard.note(peer.id, now);
             return Ok(peer.status);
         }
         let beat = self.ledger.transact(wall, |draft| {

@@ -95,3 +95,30 @@ async fn the_other_side_knows_at_once_and_decides_for_itself() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_has_news_all_the_time_lives_and_fills_nothing() {
+    let (a, b) = (Site::new("site-a", 1).await, Site::new("site-b", 2).await);
+    let (b_at_a, _) = enrolled(&a, &b).await;
+    let leaf = b.leaf(&b_at_a.id.subject());
+    let mut requests = Vec::new();
+    for n in 0..200 {
+        let residency = if n % 2 == 0 { "DE" } else { "FR" };
+        requests.push((
+            "heartbeat",
+            json!({ "data_residency": residency }).to_string().into_bytes(),
+        ));
+    }
+    let answers = ask(&a, Some(&leaf), &requests).await.unwrap();
+    assert!(answers.iter().all(|(status, _)| *status == 200), "each is a beat");
+    let written = a.gateway.ledger.head().sequence;
+    assert!(written < 50, "{written}");
+    let notices: Vec<_> = (0..40)
+        .map(|n| if n % 2 == 0 { "suspended" } else { "resumed" })
+        .map(|notice| ("notices", json!({ "notice": notice }).to_string().into_bytes()))
+        .collect();
+    let answers = ask(&a, Some(&leaf), &notices).await.unwrap();
+    assert_eq!(answers.last().unwrap().0, 200, "what is known already is no news");
+    assert!(answers.iter().any(|(status, _)| *status == 429));
+    assert!(a.gateway.ledger.head().sequence < written + 10);
+}

@@ -27,6 +27,9 @@ impl Gateway {
         if is_known(&peer, notice) {
             return Ok(peer.status);
         }
+        if !self.quota.take(peer.id, self.ledger.read(|book| book.now(wall))) {
+            return Err(BeatError::TooMuch);
+        }
         let noticed = self
             .ledger
             .transact(wall, |draft| note_in(draft, peer.id, notice));

@@ -217,11 +217,15 @@ impl Gateway {
     /// # Errors
     /// It can't be taken over: the present anchors stay.
     pub fn learn(&self, id: PeerId, bundle: &str, sequence: u64, wall: Moment) -> Result<bool, BeatError> {
-        let is_news = self.ledger.read(|book| {
+        let (is_news, now) = self.ledger.read(|book| {
             let trust = book.peer(&id).and_then(|peer| peer.trust.as_ref());
-            trust.is_some_and(|trust| trust.sequence < sequence)
+            (
+                trust.is_some_and(|trust| trust.sequence < sequence),
+                book.now(wall),
+            )
         });
-        if !is_news {
+        // What is too much now is told again with the next beats: the peer hears which anchors we know.
+        if !is_news || !self.quota.take(id, now) {
             return Ok(false);
         }
         let learned = self.ledger.transact(wall, |draft| {

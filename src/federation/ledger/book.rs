@@ -153,8 +153,13 @@ impl Book {
 
     /// Whether anyone is awaited who has no certificate that we know.
     #[must_use]
-    pub fn has_offers(&self) -> bool {
-        !self.offers.is_empty()
+    pub fn has_offers(&self, wall: Moment) -> bool {
+        let now = self.now(wall);
+        let mut offers = self
+            .offers
+            .values()
+            .filter_map(|id| self.peers.get(id)?.offer.as_ref());
+        offers.any(|offer| now < offer.expires_at)
     }
 
     /// The time by which things expire: never earlier than what was written last.

@@ -75,7 +75,7 @@ fn a_token_is_used_once() {
     put(&ledger, proposed()).unwrap();
     accept(&ledger).unwrap();
     assert!(matches!(accept(&ledger), Err(Aborted::ByCaller("unknown token"))));
-    assert!(!ledger.read(Book::has_offers));
+    assert!(!ledger.read(|book| book.has_offers(WALL)));
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn wherever_the_power_goes_the_step_is_whole_or_not_there() {
             let outcome = accept(&ledger);
             // What is answered from memory is what the disk has, also before any restart.
             let status = ledger.read(|book| book.peers().next().unwrap().status);
-            let offered = ledger.read(Book::has_offers);
+            let offered = ledger.read(|book| book.has_offers(WALL));
             assert_eq!(offered, status == Status::Proposed);
             if outcome.is_ok() {
                 break;
@@ -303,7 +303,7 @@ fn assert_distrusted(ledger: &Ledger) {
             book.peers()
                 .all(|peer| matches!(peer.status, Status::Suspended | Status::Revoked))
         );
-        assert!(!book.has_offers());
+        assert!(!book.has_offers(WALL));
         assert!(book.answered(&TokenDigest([1; 32])).is_none());
     });
     assert!(accept(ledger).is_err(), "the token is dead");
@@ -421,14 +421,14 @@ fn wherever_the_power_goes_a_copy_that_is_put_back_wakes_no_used_token() {
             let first = accept(&ledger).is_ok();
             // Whoever asks again is told nothing either before it is marked.
             let again = ledger.transact(WALL, |_| Ok::<_, ()>(())).is_ok();
-            assert!(first || !again || ledger.read(Book::has_offers));
+            assert!(first || !again || ledger.read(|book| book.has_offers(WALL)));
             first
         };
         put_back(&folder, &copy);
         let ledger = ledger(&folder);
         if told {
             assert_distrusted(&ledger);
-        } else if ledger.read(Book::has_offers) {
+        } else if ledger.read(|book| book.has_offers(WALL)) {
             // Nobody was told that it had been used.
             accept(&ledger).unwrap();
             assert!(accept(&ledger).is_err());
