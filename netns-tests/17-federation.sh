@@ -105,9 +105,15 @@ wait_for "on both sides" 20 heard_since gb "$at"
 on wan ip link set to-gb down
 wait_for "cut off, each degrades the other" 20 is ga degraded
 wait_for "by itself" 20 is gb degraded
+reason() { sdw "$1" peer list --json | jq -r '.[] | select(.status != "revoked") | .reason'; }
+expect "it was asked before, and says what was seen" 'heartbeat_stale: unreachable' reason ga
 on wan ip link set to-gb up
 wait_for "and heals" 30 is ga active
 wait_for "by itself" 30 is gb active
+check "a sweep finds all well" sdw ga peer sweep --dry-run
+status "and tells who has been silent for no time at all" 1 sdw ga peer sweep --dry-run --stale-after 0
+sdw ga peer sweep --stale-after 0 --json >"$LAB/swept" || true
+check "who answers a probe stays active" jq -e '.swept == 1 and .degraded_ids == [] and .silent[0].probe == "answers"' "$LAB/swept"
 
 # --- The end.
 check "revoke" sdw ga peer revoke site-b --reason over

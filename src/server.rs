@@ -26,6 +26,7 @@ use crate::config::{self, Diagnostics};
 use crate::federation::dial::DialError;
 use crate::federation::gateway::{Gateway, Settings};
 use crate::federation::ledger::{Ledger, LedgerError};
+use crate::federation::liveness::{Probe, Probes, Remedy};
 use crate::federation::moment::Moment;
 use crate::federation::operators::KeyError;
 use crate::federation::peer::{Peer, PeerId, Status};
@@ -302,18 +303,28 @@ async fn drive(
     let mut pulse = Pulse::new(gateway.settings.heartbeat, gateway.settings.stale_after)
         .of_start(gateway.ledger.starts());
     let (done, mut ended) = mpsc::unbounded_channel::<(PeerId, Result<(), DialError>)>();
+    let mut probes = Probes::new(gateway.settings.heartbeat, gateway.settings.stale_after);
+    let (seen, mut answers) = mpsc::unbounded_channel::<(PeerId, Probe)>();
     let mut ticks = tokio::time::interval(TICK);
     let mut flushed = monotonic();
     loop {
         tokio::select! {
             Some(id) = calls.recv() => pulse.heard(id, monotonic()),
             Some((id, outcome)) = ended.recv() => after_beat(gateway, &mut pulse, id, &outcome),
+            Some((id, probe)) = answers.recv() => {
+                let (now, peers) = (monotonic(), standing(gateway));
+                let is_silent = pulse.silent(&peers, now).contains(&id);
+                if let Some(remedy) = probes.ended(id, probe, is_silent, now) {
+                    after_probe(gateway, id, probe, remedy);
+                }
+            }
             _ = ticks.tick() => {
                 let (now, peers) = (monotonic(), standing(gateway));
                 manager.alive(&peers, now);
                 verifier.require(!gateway.ledger.read(|book| book.has_offers(wall())));
-                for id in pulse.silent(&peers, now) {
-                    degrade(gateway, id, "heartbeat_stale");
+                for id in probes.due(&pulse.silent(&peers, now), now) {
+                    let (gateway, seen) = (Arc::clone(gateway), seen.clone());
+                    tokio::spawn(async move { let _ = seen.send((id, probe(&gateway, id).await)); });
                 }
                 for (id, sequence) in pulse.due(&peers, now) {
                     let (gateway, done) = (Arc::clone(gateway), done.clone());
@@ -321,23 +332,28 @@ async fn drive(
                 }
                 if now.duration_since(flushed) >= FLUSH {
                     flushed = now;
-                    if let Err(error) = gateway.flush(wall()) {
-                        tracing::error!(%error, "the ledger can't be written");
-                    }
-                    match gateway.promote(wall()) {
-                        Ok(true) => tracing::warn!(ca = %gateway.ca.fingerprint(), "the next CA signs from now on"),
-                        Ok(false) => {}
-                        Err(error) => tracing::error!(%error, "the next CA can't take over"),
-                    }
-                    if let Err(error) = gateway.archive_grants(wall()) {
-                        tracing::error!(%error, "old grants can't be put away");
-                    }
-                }
-                if renew(gateway, Usage::Serve, current, leaf) {
-                    gateway.tell_leaf(leaf.not_after);
+                    now_and_then(gateway, current, leaf);
                 }
             }
         }
+    }
+}
+
+/// What the ledger is told, and what has come of time: every [`FLUSH`].
+fn now_and_then(gateway: &Gateway, current: &CurrentLeaf, leaf: &mut Leaf) {
+    if let Err(error) = gateway.flush(wall()) {
+        tracing::error!(%error, "the ledger can't be written");
+    }
+    match gateway.promote(wall()) {
+        Ok(true) => tracing::warn!(ca = %gateway.ca.fingerprint(), "the next CA signs from now on"),
+        Ok(false) => {}
+        Err(error) => tracing::error!(%error, "the next CA can't take over"),
+    }
+    if let Err(error) = gateway.archive_grants(wall()) {
+        tracing::error!(%error, "old grants can't be put away");
+    }
+    if renew(gateway, Usage::Serve, current, leaf) {
+        gateway.tell_leaf(leaf.not_after);
     }
 }
 
@@ -365,6 +381,27 @@ fn after_beat(gateway: &Gateway, pulse: &mut Pulse, id: PeerId, outcome: &Result
         tracing::debug!(peer = %id, %error, "a beat wasn't answered");
         if error.is_refusal() {
             degrade(gateway, id, "refused_by_peer");
+        }
+    }
+}
+
+/// Asks a peer that is silent.
+async fn probe(gateway: &Gateway, id: PeerId) -> Probe {
+    let peer = gateway.ledger.read(|book| book.peer(&id).cloned());
+    match peer {
+        Some(peer) => gateway.probe(&peer, wall()).await,
+        None => Probe::Unreachable,
+    }
+}
+
+fn after_probe(gateway: &Gateway, id: PeerId, probe: Probe, remedy: Remedy) {
+    match remedy {
+        Remedy::Degrade => degrade(gateway, id, &probe.reason()),
+        Remedy::Rehandshake => {
+            tracing::info!(peer = %id, "a silent peer answers: its heartbeats are waited for");
+            if let Err(error) = gateway.rehandshaked(id, wall()) {
+                tracing::error!(%error, "the ledger can't be written");
+            }
         }
     }
 }

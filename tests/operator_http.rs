@@ -233,6 +233,7 @@ fn routes() -> Vec<(&'static str, String, Need)> {
         ("GET", federation("site"), read),
         ("GET", federation("governance"), read),
         ("POST", federation("pki/rotate"), manage),
+        ("POST", federation("sweep"), manage),
         ("POST", federation("ledger/backup"), None),
         ("GET", federation("tokens"), None),
         ("POST", federation("tokens"), None),

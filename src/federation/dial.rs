@@ -169,6 +169,17 @@ impl Gateway {
             .map(|_| ())
     }
 
+    /// Reads a peer's trust bundle: that changes nothing there.
+    pub(super) async fn read_trust(&self, peer: &Peer, wall: Moment) -> Result<Value, DialError> {
+        let call = Call {
+            method: Method::GET,
+            path: "trust_bundle",
+            bearer: None,
+            body: None,
+        };
+        self.call_peer(peer, call, wall).await
+    }
+
     /// One call to a peer, by its anchors alone; what it answers if it doesn't refuse.
     async fn call_peer(&self, peer: &Peer, wanted: Call<'_>, wall: Moment) -> Result<Value, DialError> {
         let trust = peer.trust.as_ref().ok_or(DialError::NoTrust(peer.id))?;

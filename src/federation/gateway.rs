@@ -10,6 +10,7 @@ mod operator;
 mod oversight;
 mod quota;
 mod resources;
+mod sweep;
 mod trust;
 
 use std::collections::BTreeMap;
@@ -23,10 +24,12 @@ pub use grants::{GrantError, Granted, Granting};
 pub use operator::{OperatorError, Proposal, Proposed};
 pub use oversight::{Soft, SoftStep};
 pub use resources::{Asked, ResourceError, Via};
+pub use sweep::{Silent, Sweep};
 pub use trust::{RotateError, Rotating};
 
 use super::identity::{Stranger, identify};
 use super::ledger::{Aborted, Book, Conflict, Draft, Happening, Ledger, LedgerError};
+use super::liveness;
 use super::moment::Moment;
 use super::peer::{Endpoint, Event, Peer, PeerId, Status};
 use super::pki::authority::{Authority, Store};
@@ -359,6 +362,14 @@ impl Gateway {
                 return Ok(false);
             }
             if before != peer.status {
+                if reason.starts_with(liveness::STALE) {
+                    draft.note(Happening {
+                        kind: "federation.peer.heartbeat_stale".to_owned(),
+                        severity: "medium",
+                        peer: Some(id),
+                        payload: json!({ "last_heartbeat_at": self.heard.last(&peer), "reason": reason }),
+                    });
+                }
                 note_status(draft, &peer, json!({ "degraded_reason": reason }));
             }
             draft.put_peer(peer).map(|()| true)

@@ -498,7 +498,7 @@ fn exchanges(scene: &Scene<'_>, seen: &Seen<'_>, found: &mut Found<'_>) {
             let since = seen.heard.map_or(peer.since, |heard| heard.max(peer.since));
             if scene.now.since(since) > scene.stale_after {
                 let message = format!(
-                    "no heartbeat has come through since {since}: ask its operator, and look at the way to {}",
+                    "no heartbeat has come through since {since}: `sdwand peer sweep` asks it now at {}",
                     peer.url
                 );
                 let payload = json!({ "last_heartbeat_at": seen.heard, "stale_after_seconds": scene.stale_after.as_secs() });

@@ -21,6 +21,7 @@
 //! | `dial`, `client` | calls to peers |
 //! | `endpoints` | where a peer may lead us |
 //! | `wire`, `version`, `url` | what sites say to each other |
+//! | `pulse`, `liveness` | when peers are beaten for, and what becomes of a silent one |
 //! | `policy`, `residency` | what the operator has decided about peers in general |
 //! | `governance` | what an operator should know about the peers |
 //! | `pki` | the site's CA, its certificates, and what others' are worth |
@@ -37,6 +38,7 @@ pub mod governance;
 pub mod grant;
 pub mod identity;
 pub mod ledger;
+pub mod liveness;
 pub mod moment;
 pub mod operators;
 pub mod peer;

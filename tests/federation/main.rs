@@ -16,6 +16,7 @@
 mod elsewhere;
 mod governance;
 mod grants;
+mod liveness;
 mod notices;
 mod rotation;
 mod site;

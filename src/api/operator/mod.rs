@@ -6,6 +6,7 @@
 //! | `grants` | `/api/v1/system/platform/peers/{peer}/{grants,capabilities,call}` |
 //! | `ledger` | `/api/v1/system/federation/ledger/backup` |
 //! | `audit` | `/api/v1/system/federation/{audit,site,pki,governance}` |
+//! | `sweep` | `/api/v1/system/federation/sweep` |
 //! | `tokens` | `/api/v1/system/federation/tokens` |
 //! | `ways`, `listen` | who asks, by which way, and what that allows |
 
@@ -14,6 +15,7 @@ mod grants;
 mod ledger;
 pub mod listen;
 mod peers;
+mod sweep;
 mod tokens;
 mod ways;
 
@@ -72,7 +74,10 @@ impl Routes {
 
 /// The routes. Whoever serves them puts an [`Arrival`] on every request: see [`listen`].
 pub fn router(operating: Operating) -> Router {
-    let Routes { read, invite, manage } = peers::routes().and(grants::routes()).and(audit::routes());
+    let Routes { read, invite, manage } = peers::routes()
+        .and(grants::routes())
+        .and(audit::routes())
+        .and(sweep::routes());
     ways::needs(Permission::Read, read)
         .merge(ways::needs(Permission::Invite, invite))
         .merge(ways::needs(Permission::Manage, manage))

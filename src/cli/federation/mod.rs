@@ -4,6 +4,7 @@ pub(super) mod grant;
 pub(super) mod ledger;
 pub(super) mod peer;
 pub(super) mod site;
+pub(super) mod sweep;
 pub(super) mod token;
 
 use std::path::PathBuf;

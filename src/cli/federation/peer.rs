@@ -64,6 +64,14 @@ With `--token -` the token is read from standard input, where other users of thi
     #[command(after_help = "Example:
   sdwand peer retry site-b governance")]
     Retry(Retry),
+    /// Ask the peers that are silent, and degrade those that don't answer; `sdwand serve` does so by itself
+    #[command(after_help = "Example:
+  sdwand peer sweep --dry-run      # who is silent?
+  sdwand peer sweep
+
+One that answers isn't made active by that: its heartbeats are waited for a while longer.
+Exit status: 0 nobody was degraded (or, in a dry run, is silent) and no certificate needs an operator, 1 otherwise.")]
+    Sweep(super::sweep::Sweep),
     /// Read a resource at a peer, with a grant that its operator gave you
     #[command(after_help = "Example:
   sdwand peer call site-a network --grant token.txt
@@ -191,6 +199,7 @@ pub(crate) async fn peer(global: &Global, command: PeerCommand) -> Result<ExitCo
             global.print(&taken, &text)?;
             Ok(ExitCode::SUCCESS)
         }
+        PeerCommand::Sweep(asked) => super::sweep::sweep(global, &api, asked).await,
         PeerCommand::Call(asked) => super::grant::call(global, &api, asked).await,
     }
 }
