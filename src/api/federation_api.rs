@@ -174,7 +174,7 @@ async fn resources(
     Query(page): Query<Page>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
-    told(&serving, &caller, &headers, &kind, None, page.after.as_deref())
+    told(serving, caller, &headers, kind, None, page.after).await
 }
 
 async fn resource(
@@ -183,31 +183,36 @@ async fn resource(
     Path((kind, id)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
-    told(&serving, &caller, &headers, &kind, Some(&id), None)
+    told(serving, caller, &headers, kind, Some(id), None).await
 }
 
 /// Tells of a resource. Of the headers, only the grant's token is looked at: where a call comes from, the connection says.
-fn told(
-    serving: &Serving,
-    caller: &Caller,
+async fn told(
+    serving: Serving,
+    caller: Caller,
     headers: &HeaderMap,
-    kind: &str,
-    id: Option<&str>,
-    after: Option<&str>,
+    kind: String,
+    id: Option<String>,
+    after: Option<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let via = Via {
-        chain: &caller.chain,
-        source: caller.source.ip(),
-        network: caller.network.as_ref(),
-    };
-    let asked = Asked {
-        bearer: bearer(headers),
-        kind,
-        id,
-        after,
-    };
-    let answer = serving.gateway.resource(via, asked, (serving.wall)())?;
-    Ok(Json(json!({ "success": true, "data": answer })))
+    let bearer = bearer(headers).map(|token| zeroize::Zeroizing::new(token.to_owned()));
+    let wall = (serving.wall)();
+    // A large fleet takes its time.
+    let answer = blocking(move || {
+        let via = Via {
+            chain: &caller.chain,
+            source: caller.source.ip(),
+            network: caller.network.as_ref(),
+        };
+        let asked = Asked {
+            bearer: bearer.as_ref().map(|token| token.as_str()),
+            kind: &kind,
+            id: id.as_deref(),
+            after: after.as_deref(),
+        };
+        serving.gateway.resource(via, asked, wall)
+    });
+    Ok(Json(json!({ "success": true, "data": answer.await?? })))
 }
 
 /// The token of an `Authorization: Bearer …` header (RFC 6750): exactly one.

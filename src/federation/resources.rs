@@ -1,10 +1,12 @@
 //! What peers may read of this site, where a grant allows it: no more than they need to reach it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Value, json};
 
 use crate::model::network::{Network, VirtualIp};
 use crate::model::routing::{Bridge, Export};
-use crate::model::{Fleet, Name, fleet::Node, naming};
+use crate::model::{Fleet, Name, naming};
 
 /// The kinds that are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,27 +43,27 @@ impl Kind {
     }
 }
 
-/// Everything of a kind, each as `(what it may be called, what is told of it)`. `peer` is what we call the asking peer.
+/// Everything of a kind, each as `(what it may be called, what is told of it)`. `peer` is what we call the asking peer. The work
+/// grows with the fleet, not with its square: a peer may ask as often as it likes.
 #[must_use]
 pub fn all(fleet: &Fleet, kind: Kind, peer: &Name) -> Vec<(Vec<String>, Value)> {
     match kind {
         Kind::Network => fleet.networks.values().map(network).collect(),
-        Kind::Node => fleet.nodes.values().map(|one| node(fleet, one)).collect(),
+        Kind::Node => nodes(fleet),
         Kind::VirtualIp => {
-            let every = fleet
-                .networks
-                .values()
-                .flat_map(|network| network.virtual_ips.iter().map(move |vip| (network, vip)));
-            every
-                .map(|(network, vip)| virtual_ip(fleet, network, vip))
-                .collect()
+            let namesakes = namesakes(fleet);
+            let of = |network| virtual_ips(network, &namesakes, |_| true);
+            fleet.networks.values().flat_map(of).collect()
         }
         Kind::Service => {
+            let namesakes = namesakes(fleet);
             let bridges = fleet
                 .bridges
                 .values()
                 .filter(|bridge| bridge.enabled && bridge.peer == *peer);
-            bridges.flat_map(|bridge| services(fleet, bridge)).collect()
+            bridges
+                .flat_map(|bridge| services(fleet, bridge, &namesakes))
+                .collect()
         }
     }
 }
@@ -78,54 +80,64 @@ fn network(network: &Network) -> (Vec<String>, Value) {
     (vec![network.name.to_string(), network.id.to_string()], told)
 }
 
-fn node(fleet: &Fleet, node: &Node) -> (Vec<String>, Value) {
-    let id = naming::instance_id(fleet.site.prefix, &node.name).to_string();
-    let member_of = |network: &&Network| {
-        fleet
-            .members(network)
-            .iter()
-            .any(|member| member.node.name == node.name)
-    };
-    let addresses: Vec<Value> = fleet
-        .networks
-        .values()
-        .filter(member_of)
-        .map(|network| {
-            json!({ "network": network.name, "address": naming::address_v6(network.prefix, node.host_part()) })
-        })
-        .collect();
-    let told = json!({ "id": node.name, "node_instance_id": id, "addresses": addresses });
-    (vec![node.name.to_string(), id], told)
-}
-
-fn virtual_ip(fleet: &Fleet, network: &Network, vip: &VirtualIp) -> (Vec<String>, Value) {
-    let id = format!("{}.{}", network.name, vip.name);
-    let told = json!({ "id": id, "network": network.name, "name": vip.name, "address": vip.address, "anycast": vip.anycast });
-    let namesakes = fleet
-        .networks
-        .values()
-        .flat_map(|network| &network.virtual_ips)
-        .filter(|other| other.name == vip.name);
-    let mut names = vec![id];
-    if namesakes.count() == 1 {
-        names.push(vip.name.to_string());
+fn nodes(fleet: &Fleet) -> Vec<(Vec<String>, Value)> {
+    let mut addresses: BTreeMap<&Name, Vec<Value>> = BTreeMap::new();
+    for network in fleet.networks.values() {
+        for member in fleet.members(network) {
+            let address = naming::address_v6(network.prefix, member.node.host_part());
+            let told = json!({ "network": network.name, "address": address });
+            addresses.entry(&member.node.name).or_default().push(told);
+        }
     }
-    (names, told)
+    let told = fleet.nodes.keys().map(|name| {
+        let id = naming::instance_id(fleet.site.prefix, name).to_string();
+        let told = json!({ "id": name, "node_instance_id": id, "addresses": addresses.remove(name).unwrap_or_default() });
+        (vec![name.to_string(), id], told)
+    });
+    told.collect()
 }
 
-fn services(fleet: &Fleet, bridge: &Bridge) -> Vec<(Vec<String>, Value)> {
+/// How many virtual IPs have each name.
+fn namesakes(fleet: &Fleet) -> BTreeMap<&Name, usize> {
+    let mut namesakes = BTreeMap::new();
+    for vip in fleet.networks.values().flat_map(|network| &network.virtual_ips) {
+        *namesakes.entry(&vip.name).or_default() += 1;
+    }
+    namesakes
+}
+
+fn virtual_ips(
+    network: &Network,
+    namesakes: &BTreeMap<&Name, usize>,
+    wanted: impl Fn(&VirtualIp) -> bool,
+) -> Vec<(Vec<String>, Value)> {
+    let told = network.virtual_ips.iter().filter(|vip| wanted(vip)).map(|vip| {
+        let id = format!("{}.{}", network.name, vip.name);
+        let told = json!({
+            "id": id, "network": network.name, "name": vip.name, "address": vip.address, "anycast": vip.anycast,
+        });
+        let is_alone = namesakes.get(&vip.name) == Some(&1);
+        let name = is_alone.then(|| vip.name.to_string());
+        (std::iter::once(id).chain(name).collect(), told)
+    });
+    told.collect()
+}
+
+fn services(fleet: &Fleet, bridge: &Bridge, namesakes: &BTreeMap<&Name, usize>) -> Vec<(Vec<String>, Value)> {
     let Some(network) = fleet.networks.get(&bridge.network) else {
         return Vec::new();
     };
-    let exported = bridge.export.iter().filter_map(|export| match export {
-        Export::Vip(name) => network.virtual_ips.iter().find(|vip| vip.name == *name),
-        Export::Prefix(_) => None,
-    });
-    exported
-        .map(|vip| {
-            let (names, mut told) = virtual_ip(fleet, network, vip);
-            told["bridge"] = json!(bridge.name);
-            (names, told)
+    let exported: BTreeSet<&Name> = bridge
+        .export
+        .iter()
+        .filter_map(|export| match export {
+            Export::Vip(name) => Some(name),
+            Export::Prefix(_) => None,
         })
-        .collect()
+        .collect();
+    let mut services = virtual_ips(network, namesakes, |vip| exported.contains(&vip.name));
+    for (_, told) in &mut services {
+        told["bridge"] = json!(bridge.name);
+    }
+    services
 }

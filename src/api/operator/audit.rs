@@ -90,6 +90,7 @@ async fn governance(
     Query(of): Query<Of>,
 ) -> Result<Json<Value>, ApiError> {
     let id = of.peer.map(|peer| find(&operating, &peer)).transpose()?;
-    let findings = operating.gateway.governance(id, (operating.wall)());
+    let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
+    let findings = blocking(move || gateway.governance(id, wall)).await?;
     Ok(Json(json!({ "data": findings })))
 }
