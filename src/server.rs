@@ -188,12 +188,20 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     following.abort();
     // The listener and each connection hold a receiver until they are through.
     let _ = tokio::time::timeout(LAST_WORDS, stop.closed()).await;
-    if let Err(error) = gateway.flush(wall()) {
-        tracing::warn!(%error, "the ledger wasn't told when peers were last heard of");
-    }
+    last_words(&gateway);
     operators::close(&own);
     drop(lock);
     outcome
+}
+
+/// What is told to the ledger when the gateway stops.
+fn last_words(gateway: &Gateway) {
+    if let Err(error) = gateway.flush(wall()) {
+        tracing::warn!(%error, "the ledger wasn't told when peers were last heard of");
+    }
+    if let Err(error) = gateway.tell_refusals(wall(), true) {
+        tracing::warn!(%error, "the audit wasn't told who was refused last");
+    }
 }
 
 fn gateway(
@@ -343,6 +351,9 @@ async fn drive(
 fn now_and_then(gateway: &Gateway, current: &CurrentLeaf, leaf: &mut Leaf) {
     if let Err(error) = gateway.flush(wall()) {
         tracing::error!(%error, "the ledger can't be written");
+    }
+    if let Err(error) = gateway.tell_refusals(wall(), false) {
+        tracing::error!(%error, "who was refused can't be written to the audit");
     }
     match gateway.promote(wall()) {
         Ok(true) => tracing::warn!(ca = %gateway.ca.fingerprint(), "the next CA signs from now on"),

@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use std::net::SocketAddr;
 
 use super::error::ApiError;
-use super::limits::Limits;
-use crate::federation::gateway::{Asked, Gateway, Via};
+use super::limits::{Limits, Source};
+use crate::federation::gateway::{Asked, Gateway, Refused, ResourceError, Via};
 use crate::federation::moment::Moment;
-use crate::federation::peer::PeerId;
+use crate::federation::peer::{Peer, PeerId};
 use crate::federation::wire::{API, AcceptRequest, HeartbeatRequest, MAX_BODY, NoticeRequest};
 use crate::model::Name;
 
@@ -85,24 +85,49 @@ pub(super) async fn blocking<T: Send + 'static>(
         .map_err(|error| ApiError::internal(&error))
 }
 
+/// Counts a refusal for the audit.
+fn count(serving: &Serving, caller: &Caller, what: Refused, reason: &'static str) {
+    let source = Source::from(caller.source.ip());
+    serving
+        .gateway
+        .refused(what, source.into(), reason, (serving.wall)());
+}
+
+/// The peer who calls. Whoever isn't one is counted, and hears what every stranger does.
+fn known(serving: &Serving, caller: &Caller) -> Result<Arc<Peer>, ApiError> {
+    let identified = serving.gateway.identify(&caller.chain, (serving.wall)());
+    identified.map_err(|stranger| {
+        tracing::debug!(source = %caller.source.ip(), error = %stranger, "a caller isn't known");
+        count(serving, caller, Refused::Stranger, stranger.code());
+        ApiError::stranger()
+    })
+}
+
 async fn accept(
     State(serving): State<Serving>,
     Extension(caller): Extension<Caller>,
     bytes: Bytes,
 ) -> Result<Json<Value>, ApiError> {
+    let refused = |reason| count(&serving, &caller, Refused::Accept, reason);
     if !serving.limits.may_accept(caller.source.ip()) {
+        refused("too_many");
         return Err(ApiError::new(
             429,
             "too_many",
             "too many acceptances from there: wait a minute",
         ));
     }
-    let request: AcceptRequest = body(&bytes)?;
+    let request: AcceptRequest = body(&bytes).inspect_err(|_| refused("malformed"))?;
     let gateway = Arc::clone(&serving.gateway);
     let (chain, wall) = (Arc::clone(&caller.chain), (serving.wall)());
     let data = blocking(move || gateway.accept(request, &chain, wall)).await?;
     if let Err(error) = &data {
         tracing::warn!(source = %caller.source.ip(), %error, "an acceptance was refused");
+        match error.status() {
+            // A fault of ours refuses nobody.
+            (500, _) => {}
+            (_, reason) => refused(reason),
+        }
     }
     Ok(Json(json!({ "success": true, "data": data? })))
 }
@@ -113,13 +138,7 @@ async fn heartbeat(
     bytes: Bytes,
 ) -> Result<Json<Value>, ApiError> {
     let wall = (serving.wall)();
-    let peer = serving
-        .gateway
-        .identify(&caller.chain, wall)
-        .map_err(|stranger| {
-            tracing::debug!(source = %caller.source.ip(), error = %stranger, "a caller isn't known");
-            ApiError::stranger()
-        })?;
+    let peer = known(&serving, &caller)?;
     let request: HeartbeatRequest = if bytes.is_empty() {
         HeartbeatRequest::default()
     } else {
@@ -135,14 +154,9 @@ async fn trust_bundle(
     State(serving): State<Serving>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<Value>, ApiError> {
-    let wall = (serving.wall)();
-    serving
-        .gateway
-        .identify(&caller.chain, wall)
-        .map_err(|_| ApiError::stranger())?;
-    Ok(Json(
-        json!({ "success": true, "data": serving.gateway.trust_bundle(wall) }),
-    ))
+    known(&serving, &caller)?;
+    let bundle = serving.gateway.trust_bundle((serving.wall)());
+    Ok(Json(json!({ "success": true, "data": bundle })))
 }
 
 async fn notices(
@@ -152,10 +166,7 @@ async fn notices(
 ) -> Result<Json<Value>, ApiError> {
     let wall = (serving.wall)();
     // Strangers aren't told what a notice looks like.
-    serving
-        .gateway
-        .identify(&caller.chain, wall)
-        .map_err(|_| ApiError::stranger())?;
+    known(&serving, &caller)?;
     let NoticeRequest { notice } = body(&bytes)?;
     let gateway = Arc::clone(&serving.gateway);
     let status = blocking(move || gateway.noticed(&caller.chain, notice, wall)).await??;
@@ -196,13 +207,14 @@ async fn told(
     after: Option<String>,
 ) -> Result<Json<Value>, ApiError> {
     let bearer = bearer(headers).map(|token| zeroize::Zeroizing::new(token.to_owned()));
-    let wall = (serving.wall)();
+    let (gateway, wall) = (Arc::clone(&serving.gateway), (serving.wall)());
+    let from = caller.clone();
     // A large fleet takes its time.
     let answer = blocking(move || {
         let via = Via {
-            chain: &caller.chain,
-            source: caller.source.ip(),
-            network: caller.network.as_ref(),
+            chain: &from.chain,
+            source: from.source.ip(),
+            network: from.network.as_ref(),
         };
         let asked = Asked {
             bearer: bearer.as_ref().map(|token| token.as_str()),
@@ -210,9 +222,13 @@ async fn told(
             id: id.as_deref(),
             after: after.as_deref(),
         };
-        serving.gateway.resource(via, asked, wall)
-    });
-    Ok(Json(json!({ "success": true, "data": answer.await?? })))
+        gateway.resource(via, asked, wall)
+    })
+    .await?;
+    if let Err(ResourceError::Stranger(stranger)) = &answer {
+        count(&serving, &caller, Refused::Stranger, stranger.code());
+    }
+    Ok(Json(json!({ "success": true, "data": answer? })))
 }
 
 /// The token of an `Authorization: Bearer …` header (RFC 6750): exactly one.

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
+
 /// How many acceptances a source may try in [`WINDOW`].
 const ACCEPTS: u32 = 30;
 /// For how long they count.
@@ -26,6 +28,13 @@ impl From<IpAddr> for Source {
             IpAddr::V4(address) => IpAddr::V4(address),
             IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
         })
+    }
+}
+
+impl From<Source> for IpNet {
+    fn from(Source(address): Source) -> Self {
+        let bits = if address.is_ipv4() { 32 } else { 64 };
+        Self::new(address, bits).unwrap_or_else(|_| address.into())
     }
 }
 
@@ -139,6 +148,9 @@ mod tests {
         assert_eq!(source("2001:db8:0:1::1"), source("2001:db8:0:1:ffff::2"));
         assert_ne!(source("2001:db8:0:1::1"), source("2001:db8:0:2::1"));
         assert_eq!(source("::ffff:192.0.2.1"), source("192.0.2.1"));
+        let net = |text| IpNet::from(source(text)).to_string();
+        assert_eq!(net("2001:db8:0:1::1"), "2001:db8:0:1::/64");
+        assert_eq!(net("::ffff:192.0.2.1"), "192.0.2.1/32");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod notices;
 mod operator;
 mod oversight;
 mod quota;
+mod refusals;
 mod resources;
 mod sweep;
 mod trust;
@@ -23,6 +24,7 @@ pub use accept::{AcceptError, Accepting, TakeError};
 pub use grants::{GrantError, Granted, Granting};
 pub use operator::{OperatorError, Proposal, Proposed};
 pub use oversight::{Soft, SoftStep};
+pub use refusals::Refused;
 pub use resources::{Asked, ResourceError, Via};
 pub use sweep::{Silent, Sweep};
 pub use trust::{RotateError, Rotating};
@@ -107,6 +109,8 @@ pub struct Gateway {
     /// When our listener's certificate ends; none where nothing listens.
     leaf_until: Mutex<Option<Moment>>,
     quota: quota::Quota,
+    /// Who was refused, since the audit was last told.
+    refusals: refusals::Refusals,
 }
 
 /// Beats that change nothing but a time: told to the ledger from time to time, all at once.
@@ -172,6 +176,7 @@ impl Gateway {
             rotating: Mutex::default(),
             leaf_until: Mutex::default(),
             quota: quota::Quota::default(),
+            refusals: refusals::Refusals::default(),
         }
     }
 

@@ -50,6 +50,19 @@ pub enum Stranger {
 impl Stranger {
     /// What every stranger hears.
     pub const PUBLIC: &'static str = "a client certificate of an enrolled peer is required";
+
+    /// The word for our own audit: nothing of what the caller said of itself.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Bare => "no_certificate",
+            Self::Unreadable(_) => "unreadable",
+            Self::Unnamed(_) => "unnamed",
+            Self::NotNow(_) => "unknown_or_stopped",
+            Self::Path { .. } => "foreign_ca",
+            Self::Site(_) => "foreign_site",
+        }
+    }
 }
 
 /// Finds the peer whose certificate this is.

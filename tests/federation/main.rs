@@ -13,6 +13,7 @@
     reason = "tests look at the clock, say so when they fail, and are lists of cases"
 )]
 
+mod audit;
 mod elsewhere;
 mod governance;
 mod grants;

@@ -228,6 +228,7 @@ impl Connection {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(Bytes::from(body))).unwrap();
+        // A connection that was just answered may not be through with that yet.
         self.sender.ready().await.map_err(|e| e.to_string())?;
         let response = self
             .sender
