@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use sdwand::federation::gateway::RotateError;
+use sdwand::federation::ledger::Rotation;
 use sdwand::federation::peer::Status;
+use sdwand::federation::pki::SiteCa;
 
 use crate::site::{Site, beat, enrolled, wall};
 
@@ -126,4 +128,47 @@ async fn nobody_waits_longer_than_a_week_and_no_stranger_moves_anchors() {
     assert!(!a.gateway.promote(later.before(Duration::from_secs(60))).unwrap());
     assert!(a.gateway.promote(later).unwrap());
     assert!(!a.gateway.promote(later).unwrap(), "once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_suspended_is_waited_for_and_a_ca_that_is_gone_never_signs() {
+    let (a, b) = (Site::new("site-a", 1).await, Site::new("site-b", 2).await);
+    let (b_at_a, a_at_b) = enrolled(&a, &b).await;
+    a.gateway.suspend(b_at_a.id, "test", wall()).unwrap();
+    a.gateway.rotate(wall()).unwrap();
+    assert_eq!(a.gateway.rotation(wall()).waits_for.len(), 1);
+    assert!(!a.gateway.promote(wall()).unwrap());
+    a.gateway.resume(b_at_a.id, wall()).unwrap();
+    for n in 1..4 {
+        let at_b = b.peer(a_at_b.id);
+        b.gateway
+            .beat_to(&at_b, [n; 16], u64::from(n), wall())
+            .await
+            .unwrap();
+    }
+    assert!(a.gateway.promote(wall()).unwrap());
+
+    // A ledger that speaks of a next CA whose files aren't there, as after a restore without them.
+    let signs = a.gateway.ca.fingerprint();
+    let (gone, _) = SiteCa::generate(&a.gateway.site, wall()).unwrap();
+    let rotation = Rotation {
+        since: wall(),
+        next: gone.fingerprint(),
+    };
+    let begun = a.gateway.ledger.transact(wall(), |draft| {
+        let mut trust = draft.own_trust().clone();
+        trust.rotation = Some(rotation);
+        draft.put_own_trust(trust);
+        Ok::<_, ()>(())
+    });
+    begun.unwrap();
+    a.gateway.revoke(b_at_a.id, "test", wall()).unwrap();
+    assert!(!a.gateway.promote(wall()).unwrap());
+    assert_eq!(a.gateway.ca.fingerprint(), signs);
+    let trust = a.gateway.ledger.read(|book| book.own_trust().clone());
+    assert_eq!(
+        (trust.signs, trust.rotation),
+        (Some(signs), None),
+        "the next start finds it"
+    );
 }

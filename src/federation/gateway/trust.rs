@@ -58,12 +58,24 @@ impl Gateway {
     /// Our roots, for peers that refresh theirs.
     #[must_use]
     pub fn trust_bundle(&self, now: Moment) -> TrustBundle {
+        let (sequence, ca_bundle_pem) = self.told();
         TrustBundle {
-            ca_bundle_pem: self.ca.bundle_pem(),
+            ca_bundle_pem,
             generated_at: now,
-            sequence: self.trust_sequence(),
+            sequence,
             refresh_hint: 300,
         }
+    }
+
+    /// Our anchors and how often they have changed, of the same moment: who was told a later number with earlier anchors
+    /// would never ask for the later ones.
+    fn told(&self) -> (u64, String) {
+        let _turn = self.turn();
+        (self.trust_sequence(), self.ca.bundle_pem())
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.rotating.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<PeerId, u64>> {
@@ -73,15 +85,16 @@ impl Gateway {
     /// What goes with every beat and every answer: the anchors themselves only to who has said that it lacks them.
     #[must_use]
     pub fn tell_trust(&self, id: PeerId) -> TrustNews {
-        let (own, theirs) = self.ledger.read(|book| {
+        let (own, bundle) = self.told();
+        let theirs = self.ledger.read(|book| {
             let theirs = book.peer(&id).and_then(|peer| peer.trust.as_ref());
-            (book.own_trust().sequence, theirs.map(|trust| trust.sequence))
+            theirs.map(|trust| trust.sequence)
         });
         let lacks = self.known().get(&id).is_some_and(|known| *known < own);
         TrustNews {
             trust_sequence: Some(own),
             known_trust_sequence: theirs,
-            ca_bundle_pem: lacks.then(|| self.ca.bundle_pem()),
+            ca_bundle_pem: lacks.then_some(bundle),
         }
     }
 
@@ -109,24 +122,29 @@ impl Gateway {
     /// A rotation is under way, or the CA can't be kept.
     pub fn rotate(&self, wall: Moment) -> Result<Rotating, RotateError> {
         // One at a time: the files are written ahead of the ledger.
-        let _turn = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turn();
         if let Some(rotation) = self.ledger.read(|book| book.own_trust().rotation.clone()) {
             return Err(RotateError::UnderWay(rotation.since));
         }
         let (next, secret) = SiteCa::generate(&self.site, wall).map_err(StoreError::Pki)?;
         if let Some(store) = &self.store {
-            store.keep_next(&next, &secret)?;
+            store.keep_next(self.ca.fingerprint(), &next, &secret)?;
         }
         let (fingerprint, current) = (next.fingerprint(), self.ca.fingerprint());
-        self.move_trust(wall, "federation.pki.rotation_began", move |trust, now| {
+        let moved = self.move_trust(wall, "federation.pki.rotation_began", move |trust, now| {
             trust.sequence += 1;
             trust.signs = Some(current);
             trust.rotation = Some(Rotation {
                 since: now,
                 next: fingerprint,
             });
-        })?;
-        self.ca.announce(next);
+        });
+        // What was committed is in force, even where its writer was told otherwise.
+        let rotation = self.ledger.read(|book| book.own_trust().rotation.clone());
+        if rotation.is_some_and(|rotation| rotation.next == fingerprint) {
+            self.ca.announce(next);
+        }
+        moved?;
         Ok(self.rotation(wall))
     }
 
@@ -137,8 +155,10 @@ impl Gateway {
         self.ledger.read(|book| {
             let (trust, now) = (book.own_trust(), book.now(wall));
             let rotation = trust.rotation.as_ref();
+            // Who is suspended goes on one day, by the anchors that it knows.
             let lacks = |peer: &&Arc<Peer>| {
-                peer.status.may_call() && informed.get(&peer.id).is_none_or(|known| *known < trust.sequence)
+                let is_due = peer.status.is_live() && peer.trust.is_some();
+                is_due && informed.get(&peer.id).is_none_or(|known| *known < trust.sequence)
             };
             let waits_for = rotation.map(|_| {
                 book.peers()
@@ -164,7 +184,7 @@ impl Gateway {
     /// # Errors
     /// The ledger or the files can't be written: the old CA signs on.
     pub fn promote(&self, wall: Moment) -> Result<bool, RotateError> {
-        let _turn = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turn();
         let rotation = self.rotation(wall);
         let (Some(next), Some(latest)) = (rotation.next_ca_fingerprint, rotation.at_the_latest) else {
             return Ok(false);
@@ -174,11 +194,23 @@ impl Gateway {
         if is_awaited && !is_late {
             return Ok(false);
         }
-        self.move_trust(wall, "federation.pki.rotated", move |trust, _| {
+        if self.ca.next().map(|ca| ca.fingerprint()) != Some(next) {
+            // Its files are gone: nobody could sign with it, at the next start either.
+            self.move_trust(wall, "federation.pki.rotation_abandoned", |trust, _| {
+                trust.sequence += 1;
+                trust.rotation = None;
+            })?;
+            tracing::error!(ca = %next, "the next CA isn't there: the present one signs on");
+            return Ok(false);
+        }
+        let moved = self.move_trust(wall, "federation.pki.rotated", move |trust, _| {
             trust.sequence += 1;
             trust.signs = Some(next);
             trust.rotation = None;
-        })?;
+        });
+        if self.ledger.read(|book| book.own_trust().signs) != Some(next) {
+            return moved.map(|()| false).map_err(Into::into);
+        }
         // The ledger has decided: what fails from here on is made up for at the next start.
         self.ca.promote();
         if let Some(store) = &self.store {

@@ -62,6 +62,8 @@ pub(super) fn distrust(draft: &mut Draft<'_>, epoch: u64, why: &str) {
     // Peers may know later anchors of ours than the ledger does: what they are told next must be later still.
     let mut trust = draft.own_trust().clone();
     trust.sequence = (trust.sequence + 1).max(now.seconds());
+    // The files know which CA signs, and a copy may be older than they are.
+    (trust.signs, trust.rotation) = (None, None);
     draft.put_own_trust(trust);
     let void = draft.void_answers();
     draft.changes.epoch = Some(epoch);

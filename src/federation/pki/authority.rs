@@ -116,13 +116,10 @@ impl Store {
             // The ledger had moved on, and the files hadn't.
             self.promote()?;
         }
-        let (_, next_key) = self.paths("ca-next");
-        if signs.is_some() && !next_key.exists() {
+        let (next_pem, next_key) = self.paths("ca-next");
+        if next_pem.exists() && !next_key.exists() {
             // Between the two renames: the key has moved, its certificate hasn't.
-            let (next_pem, _) = self.paths("ca-next");
-            if next_pem.exists() {
-                self.promote()?;
-            }
+            self.promote()?;
         }
         let current = self.read("ca")?;
         if let Some(signs) = signs
@@ -138,14 +135,25 @@ impl Store {
             tracing::info!(fingerprint = %ca.fingerprint(), "drew the site's CA");
             ca
         };
-        Ok((current, self.read("ca-next")?))
+        // One that was cut off while it was written was never announced.
+        let next = self.read("ca-next").unwrap_or_else(|error| {
+            tracing::warn!(error = %error, "what is left of a next CA can't be read, and isn't used");
+            None
+        });
+        Ok((current, next))
     }
 
-    /// Keeps the CA that shall be next.
+    /// Keeps the CA that shall be next. `signs` is the one that signs now: where its files still have the name of a next one,
+    /// they get their own first, since there is no other copy of its key.
     ///
     /// # Errors
     /// It can't be written.
-    pub fn keep_next(&self, next: &SiteCa, secret: &str) -> Result<(), StoreError> {
+    pub fn keep_next(&self, signs: Fingerprint, next: &SiteCa, secret: &str) -> Result<(), StoreError> {
+        if let Ok(Some(left)) = self.read("ca-next")
+            && left.fingerprint() == signs
+        {
+            self.promote()?;
+        }
         self.write("ca-next", next, secret)
     }
 
@@ -316,7 +324,7 @@ mod tests {
         let (store, at) = (Store::new(folder.path()), |name: &str| folder.path().join(name));
         let old = store.open(&site(), None, Moment::EPOCH).unwrap().0.fingerprint();
         let (next, secret) = SiteCa::generate(&site(), Moment::EPOCH).unwrap();
-        store.keep_next(&next, &secret).unwrap();
+        store.keep_next(old, &next, &secret).unwrap();
         let signs = next.fingerprint();
         let state = |signs| {
             let (current, next) = store.open(&site(), signs, Moment::EPOCH).unwrap();
@@ -332,8 +340,17 @@ mod tests {
             store.open(&site(), Some(old), Moment::EPOCH),
             Err(StoreError::Missing(found, _)) if found == old
         ));
-        let (third, secret) = SiteCa::generate(&site(), Moment::EPOCH).unwrap();
-        store.keep_next(&third, &secret).unwrap();
-        assert_eq!(state(Some(third.fingerprint())), (third.fingerprint(), None));
+        let draw = || SiteCa::generate(&site(), Moment::EPOCH).unwrap();
+        let (third, secret) = draw();
+        store.keep_next(signs, &third, &secret).unwrap();
+        // Its files never got their name: the next rotation doesn't write over the only copy of the key that signs.
+        let (fourth, secret) = draw();
+        let third = third.fingerprint();
+        store.keep_next(third, &fourth, &secret).unwrap();
+        assert_eq!(state(Some(third)), (third, Some(fourth.fingerprint())));
+        // Whatever is left of one that was cut off while it was written, the gateway starts.
+        std::fs::write(at("ca-next.key"), "-----BEG").unwrap();
+        assert_eq!(state(Some(third)), (third, None));
+        assert_eq!(state(None), (third, None));
     }
 }
