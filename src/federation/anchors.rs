@@ -47,6 +47,7 @@ pub fn take(trust: &mut Trust, bundle_pem: &str, sequence: u64, now: Moment) -> 
                 fingerprint,
                 since: now,
                 until: None,
+                proven: false,
             });
         }
     }
@@ -84,6 +85,7 @@ mod tests {
                 fingerprint: ca.fingerprint(),
                 since: NOW,
                 until: None,
+                proven: true,
             }],
             sequence: 1,
             outbound_subject: "fed:x".to_owned(),

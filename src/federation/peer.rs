@@ -287,6 +287,10 @@ pub struct Anchor {
     pub since: Moment,
     /// From when on it no longer is, once another has taken its place.
     pub until: Option<Moment>,
+    /// Whether the peer has shown that its key is its own. Only such an anchor is held against other peers: anyone can name a
+    /// root as its next one.
+    #[serde(default = "yes")]
+    pub proven: bool,
 }
 
 /// What was exchanged, so that each knows the other's calls.
@@ -335,6 +339,10 @@ pub struct Endpoint {
     /// The network it is in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cidr_hint: Option<String>,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 fn wan() -> String {

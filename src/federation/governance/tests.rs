@@ -86,6 +86,7 @@ fn anchor(site: &SiteId, days: i64) -> Anchor {
         fingerprint: ca.fingerprint(),
         since: made,
         until: None,
+        proven: true,
     }
 }
 

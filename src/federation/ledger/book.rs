@@ -432,5 +432,8 @@ impl<'a> Draft<'a> {
 
 fn fingerprints(peer: &Peer) -> BTreeSet<Fingerprint> {
     let anchors = peer.trust.iter().flat_map(|trust| &trust.anchors);
-    anchors.map(|anchor| anchor.fingerprint).collect()
+    anchors
+        .filter(|anchor| anchor.proven)
+        .map(|anchor| anchor.fingerprint)
+        .collect()
 }
