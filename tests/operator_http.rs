@@ -424,4 +424,14 @@ async fn the_runbooks_proposal_is_answered_as_it_says() {
         list["data"][0]["remote_instance_url"],
         "https://platform-b.example.com"
     );
+    // An alias that reads like an id could be taken for one.
+    let id = list["data"][0]["id"].as_str().unwrap();
+    for (url, alias, status) in [
+        ("https://evil.example.com", id, 422),
+        ("https://good.example.com", "good", 201),
+    ] {
+        let body = serde_json::json!({ "remote_instance_url": url, "alias": alias }).to_string();
+        let (found, answer) = site.http(&request("POST", PEERS, &bearer(&token), &body)).await;
+        assert_eq!(found, status, "{answer}");
+    }
 }

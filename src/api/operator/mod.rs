@@ -95,10 +95,11 @@ pub fn router(operating: Operating) -> Router {
 fn find(operating: &Operating, text: &str) -> Result<PeerId, ApiError> {
     let by_id = Uuid::try_parse(text).ok().map(PeerId);
     let found = operating.gateway.ledger.read(|book| {
-        book.peers()
-            .filter(|peer| Some(peer.id) == by_id || peer.alias.as_str() == text)
-            .max_by_key(|peer| (peer.status.is_live(), peer.id))
-            .map(|peer| peer.id)
+        // An id is never another peer's alias.
+        let id = by_id.filter(|id| book.peer(id).is_some());
+        let namesakes = book.peers().filter(|peer| peer.alias.as_str() == text);
+        let named = namesakes.max_by_key(|peer| (peer.status.is_live(), peer.id));
+        id.or_else(|| named.map(|peer| peer.id))
     });
     found.ok_or_else(|| ApiError::new(404, "unknown_peer", format!("there is no peer {text}")))
 }

@@ -9,6 +9,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::{API, Operating, Routes, find, optional};
 use crate::api::error::ApiError;
@@ -162,6 +163,16 @@ async fn propose(
         PeerUrl::new(&url).map_err(|error: UrlError| ApiError::new(422, "bad_url", error.to_string()))?;
     let alias = asked.alias.map(|alias| Name::new(&alias)).transpose();
     let alias = alias.map_err(|error| ApiError::new(422, "bad_alias", error.to_string()))?;
+    if alias
+        .as_ref()
+        .is_some_and(|alias| Uuid::try_parse(alias.as_str()).is_ok())
+    {
+        return Err(ApiError::new(
+            422,
+            "bad_alias",
+            "an alias that reads like an id could be taken for one",
+        ));
+    }
     let expect_ca = asked.expect_ca.map(|text| text.parse()).transpose();
     let proposal = Proposal {
         url,
