@@ -193,16 +193,32 @@ struct Global {
     reader_is_gone: Cell<bool>,
 }
 
+/// Text that does nothing to a terminal: others' words stand in it. What would (ECMA-48 controls, and Unicode's, which turn
+/// the direction of writing) is escaped as JSON does it, so that JSON stays what it was.
+fn plain(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if turns || (c.is_control() && c != '\n' && c != '\t') {
+            let _ = write!(plain, "\\u{:04x}", u32::from(c));
+        } else {
+            plain.push(c);
+        }
+    }
+    plain
+}
+
 impl Global {
     /// Prints a result: `json` under `--json`, else `text`.
     fn print(&self, json: &impl Serialize, text: &str) -> Result<(), CliError> {
         if !self.json {
-            return self.write(text.as_bytes());
+            return self.write(plain(text).as_bytes());
         }
-        let mut bytes = serde_json::to_vec_pretty(json)
+        let mut text = serde_json::to_string_pretty(json)
             .map_err(|error| CliError::Other(format!("the result can't be written as JSON: {error}")))?;
-        bytes.push(b'\n');
-        self.write(&bytes)
+        text.push('\n');
+        self.write(plain(&text).as_bytes())
     }
 
     /// Writes to standard output.
@@ -344,6 +360,19 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn others_words_do_nothing_to_a_terminal() {
+        let hostile = "1\u{1b}]0;x\u{7}\u{9b}2J\u{7f}\u{202e}\r end\n\tü";
+        let shown = plain(hostile);
+        assert_eq!(
+            shown,
+            "1\\u001b]0;x\\u0007\\u009b2J\\u007f\\u202e\\u000d end\n\tü"
+        );
+        let json = serde_json::to_string_pretty(&serde_json::json!({ "a": hostile })).unwrap();
+        let read: serde_json::Value = serde_json::from_str(&plain(&json)).unwrap();
+        assert_eq!(read["a"], hostile, "JSON stays what it was");
     }
 
     #[test]

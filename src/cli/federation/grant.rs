@@ -171,6 +171,9 @@ pub(crate) async fn grant(global: &Global, command: GrantCommand) -> Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
+/// The most resources that are read at a peer.
+const MOST: usize = 100_000;
+
 /// Reads all that a grant allows, page by page.
 pub(super) async fn call(global: &Global, api: &Api, asked: Call) -> Result<ExitCode, CliError> {
     let token = secret(&asked.grant)?;
@@ -190,6 +193,12 @@ pub(super) async fn call(global: &Global, api: &Api, asked: Call) -> Result<Exit
                 }
             }
             (Some(_), None) | (None, _) => told = Some(page),
+        }
+        let told = told.as_ref().and_then(|told| told["resources"].as_array());
+        if told.is_some_and(|all| all.len() > MOST) {
+            return Err(CliError::Other(format!(
+                "the peer tells of more than {MOST} resources, and goes on: ask for one by its id"
+            )));
         }
         // A peer that would lead us in a circle is left.
         let goes_on = next

@@ -294,7 +294,7 @@ async fn accept(global: &Global, api: &Api, asked: Accept) -> Result<ExitCode, C
         .ask(Method::POST, &format!("{API}/{id}/accept"), Some(body))
         .await?;
     for warning in answer["warnings"].as_array().into_iter().flatten() {
-        eprintln!("warning: {}", warning.as_str().unwrap_or("-"));
+        eprintln!("warning: {}", crate::cli::plain(warning.as_str().unwrap_or("-")));
     }
     step("enrolled; waiting for the first heartbeat");
     let looks = asked.wait * 1_000 / u64::try_from(LOOK.as_millis()).unwrap_or(250);
