@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::api::federation_api::Serving;
 use crate::api::limits::Limits;
@@ -49,6 +49,9 @@ pub use operators::SOCKET;
 const TICK: Duration = Duration::from_millis(250);
 /// How often the ledger is told when peers were last heard of.
 const FLUSH: Duration = Duration::from_secs(10);
+
+/// How many peers are called at a time.
+const CALLS: usize = 256;
 
 /// How long calls that are under way may take to end when the gateway stops.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -313,6 +316,8 @@ async fn drive(
     let (done, mut ended) = mpsc::unbounded_channel::<(PeerId, Result<(), DialError>)>();
     let mut probes = Probes::new(gateway.settings.heartbeat, gateway.settings.stale_after);
     let (seen, mut answers) = mpsc::unbounded_channel::<(PeerId, Probe)>();
+    // After an outage, all are due at once.
+    let gate = Arc::new(Semaphore::new(CALLS));
     let mut ticks = tokio::time::interval(TICK);
     let mut flushed = monotonic();
     loop {
@@ -331,12 +336,18 @@ async fn drive(
                 manager.alive(&peers, now);
                 verifier.require(!gateway.ledger.read(|book| book.has_offers(wall())));
                 for id in probes.due(&pulse.silent(&peers, now), now) {
-                    let (gateway, seen) = (Arc::clone(gateway), seen.clone());
-                    tokio::spawn(async move { let _ = seen.send((id, probe(&gateway, id).await)); });
+                    let (gateway, seen, gate) = (Arc::clone(gateway), seen.clone(), Arc::clone(&gate));
+                    tokio::spawn(async move {
+                        let _turn = gate.acquire().await;
+                        let _ = seen.send((id, probe(&gateway, id).await));
+                    });
                 }
                 for (id, sequence) in pulse.due(&peers, now) {
-                    let (gateway, done) = (Arc::clone(gateway), done.clone());
-                    tokio::spawn(async move { let _ = done.send((id, beat(&gateway, id, sequence).await)); });
+                    let (gateway, done, gate) = (Arc::clone(gateway), done.clone(), Arc::clone(&gate));
+                    tokio::spawn(async move {
+                        let _turn = gate.acquire().await;
+                        let _ = done.send((id, beat(&gateway, id, sequence).await));
+                    });
                 }
                 if now.duration_since(flushed) >= FLUSH {
                     flushed = now;

@@ -1,11 +1,14 @@
 //! What peers call: mTLS, one site at a time, nothing that isn't asked for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use rustls::pki_types::CertificateDer;
@@ -60,7 +63,20 @@ pub fn router(serving: Serving) -> Router {
             ApiError::new(405, "method_not_allowed", "not with this method")
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn(in_time))
         .with_state(serving)
+}
+
+/// How long a request may take, its body included: who sends half of one can't keep it.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(PATIENCE, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            ApiError::new(408, "too_slow", "the request didn't come to its end in time").into_response()
+        }
+    }
 }
 
 /// Reads a body; what it is said to be doesn't matter, what it is does.

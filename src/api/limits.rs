@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::federation::peer::PeerId;
+
 use ipnet::IpNet;
 
 /// How many acceptances a source may try in [`WINDOW`].
@@ -13,6 +15,8 @@ const ACCEPTS: u32 = 30;
 const WINDOW: Duration = Duration::from_secs(60);
 /// How many connections a source may have.
 pub const CONNECTIONS_PER_SOURCE: usize = 8;
+/// How many connections a known peer may have.
+pub const CONNECTIONS_PER_PEER: usize = 16;
 /// How many there may be of callers who aren't known.
 pub const CONNECTIONS: usize = 256;
 /// How many sources are remembered; beyond, the oldest are forgotten.
@@ -42,6 +46,7 @@ impl From<Source> for IpNet {
 struct Counts {
     accepts: BTreeMap<Source, (u32, Instant)>,
     connections: BTreeMap<Source, usize>,
+    known: BTreeMap<PeerId, usize>,
     all: usize,
 }
 
@@ -108,6 +113,26 @@ impl Limits {
         counts.connections.insert(source, here + 1);
         counts.all += 1;
         true
+    }
+
+    /// Counts a connection of a known peer, until it has [`Limits::left`]; says whether there may be one more.
+    pub fn may_stay(&self, peer: PeerId) -> bool {
+        let mut counts = self.lock();
+        let here = counts.known.entry(peer).or_insert(0);
+        let may = *here < CONNECTIONS_PER_PEER;
+        *here += usize::from(may);
+        may
+    }
+
+    /// A connection of this peer has ended.
+    pub fn left(&self, peer: PeerId) {
+        let mut counts = self.lock();
+        if let Some(here) = counts.known.get_mut(&peer) {
+            *here -= 1;
+            if *here == 0 {
+                counts.known.remove(&peer);
+            }
+        }
     }
 
     /// A connection of this source has ended, or its caller is known.

@@ -22,11 +22,16 @@ use tower::ServiceExt as _;
 
 use super::federation_api::{Caller, Serving};
 use super::limits::Limits;
+use crate::federation::peer::{PeerId, Status};
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long the head of a request may take, and an idle connection may stay.
 const HEADERS: Duration = Duration::from_secs(5);
+/// How often it is looked whether a connected peer may still call.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a request that is under way may take to end once its connection is told to.
+const LAST: Duration = Duration::from_secs(15);
 /// How long a connection of somebody unknown may last in all.
 const STRANGERS: Duration = Duration::from_secs(30);
 /// The longest head of a request, in bytes.
@@ -143,7 +148,8 @@ pub(super) async fn http(
         ended = connection.as_mut() => ended,
         () = enough => {
             connection.as_mut().graceful_shutdown();
-            connection.as_mut().await
+            // Who doesn't read its answer, or end its request, isn't waited for.
+            tokio::time::timeout(LAST, connection.as_mut()).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {
@@ -171,11 +177,55 @@ async fn peer(
         // Bridges bring listeners of their own.
         network: None,
     };
-    let is_known = serving.gateway.identify(&caller.chain, (serving.wall)()).is_ok();
-    let counted = (!is_known).then_some(counted);
-    tokio::select! {
-        () = http(stream, router, caller, stopped(&mut stop)) => {}
-        () = tokio::time::sleep(STRANGERS), if counted.is_some() => {}
+    let Ok(known) = serving.gateway.identify(&caller.chain, (serving.wall)()) else {
+        tokio::select! {
+            () = http(stream, router, caller, stopped(&mut stop)) => {}
+            () = tokio::time::sleep(STRANGERS) => {}
+        }
+        return;
+    };
+    let limits = Arc::clone(&counted.limits);
+    drop(counted);
+    if !limits.may_stay(known.id) {
+        tracing::debug!(peer = %known.id, "it has too many connections");
+        return;
+    }
+    let _staying = Staying {
+        limits,
+        peer: known.id,
+    };
+    let enough = async {
+        tokio::select! {
+            () = stopped(&mut stop) => {}
+            () = turned_away(&serving, known.id) => {}
+        }
+    };
+    http(stream, router, caller, enough).await;
+}
+
+/// Counts a known peer's connection down, however it ends.
+struct Staying {
+    limits: Arc<Limits>,
+    peer: PeerId,
+}
+
+impl Drop for Staying {
+    fn drop(&mut self) {
+        self.limits.left(self.peer);
+    }
+}
+
+/// Waits until a peer may no longer call: its connections end then, whatever they are in the middle of.
+async fn turned_away(serving: &Serving, id: PeerId) {
+    let may_call = || {
+        let status = serving
+            .gateway
+            .ledger
+            .read(|book| book.peer(&id).map(|peer| peer.status));
+        status.is_some_and(Status::may_call)
+    };
+    while may_call() {
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -14,6 +14,7 @@
 )]
 
 mod audit;
+mod connections;
 mod elsewhere;
 mod governance;
 mod grants;

@@ -26,6 +26,7 @@ use sdwand::model::Name;
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 pub(crate) fn wall() -> Moment {
     SystemTime::now().into()
@@ -140,6 +141,24 @@ members = [ {{ node = "hub-1", role = "hub" }} ]
         self.gateway.tell_fleet(loaded.fleet);
     }
 
+    /// A connection to it, with this certificate, on which nothing was said yet.
+    pub(crate) async fn stream(&self, leaf: &Leaf) -> TlsStream<TcpStream> {
+        self.stream_of(Some(leaf)).await.unwrap()
+    }
+
+    async fn stream_of(&self, leaf: Option<&Leaf>) -> Result<TlsStream<TcpStream>, String> {
+        let callee = Callee::Known {
+            anchors: vec![self.gateway.ca.der()],
+            site: self.gateway.site.clone(),
+        };
+        let tls = TlsConnector::from(Arc::new(client_config(callee, leaf).map_err(|e| e.to_string())?));
+        let stream = TcpStream::connect(self.address)
+            .await
+            .map_err(|e| e.to_string())?;
+        let name = ServerName::try_from("localhost").unwrap();
+        tls.connect(name, stream).await.map_err(|e| e.to_string())
+    }
+
     /// A number that none of its proposals had.
     fn next(&self) -> u8 {
         u8::try_from(self.gateway.ledger.read(|book| book.peers().count())).unwrap() + 1
@@ -192,16 +211,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) async fn open(site: &Site, leaf: Option<&Leaf>) -> Result<Self, String> {
-        let callee = Callee::Known {
-            anchors: vec![site.gateway.ca.der()],
-            site: site.gateway.site.clone(),
-        };
-        let tls = TlsConnector::from(Arc::new(client_config(callee, leaf).map_err(|e| e.to_string())?));
-        let stream = TcpStream::connect(site.address)
-            .await
-            .map_err(|e| e.to_string())?;
-        let name = ServerName::try_from("localhost").unwrap();
-        let stream = tls.connect(name, stream).await.map_err(|e| e.to_string())?;
+        let stream = site.stream_of(leaf).await?;
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|e| e.to_string())?;

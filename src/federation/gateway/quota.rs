@@ -7,25 +7,36 @@ use std::time::Duration;
 use crate::federation::moment::Moment;
 use crate::federation::peer::PeerId;
 
-/// How many pieces of news are taken from a peer in [`WINDOW`].
-const NEWS: u32 = 30;
-/// For how long they count.
-const WINDOW: Duration = Duration::from_secs(60);
+/// How many pieces of news are taken from a peer in a span, and how long that is: a burst, and what a day may bring.
+const NEWS: [(u32, Duration); 2] = [
+    (30, Duration::from_secs(60)),
+    (1_000, Duration::from_secs(86_400)),
+];
 
-/// What each peer has had written of late.
+/// What each peer has had written of late: per span, since when and how much.
 #[derive(Debug, Default)]
-pub(super) struct Quota(Mutex<BTreeMap<PeerId, (Moment, u32)>>);
+pub(super) struct Quota(Mutex<BTreeMap<PeerId, [(Moment, u32); 2]>>);
 
 impl Quota {
     /// Counts a piece of news; says whether it may be written. `now` never goes back.
     pub(super) fn take(&self, id: PeerId, now: Moment) -> bool {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (since, count) = taken.entry(id).or_insert((now, 0));
-        if now.since(*since) >= WINDOW {
-            (*since, *count) = (now, 0);
+        let spans = taken.entry(id).or_insert([(now, 0); 2]);
+        for ((since, count), (_, span)) in spans.iter_mut().zip(NEWS) {
+            if now.since(*since) >= span {
+                (*since, *count) = (now, 0);
+            }
         }
-        *count = count.saturating_add(1);
-        *count <= NEWS
+        let has_room = spans
+            .iter()
+            .zip(NEWS)
+            .all(|((_, count), (most, _))| *count < most);
+        if has_room {
+            for (_, count) in spans.iter_mut() {
+                *count += 1;
+            }
+        }
+        has_room
     }
 }
 
@@ -40,9 +51,13 @@ mod tests {
         let (loud, quiet) = (PeerId(Uuid::from_u128(1)), PeerId(Uuid::from_u128(2)));
         let taken = |at| (0..1_000).filter(|_| quota.take(loud, at)).count();
         let now = Moment::EPOCH;
+        let minute = Duration::from_secs(60);
         assert_eq!(taken(now), 30);
         assert!(quota.take(quiet, now));
-        assert_eq!(taken(now.after(WINDOW).before(Duration::from_millis(1))), 0);
-        assert_eq!(taken(now.after(WINDOW)), 30);
+        assert_eq!(taken(now.after(minute).before(Duration::from_millis(1))), 0);
+        assert_eq!(taken(now.after(minute)), 30);
+        let day: usize = (2..1_440).map(|n| taken(now.after(minute * n))).sum();
+        assert_eq!(day, 1_000 - 60, "and not more than that a day");
+        assert_eq!(taken(now.after(minute * 1_440)), 30);
     }
 }

@@ -15,7 +15,7 @@ use crate::federation::ledger::{Aborted, Happening, LedgerError};
 use crate::federation::moment::Moment;
 
 /// How many sources of a minute have a record of their own.
-const SOURCES: usize = 1_024;
+const SOURCES: usize = 64;
 
 /// How many minutes wait for a ledger that can't be written; beyond, the oldest are told as one.
 const MINUTES: usize = 10;

@@ -13,6 +13,9 @@ use crate::federation::liveness::{Probe, patience};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Peer, PeerId, Status};
 
+/// How many peers are asked at a time.
+const AT_ONCE: usize = 64;
+
 /// What a sweep has done.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Sweep {
@@ -67,11 +70,15 @@ impl Gateway {
             heard.is_none_or(|heard| now.since(heard) > stale_after)
         };
         let silent: Vec<&Peer> = active.iter().filter(|peer| is_silent(peer)).collect();
-        let probes = if dry_run {
-            vec![None; silent.len()]
+        let mut probes = Vec::with_capacity(silent.len());
+        if dry_run {
+            probes.resize(silent.len(), None);
         } else {
-            join_all(silent.iter().map(async |peer| Some(self.probe(peer, wall).await))).await
-        };
+            for some in silent.chunks(AT_ONCE) {
+                probes
+                    .extend(join_all(some.iter().map(async |peer| Some(self.probe(peer, wall).await))).await);
+            }
+        }
         let certificates = self.governance(None, wall).into_iter();
         let mut sweep = Sweep {
             swept: active.len(),

@@ -19,6 +19,12 @@ pub struct Head {
     pub hash: [u8; 32],
 }
 
+impl Default for Head {
+    fn default() -> Self {
+        Self::EMPTY
+    }
+}
+
 impl Head {
     pub(super) const EMPTY: Self = Self {
         sequence: 0,

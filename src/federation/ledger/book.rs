@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::audit::Head;
 use crate::federation::capability::{Capability, CapabilityId};
 use crate::federation::grant::{Grant, GrantId};
 use crate::federation::moment::Moment;
@@ -78,6 +79,8 @@ pub struct Book {
     pub(super) capabilities: BTreeMap<CapabilityId, Arc<Capability>>,
     pub(super) own_trust: Option<OwnTrust>,
     pub(super) operator_tokens: BTreeMap<Uuid, IssuedToken>,
+    /// Where the audit's chain ends.
+    pub(super) head: Head,
     /// The latest time that was ever written: a clock that goes back wakes nothing that had expired.
     pub(super) latest: Option<Moment>,
     /// How often the ledger was restored, from 1.
@@ -178,7 +181,8 @@ impl Book {
         self.peers.insert(peer.id, Arc::new(peer));
     }
 
-    pub(super) fn absorb(&mut self, changes: Changes, now: Moment) {
+    pub(super) fn absorb(&mut self, changes: Changes, head: Head, now: Moment) {
+        self.head = head;
         for peer in changes.peers.into_values() {
             self.put_peer(peer);
         }

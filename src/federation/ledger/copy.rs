@@ -291,13 +291,14 @@ fn prepare(new: &Path, old: &Path, wall: Moment) -> Result<Holding, CopyError> {
     let ledger = Ledger {
         path: new.to_owned(),
         writer: Mutex::new(Writer {
-            head: audit::head(&connection).map_err(sql)?,
+            head: book.head,
             epoch: book.epoch(),
             mark: None,
             fuse: Fuse::default(),
             connection,
         }),
         copying: Mutex::default(),
+        verifying: Mutex::default(),
         starts: 0,
         doubt: None,
         book: RwLock::new(book),

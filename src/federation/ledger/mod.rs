@@ -131,6 +131,8 @@ pub struct Ledger {
     book: RwLock<Book>,
     /// One copy is made at a time.
     copying: Mutex<()>,
+    /// One chain is recomputed at a time.
+    verifying: Mutex<()>,
     starts: u64,
     doubt: Option<&'static str>,
 }
@@ -218,7 +220,7 @@ impl Ledger {
         };
         let doubt = mark::doubt(mark.found, marked, book.epoch, at_mark);
         let writer = Writer {
-            head: audit::head(&connection).map_err(&sql)?,
+            head: book.head,
             epoch: book.epoch,
             mark: Some(mark),
             fuse,
@@ -228,6 +230,7 @@ impl Ledger {
             path: path.to_owned(),
             writer: Mutex::new(writer),
             copying: Mutex::default(),
+            verifying: Mutex::default(),
             starts: starts + 1,
             doubt,
             book: RwLock::new(book),
@@ -328,7 +331,7 @@ impl Ledger {
                 self.book
                     .write()
                     .unwrap_or_else(PoisonError::into_inner)
-                    .absorb(changes, now);
+                    .absorb(changes, writer.head, now);
                 Ok(outcome)
             }
             Err(error) => {
@@ -341,11 +344,7 @@ impl Ledger {
 
     fn read_again(&self, writer: &mut Writer) -> Result<(), LedgerError> {
         let book = read_book(&writer.connection, &self.path)?;
-        writer.head = audit::head(&writer.connection).map_err(|source| LedgerError::Sql {
-            path: self.path.clone(),
-            source,
-        })?;
-        writer.epoch = book.epoch;
+        (writer.head, writer.epoch) = (book.head, book.epoch);
         *self.book.write().unwrap_or_else(PoisonError::into_inner) = book;
         Ok(())
     }
@@ -355,33 +354,39 @@ impl Ledger {
     /// # Errors
     /// It can't be read.
     pub fn audit_tail(&self, count: usize) -> Result<Vec<AuditRecord>, LedgerError> {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        audit::tail(&writer.connection, count).map_err(|source| LedgerError::Sql {
-            path: self.path.clone(),
-            source,
-        })
+        let sql = sql_error(&self.path);
+        self.reader()
+            .and_then(|reader| audit::tail(&reader, count))
+            .map_err(sql)
     }
 
-    /// Recomputes the whole chain.
+    /// Recomputes the whole chain; one at a time, and nobody who writes waits for it.
     ///
     /// # Errors
     /// It can't be read, or a record was changed, removed or put in.
     pub fn audit_verify(&self) -> Result<Head, LedgerError> {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let verified = audit::verify(&writer.connection).map_err(|source| LedgerError::Sql {
-            path: self.path.clone(),
-            source,
-        })?;
+        let _turn = self.verifying.lock().unwrap_or_else(PoisonError::into_inner);
+        let sql = sql_error(&self.path);
+        let verified = self
+            .reader()
+            .and_then(|reader| audit::verify(&reader))
+            .map_err(sql)?;
         verified.map_err(|source| LedgerError::Chain {
             path: self.path.clone(),
             source,
         })
     }
 
+    /// A connection for a long look, beside the writer's: it sees what was committed when it begins.
+    fn reader(&self) -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        Connection::open_with_flags(&self.path, flags)
+    }
+
     /// Where the audit's chain ends.
     #[must_use]
     pub fn head(&self) -> Head {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner).head
+        self.read(|book| book.head)
     }
 }
 

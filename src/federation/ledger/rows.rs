@@ -134,7 +134,10 @@ pub(super) fn read_book(connection: &Connection, path: &Path) -> Result<Book, Le
         path: path.to_owned(),
         source,
     };
-    let mut book = Book::default();
+    let mut book = Book {
+        head: audit::head(connection).map_err(sql)?,
+        ..Book::default()
+    };
     for peer in docs(connection, path, "peers", "id")? {
         book.put_peer(peer);
     }
