@@ -18,6 +18,7 @@
 //!
 //! Revoked peers are ignored. Of a proposed peer nothing is known but its token.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -245,9 +246,9 @@ pub struct Scene<'a> {
 /// All findings, the worst first.
 #[must_use]
 pub fn scan(scene: &Scene<'_>) -> Vec<Finding> {
-    let mut findings = own(scene);
+    let (mut findings, first) = (own(scene), claims(scene));
     for seen in &scene.peers {
-        findings.extend(of(scene, seen));
+        findings.extend(of(scene, &first, seen));
     }
     findings.sort_by_key(|finding| finding.severity);
     findings
@@ -256,9 +257,9 @@ pub fn scan(scene: &Scene<'_>) -> Vec<Finding> {
 /// The findings of one peer, the worst first.
 #[must_use]
 pub fn scan_peer(scene: &Scene<'_>, id: PeerId) -> Vec<Finding> {
-    let mut findings = Vec::new();
+    let (mut findings, first) = (Vec::new(), claims(scene));
     for seen in scene.peers.iter().filter(|seen| seen.peer.id == id) {
-        findings.extend(of(scene, seen));
+        findings.extend(of(scene, &first, seen));
     }
     findings.sort_by_key(|finding| finding.severity);
     findings
@@ -311,7 +312,7 @@ fn ends_within(now: Moment, until: Moment, notice: Duration) -> bool {
 }
 
 /// Everything about one peer.
-fn of(scene: &Scene<'_>, seen: &Seen<'_>) -> Vec<Finding> {
+fn of(scene: &Scene<'_>, first: &Claims<'_>, seen: &Seen<'_>) -> Vec<Finding> {
     let peer = seen.peer;
     let mut found = Found {
         peer,
@@ -321,7 +322,7 @@ fn of(scene: &Scene<'_>, seen: &Seen<'_>) -> Vec<Finding> {
         Status::Revoked => {}
         Status::Proposed => open_token(scene, &mut found),
         Status::Accepted | Status::Enrolled | Status::Active | Status::Degraded | Status::Suspended => {
-            prefix(scene, &mut found);
+            prefix(scene, first, &mut found);
             if let Some(trust) = &peer.trust {
                 anchors(scene, trust, &mut found);
             }
@@ -373,12 +374,32 @@ fn claim(peer: &Peer) -> Option<IpNet> {
     Some(IpNet::V6(prefix))
 }
 
+/// Who was there first, by prefix.
+type Claims<'a> = BTreeMap<IpNet, &'a Peer>;
+
+fn claims<'a>(scene: &Scene<'a>) -> Claims<'a> {
+    let mut first = Claims::new();
+    for peer in scene
+        .peers
+        .iter()
+        .map(|seen| seen.peer)
+        .filter(|peer| peer.status.is_live())
+    {
+        let Some(claimed) = claim(peer) else { continue };
+        let here = first.entry(claimed).or_insert(peer);
+        if (peer.proposed_at, peer.id) < (here.proposed_at, here.id) {
+            *here = peer;
+        }
+    }
+    first
+}
+
 /// Whether two prefixes have an address in common.
 fn overlap(one: &IpNet, other: &IpNet) -> bool {
     one.contains(other) || other.contains(one)
 }
 
-fn prefix(scene: &Scene<'_>, found: &mut Found<'_>) {
+fn prefix(scene: &Scene<'_>, first: &Claims<'_>, found: &mut Found<'_>) {
     let peer = found.peer;
     let Some(claimed) = claim(peer) else { return };
     let ours = scene.site.prefix().map(IpNet::V6);
@@ -403,11 +424,8 @@ fn prefix(scene: &Scene<'_>, found: &mut Found<'_>) {
             payload,
         );
     }
-    let others = scene.peers.iter().map(|seen| seen.peer);
-    let earlier = others
-        .filter(|other| other.status.is_live() && (other.proposed_at, other.id) < (peer.proposed_at, peer.id))
-        .find(|other| claim(other).is_some_and(|other| overlap(&other, &claimed)));
-    if let Some(earlier) = earlier {
+    // Sites have a /48 each: two of them overlap only where they are the same.
+    if let Some(earlier) = first.get(&claimed).filter(|first| first.id != peer.id) {
         let message = format!(
             "its prefix {claimed} overlaps that of {}, which was there first: ask both operators whose it is, and end the other peering, `sdwand peer revoke {}`",
             earlier.alias, peer.alias
