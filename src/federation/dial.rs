@@ -193,10 +193,7 @@ impl Gateway {
             anchors,
             site: trust.site.clone(),
         };
-        let usage = Usage::Call {
-            subject: &trust.outbound_subject,
-        };
-        let leaf = self.ca.issue(&self.site, &self.node, usage, wall)?;
+        let leaf = self.call_leaf(peer.id, &trust.outbound_subject, wall)?;
         let tls = client_config(callee, Some(&leaf))?;
         let url = PeerUrl::new(&peer.url)?;
         let policy = self.policy();

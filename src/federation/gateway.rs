@@ -5,6 +5,7 @@
 
 mod accept;
 mod grants;
+mod leaves;
 mod notices;
 mod operator;
 mod oversight;
@@ -109,6 +110,8 @@ pub struct Gateway {
     /// When our listener's certificate ends; none where nothing listens.
     leaf_until: Mutex<Option<Moment>>,
     quota: quota::Quota,
+    /// What we show to peers.
+    leaves: leaves::Leaves,
     /// Who was refused, since the audit was last told.
     refusals: refusals::Refusals,
 }
@@ -176,6 +179,7 @@ impl Gateway {
             rotating: Mutex::default(),
             leaf_until: Mutex::default(),
             quota: quota::Quota::default(),
+            leaves: leaves::Leaves::default(),
             refusals: refusals::Refusals::default(),
         }
     }

@@ -1,13 +1,19 @@
 //! A site draws another CA, and its peers go on without noticing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use sdwand::federation::gateway::RotateError;
 use sdwand::federation::ledger::Rotation;
 use sdwand::federation::peer::Status;
-use sdwand::federation::pki::SiteCa;
+use sdwand::federation::pki::tls::{CurrentLeaf, PossessionOnly, server_config};
+use sdwand::federation::pki::{SiteCa, Usage};
+use sdwand::federation::url::PeerUrl;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
-use crate::site::{Site, beat, enrolled, wall};
+use crate::site::{Site, beat, enrolled, node, wall};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_ca_signs_once_everyone_knows_it_and_the_old_one_goes_after_a_week() {
@@ -133,10 +139,7 @@ async fn nobody_waits_longer_than_a_week_and_no_stranger_moves_anchors() {
     assert_eq!(beat(&a, Some(&b.leaf(&b_at_a.id.subject()))).await, 200);
 
     let later = a.gateway.rotate(wall()).unwrap().at_the_latest.unwrap();
-    a.propose(
-        &sdwand::federation::url::PeerUrl::new("https://192.0.2.9:8443").unwrap(),
-        99,
-    );
+    a.propose(&PeerUrl::new("https://192.0.2.9:8443").unwrap(), 99);
     assert_eq!(a.gateway.rotation(wall()).open_tokens, 1);
     assert!(!a.gateway.promote(later.before(Duration::from_secs(60))).unwrap());
     assert!(a.gateway.promote(later).unwrap());
@@ -184,4 +187,48 @@ async fn who_is_suspended_is_waited_for_and_a_ca_that_is_gone_never_signs() {
         (Some(signs), None),
         "the next start finds it"
     );
+}
+
+/// Answers one call with silence: only what the caller shows is of interest.
+async fn shown(listener: &TcpListener, acceptor: &TlsAcceptor) -> Vec<CertificateDer<'static>> {
+    let (stream, _) = listener.accept().await.unwrap();
+    let stream = acceptor.accept(stream).await.unwrap();
+    let chain = stream.get_ref().1.peer_certificates().unwrap();
+    chain.iter().map(|one| one.clone().into_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_is_shown_the_same_leaf_until_another_ca_signs() {
+    let (a, b) = (Site::new("site-a", 1).await, Site::new("site-b", 2).await);
+    // a calls b here.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = PeerUrl::new(&format!("https://{}", listener.local_addr().unwrap())).unwrap();
+    let served = b
+        .gateway
+        .ca
+        .issue(&b.gateway.site, &node(), Usage::Serve, wall())
+        .unwrap();
+    let current = Arc::new(CurrentLeaf::new(&served).unwrap());
+    let tls = server_config(current, Arc::new(PossessionOnly::default())).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let proposed = a.propose(&url, 1);
+    let registered = b.propose(&a.url, 2);
+    let token = proposed.token.reveal();
+    b.gateway.take(registered.peer.id, &token, wall()).await.unwrap();
+    let call = async |n: u8| {
+        let peer = a.peer(proposed.peer.id);
+        let beat = a.gateway.beat_to(&peer, [n; 16], u64::from(n), wall());
+        let (outcome, chain) = tokio::join!(beat, shown(&listener, &acceptor));
+        assert!(outcome.is_err(), "nobody answers there");
+        chain
+    };
+    let (first, second) = (call(1).await, call(2).await);
+    assert_eq!(first, second);
+    let later = a.gateway.rotate(wall()).unwrap().at_the_latest.unwrap();
+    assert_eq!(call(3).await, first, "the old CA signs on");
+    assert!(a.gateway.promote(later).unwrap());
+    let third = call(4).await;
+    assert_ne!(third[0], first[0]);
+    assert_eq!(third[1], a.gateway.ca.der(), "under the new CA");
+    assert_eq!(call(5).await, third);
 }
