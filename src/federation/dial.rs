@@ -105,23 +105,42 @@ impl Gateway {
         sequence: u64,
         wall: Moment,
     ) -> Result<(), DialError> {
-        let nonce = format!("{:032x}", u128::from_be_bytes(nonce));
-        let request = HeartbeatRequest {
-            nonce: Some(nonce.clone()),
+        let request = self.beating(peer.id, nonce, sequence);
+        let body = serde_json::to_vec(&request)?;
+        let data = self.call_peer(peer, posted("heartbeat", body), wall).await?;
+        self.beat_answered(peer.id, &request, data, wall)
+    }
+
+    /// What a beat to a peer says. `nonce` is random.
+    #[must_use]
+    pub fn beating(&self, id: PeerId, nonce: [u8; 16], sequence: u64) -> HeartbeatRequest {
+        HeartbeatRequest {
+            nonce: Some(format!("{:032x}", u128::from_be_bytes(nonce))),
             sequence: Some(sequence),
             ledger_epoch: Some(self.ledger.read(Book::epoch)),
             audit_head: Some(self.ledger.head().to_string()),
-            trust: self.tell_trust(peer.id),
+            trust: self.tell_trust(id),
             said: self.said(),
-        };
-        let body = serde_json::to_vec(&request)?;
-        let data = self.call_peer(peer, posted("heartbeat", body), wall).await?;
+        }
+    }
+
+    /// Takes over what a peer answered to `request`, over a connection that has proved who it is.
+    ///
+    /// # Errors
+    /// It is no answer to this beat, and nothing has changed; or what it says can't be taken over.
+    pub fn beat_answered(
+        &self,
+        id: PeerId,
+        request: &HeartbeatRequest,
+        data: Value,
+        wall: Moment,
+    ) -> Result<(), DialError> {
         let answer: HeartbeatAnswer =
             serde_json::from_value(data).map_err(|_| DialError::Unsound("it isn't the answer to a beat"))?;
-        if answer.nonce != Some(nonce) || answer.sequence != Some(sequence) {
+        if answer.nonce != request.nonce || answer.sequence != request.sequence {
             return Err(DialError::Unsound("it is to another beat"));
         }
-        Ok(self.answered(peer.id, &answer, wall)?)
+        Ok(self.answered(id, &answer, wall)?)
     }
 }
 
