@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::federation::dial::DialError;
 use crate::federation::gateway::{
-    AcceptError, BeatError, GrantError, OperatorError, ResourceError, RotateError, TakeError,
+    AcceptError, BeatError, ExcerptError, GrantError, OperatorError, ResourceError, RotateError, TakeError,
 };
 use crate::federation::grant::TermsError;
 use crate::federation::identity::Stranger;
@@ -149,6 +149,22 @@ impl From<ResourceError> for ApiError {
             ResourceError::Border => Self::new(403, "residency_refused", error.to_string()),
             ResourceError::Kind => Self::new(422, "unknown_kind", error.to_string()),
             ResourceError::NoFleet => Self::new(503, "unavailable", error.to_string()),
+        }
+    }
+}
+
+impl From<ExcerptError> for ApiError {
+    fn from(error: ExcerptError) -> Self {
+        match &error {
+            ExcerptError::Stranger(stranger) => {
+                tracing::debug!(error = %stranger, "a caller isn't known");
+                Self::stranger()
+            }
+            ExcerptError::Standing(_) => Self::new(403, "peer_not_active", error.to_string()),
+            ExcerptError::Unverified => Self::new(403, "peer_not_verified", error.to_string()),
+            ExcerptError::Border => Self::new(403, "residency_refused", error.to_string()),
+            ExcerptError::Asked(_) => Self::new(422, "bad_window", error.to_string()),
+            ExcerptError::Ledger(_) => Self::internal(&error),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -19,7 +20,7 @@ use std::net::SocketAddr;
 
 use super::error::ApiError;
 use super::limits::{Limits, Source};
-use crate::federation::gateway::{Asked, Gateway, Refused, ResourceError, Via};
+use crate::federation::gateway::{Asked, ExcerptsAsked, Gateway, Refused, ResourceError, Via};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Peer, PeerId};
 use crate::federation::wire::{API, AcceptRequest, HeartbeatRequest, MAX_BODY, NoticeRequest};
@@ -56,6 +57,7 @@ pub fn router(serving: Serving) -> Router {
         .route(&format!("{API}/heartbeat"), post(heartbeat))
         .route(&format!("{API}/trust_bundle"), get(trust_bundle))
         .route(&format!("{API}/notices"), post(notices))
+        .route(&format!("{API}/audit_excerpts"), get(audit_excerpts))
         .route(&format!("{API}/resources/{{kind}}"), get(resources))
         .route(&format!("{API}/resources/{{kind}}/{{id}}"), get(resource))
         .fallback(async || ApiError::new(404, "not_found", "there is no such path"))
@@ -187,6 +189,21 @@ async fn notices(
     let gateway = Arc::clone(&serving.gateway);
     let status = blocking(move || gateway.noticed(&caller.chain, notice, wall)).await??;
     Ok(Json(json!({ "success": true, "data": { "status": status } })))
+}
+
+async fn audit_excerpts(
+    State(serving): State<Serving>,
+    Extension(caller): Extension<Caller>,
+    asked: Result<Query<ExcerptsAsked>, QueryRejection>,
+) -> Result<Json<Value>, ApiError> {
+    known(&serving, &caller)?;
+    let Query(asked) = asked.map_err(|_| {
+        let text = "the query takes since, until, limit and after, each once";
+        ApiError::new(400, "malformed", text)
+    })?;
+    let (gateway, wall) = (Arc::clone(&serving.gateway), (serving.wall)());
+    let answer = blocking(move || gateway.excerpts(&caller.chain, &asked, wall)).await??;
+    Ok(Json(json!({ "success": true, "data": answer })))
 }
 
 #[derive(Default, Deserialize)]

@@ -4,6 +4,7 @@
 //! the clock.
 
 mod accept;
+mod excerpts;
 mod grants;
 mod leaves;
 mod notices;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 pub use accept::{AcceptError, Accepting, TakeError};
+pub use excerpts::{ExcerptError, Excerpts, ExcerptsAsked};
 pub use grants::{GrantError, Granted, Granting};
 pub use operator::{OperatorError, Proposal, Proposed};
 pub use oversight::{Soft, SoftStep};

@@ -1,10 +1,14 @@
-//! What the audit keeps of those who were refused.
+//! What the audit keeps of those who were refused, and what of it a peer is told.
 
 use std::time::Duration;
 
+use hyper::Method;
+use sdwand::federation::ledger::{Aborted, Happening};
+use sdwand::federation::moment::Moment;
+use sdwand::federation::peer::{PeerId, Status};
 use serde_json::{Value, json};
 
-use crate::site::{Site, ask, beat, enrolled, wall};
+use crate::site::{Connection, Site, ask, beat, enrolled, wall};
 
 /// The records of refusals: kinds and payloads.
 fn refusals(site: &Site) -> Vec<(String, Value)> {
@@ -78,7 +82,7 @@ async fn strangers_are_counted_on_every_path() {
     let leaf = b.leaf(&b_at_a.id.subject());
     assert_eq!(beat(&a, Some(&leaf)).await, 200);
     a.gateway.suspend(b_at_a.id, "test", wall()).unwrap();
-    let mut connection = crate::site::Connection::open(&a, Some(&leaf)).await.unwrap();
+    let mut connection = Connection::open(&a, Some(&leaf)).await.unwrap();
     let bearer = format!("Bearer fg-{}.{}", b_at_a.id, "A".repeat(43));
     for (method, path) in [
         ("POST", "heartbeat"),
@@ -109,4 +113,174 @@ async fn strangers_are_counted_on_every_path() {
         !json!(told).to_string().contains(&b_at_a.id.to_string()),
         "nothing of what the caller calls itself"
     );
+}
+
+async fn excerpts(connection: &mut Connection, query: &str) -> (u16, Value) {
+    let path = format!("audit_excerpts{query}");
+    let (status, mut answer) = connection
+        .send(Method::GET, &path, &[], Vec::new())
+        .await
+        .unwrap();
+    if status == 200 {
+        assert!(answer.to_string().len() <= 64 * 1024);
+        return (status, answer["data"].take());
+    }
+    assert_eq!(answer["success"], false);
+    (status, answer)
+}
+
+/// Notes happenings about a peer.
+fn note(site: &Site, peer: Option<PeerId>, kind: &str, payload: &Value, times: usize) {
+    let noted = site.gateway.ledger.transact(wall(), |draft| {
+        for _ in 0..times {
+            draft.note(Happening {
+                kind: kind.to_owned(),
+                severity: "low",
+                peer,
+                payload: payload.clone(),
+            });
+        }
+        Ok::<_, ()>(())
+    });
+    assert!(!matches!(
+        noted,
+        Err(Aborted::ByLedger(_) | Aborted::ByCaller(()))
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_is_told_what_the_audit_has_about_it() {
+    let (a, b) = (Site::new("site-a", 1).await, Site::new("site-b", 2).await);
+    let c = Site::new("site-c", 3).await;
+    let (b_at_a, _) = enrolled(&a, &b).await;
+    let (c_at_a, _) = enrolled(&a, &c).await;
+    let leaf = b.leaf(&b_at_a.id.subject());
+    let mut from_b = Connection::open(&a, Some(&leaf)).await.unwrap();
+    let (status, answer) = excerpts(&mut from_b, "").await;
+    assert_eq!(
+        (status, answer["code"].as_str()),
+        (403, Some("peer_not_active")),
+        "enrolled"
+    );
+    assert_eq!(beat(&a, Some(&leaf)).await, 200);
+    assert!(a.gateway.degrade(b_at_a.id, "heartbeat_stale", wall()).unwrap());
+    assert_eq!(a.peer(b_at_a.id).status, Status::Degraded);
+    assert_eq!(excerpts(&mut from_b, "").await.0, 403, "degraded");
+    a.gateway.suspend(b_at_a.id, "they owe us money", wall()).unwrap();
+    assert_eq!(excerpts(&mut from_b, "").await.0, 401, "suspended");
+    a.gateway.resume(b_at_a.id, wall()).unwrap();
+    assert_eq!(beat(&a, Some(&leaf)).await, 200);
+    note(&a, None, "federation.pki.rotated", &json!({ "by": "alice" }), 1);
+    let records = a.gateway.ledger.audit_tail(1_000).unwrap();
+    let of = |peer: PeerId| {
+        let of_peer = records
+            .iter()
+            .filter(move |record| record.peer == Some(peer.to_string()));
+        of_peer
+            .map(|record| json!([record.at, record.kind, record.severity]))
+            .collect::<Vec<_>>()
+    };
+    assert!(!of(c_at_a.id).is_empty(), "there is something about another peer");
+
+    let (status, answer) = excerpts(&mut from_b, "").await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["peer_id"], json!(b_at_a.id));
+    assert_eq!(answer["shipments"], json!([]));
+    assert_eq!(answer.get("truncated"), None);
+    assert_eq!(answer.get("next"), None);
+    let moment = |at: &Value| at.as_str().unwrap().parse::<Moment>().unwrap();
+    let window = &answer["window"];
+    assert_eq!(
+        moment(&window["until"]).since(moment(&window["since"])),
+        Duration::from_secs(90 * 86_400)
+    );
+    let events = answer["events"].as_array().unwrap();
+    assert_eq!(answer["count"], events.len());
+    let own = of(b_at_a.id);
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| json!([event["at"], event["kind"], event["severity"]]))
+        .collect();
+    assert_eq!(told, own, "all of its own, in their order");
+    assert!(own.iter().any(|event| event[1] == "federation.peer.suspended"));
+    for event in events {
+        let fields: Vec<_> = event.as_object().unwrap().keys().collect();
+        assert_eq!(fields, ["at", "kind", "payload", "severity"]);
+    }
+    let text = answer["events"].to_string();
+    for secret in [
+        "they owe us money",
+        "\"reason\"",
+        "\"by\"",
+        "alice",
+        "site-c",
+        "fd00:",
+        "https:",
+        &c_at_a.id.to_string(),
+    ] {
+        assert!(!text.contains(secret), "{secret} in {text}");
+    }
+
+    // Nobody else is told anything, nor how to ask.
+    let forged = c.leaf(&b_at_a.id.subject());
+    for leaf in [None, Some(&forged)] {
+        let mut stranger = Connection::open(&a, leaf).await.unwrap();
+        for query in ["", "?limit=0", "?limit=1&limit=2"] {
+            assert_eq!(excerpts(&mut stranger, query).await.0, 401, "{query}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn excerpts_are_cut_and_go_on() {
+    let (a, b) = (Site::new("site-a", 1).await, Site::new("site-b", 2).await);
+    let (b_at_a, _) = enrolled(&a, &b).await;
+    let leaf = b.leaf(&b_at_a.id.subject());
+    assert_eq!(beat(&a, Some(&leaf)).await, 200);
+    let payload = json!({ "grant": "00000000-0000-7000-8000-000000000001", "reason": "x".repeat(200) });
+    note(&a, Some(b_at_a.id), "federation.grant.revoked", &payload, 1_200);
+    note(&a, None, "federation.grant.revoked", &payload, 10);
+    let all = a.gateway.ledger.audit_tail(5_000).unwrap();
+    let own = all
+        .iter()
+        .filter(|record| record.peer == Some(b_at_a.id.to_string()))
+        .count();
+
+    let mut from_b = Connection::open(&a, Some(&leaf)).await.unwrap();
+    for limit in ["", "&limit=100", "&limit=9999"] {
+        let (mut seen, mut answers, mut after) = (0, 0, String::new());
+        loop {
+            let (status, answer) = excerpts(&mut from_b, &format!("?{after}{limit}")).await;
+            assert_eq!(status, 200, "{answer}");
+            seen += answer["events"].as_array().unwrap().len();
+            answers += 1;
+            let Some(next) = answer["next"].as_str() else {
+                assert_eq!(answer.get("truncated"), None);
+                break;
+            };
+            assert_eq!(answer["truncated"], true);
+            after = format!("after={next}");
+        }
+        assert_eq!(seen, own, "{limit}");
+        assert!(answers >= if limit == "&limit=100" { 13 } else { 2 }, "{answers}");
+    }
+    for (query, is) in [
+        ("?since=2026-05-02T00:00:00Z&until=2026-05-01T00:00:00Z", 422),
+        ("?since=2026-05-02T00:00:00Z&until=2026-05-02T00:00:00Z", 422),
+        ("?since=yesterday", 422),
+        ("?limit=0", 422),
+        ("?limit=many", 422),
+        ("?after=7", 422),
+        ("?limit=1&limit=2", 400),
+        ("?limit=5001", 200),
+        ("?unknown=1", 200),
+    ] {
+        assert_eq!(excerpts(&mut from_b, query).await.0, is, "{query}");
+    }
+    let (_, before) = excerpts(
+        &mut from_b,
+        "?since=1999-01-01T00:00:00Z&until=2000-01-01T00:00:00Z",
+    )
+    .await;
+    assert_eq!(before["count"], 0);
 }

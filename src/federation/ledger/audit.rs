@@ -8,6 +8,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::Happening;
+use super::extract::Place;
 use crate::federation::moment::Moment;
 
 /// The end of the chain.
@@ -135,6 +136,17 @@ impl Row {
         })
     }
 
+    fn record(self) -> AuditRecord {
+        AuditRecord {
+            sequence: self.sequence,
+            at: Moment::from_millis(self.at),
+            kind: self.kind,
+            severity: self.severity,
+            peer: self.peer,
+            payload: serde_json::from_str(&self.payload).unwrap_or(Value::String(self.payload)),
+        }
+    }
+
     fn follow(&self, before: &[u8; 32]) -> [u8; 32] {
         let mut hash = Sha256::new();
         hash.update(before);
@@ -214,19 +226,32 @@ pub(super) fn tail(connection: &Connection, count: usize) -> rusqlite::Result<Ve
     ))?;
     let mut records: Vec<AuditRecord> = statement
         .query_map([count], Row::read)?
-        .map(|row| {
-            row.map(|row| AuditRecord {
-                sequence: row.sequence,
-                at: Moment::from_millis(row.at),
-                kind: row.kind,
-                severity: row.severity,
-                peer: row.peer,
-                payload: serde_json::from_str(&row.payload).unwrap_or(Value::String(row.payload)),
-            })
-        })
+        .map(|row| row.map(Row::record))
         .collect::<rusqlite::Result<_>>()?;
     records.reverse();
     Ok(records)
+}
+
+/// The records of a peer behind `after`, by the index `audit_of_peer`.
+const OF_PEER: &str = "FROM audit WHERE peer = ?1 AND (at, sequence) > (?2, ?3) AND at <= ?4
+     ORDER BY at, sequence LIMIT ?5";
+
+pub(super) fn of_peer(
+    connection: &Connection,
+    peer: &str,
+    after: Place,
+    until: Moment,
+    count: usize,
+) -> rusqlite::Result<Vec<AuditRecord>> {
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    let mut statement = connection.prepare(&format!("SELECT {COLUMNS} {OF_PEER}"))?;
+    statement
+        .query_map(
+            params![peer, after.at, after.sequence, until.millis(), count],
+            Row::read,
+        )?
+        .map(|row| row.map(Row::record))
+        .collect()
 }
 
 pub(super) fn verify(connection: &Connection) -> rusqlite::Result<Result<Head, ChainError>> {
@@ -248,4 +273,29 @@ pub(super) fn verify(connection: &Connection) -> rusqlite::Result<Result<Head, C
         };
     }
     Ok(Ok(head))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_records_of_a_peer_are_found_by_their_index() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection
+            .execute_batch(crate::federation::ledger::CREATE)
+            .unwrap();
+        let plan: Vec<String> = connection
+            .prepare(&format!("EXPLAIN QUERY PLAN SELECT {COLUMNS} {OF_PEER}"))
+            .unwrap()
+            .query_map(params!["x", 0, 0, 0, 0], |row| row.get("detail"))
+            .unwrap()
+            .collect::<rusqlite::Result<_>>()
+            .unwrap();
+        assert_eq!(plan.len(), 1, "nothing is sorted: {plan:?}");
+        assert!(
+            plan[0].starts_with("SEARCH audit USING INDEX audit_of_peer"),
+            "{plan:?}"
+        );
+    }
 }

@@ -11,6 +11,7 @@ mod audit;
 mod book;
 mod copy;
 mod distrust;
+mod extract;
 mod mark;
 mod rows;
 
@@ -23,6 +24,7 @@ use rusqlite::{Connection, OpenFlags};
 pub use audit::{AuditRecord, ChainError, Head};
 pub use book::{Book, Conflict, Draft, Happening, KeptAnswer, OwnTrust, Rotation};
 pub use copy::{CopyError, Holding, backup, inspect, restore};
+pub use extract::{Place, Window};
 
 use super::moment::Moment;
 use mark::{Found, Mark, MarkFile};
