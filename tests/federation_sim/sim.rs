@@ -196,7 +196,12 @@ impl Sim {
         let ledger = Arc::clone(&site.up().gateway.ledger);
         let head = ledger.head();
         let news = usize::try_from(head.sequence - site.sequence).unwrap();
-        let records = ledger.audit_tail(news).unwrap();
+        // Most steps write nothing, and a look at the audit opens the file.
+        let records = if news == 0 {
+            Vec::new()
+        } else {
+            ledger.audit_tail(news).unwrap()
+        };
         site.sequence = head.sequence;
         assert!(
             site.statuses
