@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `ca.pem`, `ca.key` | the CA that signs |
 //! | `ca-next.pem`, `ca-next.key` | the one that peers are being told of |
+//! | `children.pem`, `children.key` | the one that signs for children, if there ever was one |
 //!
 //! Keys are their user's alone (0600). Which of the two signs, the ledger says: a move that was cut off is made up for at
 //! the next start.
@@ -50,10 +51,16 @@ pub enum StoreError {
     Missing(Fingerprint, PathBuf),
 }
 
+impl StoreError {
+    pub(super) const fn file(what: &'static str, path: PathBuf, source: io::Error) -> Self {
+        Self::File { what, path, source }
+    }
+}
+
 /// Where CAs are kept.
 #[derive(Clone, Debug)]
 pub struct Store {
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
 }
 
 impl Store {
@@ -141,6 +148,21 @@ impl Store {
             None
         });
         Ok((current, next))
+    }
+
+    /// The CA that signs for children: what there is of it; where there is none, and a time is given, it is drawn.
+    ///
+    /// # Errors
+    /// It can't be read or written.
+    pub fn children(&self, site: &SiteId, draw: Option<Moment>) -> Result<Option<SiteCa>, StoreError> {
+        let kept = self.read("children")?;
+        let (None, Some(now)) = (&kept, draw) else {
+            return Ok(kept);
+        };
+        let (ca, secret) = SiteCa::for_children(site, now)?;
+        self.write("children", &ca, &secret)?;
+        tracing::info!(fingerprint = %ca.fingerprint(), "drew the CA that signs for children");
+        Ok(Some(ca))
     }
 
     /// Keeps the CA that shall be next. `signs` is the one that signs now: where its files still have the name of a next one,

@@ -4,18 +4,21 @@
 //! site CA (P-256, 10 years) ─┬─ serves: DNS <site id>, URI spiffe://<site id>/gateway/<node>         90 days
 //!                            ├─ serves operators: localhost, where it listens, our host      90 days
 //!                            └─ calls peer p: CN = the name that p gave us, the same URI              90 days
+//! children's CA (P-256, 10 years) ── calls us, for a child that asked: CN = the name that we gave it, its URI  90 days
 //! ```
 //!
 //! A certificate is judged in two steps that never mix: TLS proves that the caller has the key of what it shows; the
 //! path is then validated against the anchors of the one peer that it names ([`verify`]), never against a union.
 
 pub mod authority;
+pub mod issued;
+pub mod request;
 pub mod tls;
 pub mod verify;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -106,12 +109,22 @@ impl SiteCa {
     /// # Errors
     /// Signing failed.
     pub fn generate(site: &SiteId, now: Moment) -> Result<(Self, zeroize::Zeroizing<String>), PkiError> {
+        Self::named(&format!("sdwand CA of {site}"), now)
+    }
+
+    /// A new CA that signs for the site's children, and never for its own gateways.
+    ///
+    /// # Errors
+    /// Signing failed.
+    pub fn for_children(site: &SiteId, now: Moment) -> Result<(Self, zeroize::Zeroizing<String>), PkiError> {
+        Self::named(&format!("sdwand children's CA of {site}"), now)
+    }
+
+    fn named(name: &str, now: Moment) -> Result<(Self, zeroize::Zeroizing<String>), PkiError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(PkiError::Sign)?;
         let secret = zeroize::Zeroizing::new(key.serialize_pem());
         let mut params = CertificateParams::default();
-        params
-            .distinguished_name
-            .push(DnType::CommonName, format!("sdwand CA of {site}"));
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         life(&mut params, now, CA_LIFE);
@@ -203,29 +216,6 @@ impl SiteCa {
             not_after: now.after(LEAF_LIFE),
             issuer: self.fingerprint,
         })
-    }
-
-    /// Signs a caller's key, and nothing else of its request: the names are ours to give.
-    ///
-    /// # Errors
-    /// The request is nonsense, or its signature isn't its key's.
-    pub fn sign_request(
-        &self,
-        csr_pem: &str,
-        subject: &str,
-        gateway_uri: &str,
-        now: Moment,
-    ) -> Result<String, PkiError> {
-        let mut request = CertificateSigningRequestParams::from_pem(csr_pem).map_err(|error| {
-            PkiError::foreign(format!("csr_pem is no sound certificate request: {error}"))
-        })?;
-        let mut params = leaf_params(now);
-        params.distinguished_name.push(DnType::CommonName, subject);
-        params.subject_alt_names.push(uri(gateway_uri)?);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        request.params = params;
-        let certificate = request.signed_by(&self.issuer).map_err(PkiError::Sign)?;
-        Ok(certificate.pem())
     }
 }
 

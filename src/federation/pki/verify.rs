@@ -50,6 +50,20 @@ pub(super) fn public_key_of(der: &CertificateDer<'_>) -> Result<Vec<u8>, PkiErro
     Ok(parse(der)?.public_key().subject_public_key.data.to_vec())
 }
 
+/// From when to when a certificate is good.
+///
+/// # Errors
+/// It is no certificate.
+pub fn validity(der: &CertificateDer<'_>) -> Result<(Moment, Moment), PkiError> {
+    let certificate = parse(der)?;
+    let moment = |seconds: i64| Moment::from_millis(seconds.saturating_mul(1_000));
+    let validity = certificate.validity();
+    Ok((
+        moment(validity.not_before.timestamp()),
+        moment(validity.not_after.timestamp()),
+    ))
+}
+
 /// When a certificate is no longer good.
 ///
 /// # Errors
