@@ -169,6 +169,7 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
             let _ = heard.send(id);
         }),
         limits: Arc::new(Limits::new(monotonic)),
+        random,
     };
     tokio::spawn(listener::serve(tcp, tls, serving, stopped.clone()));
     operators::open(&own, &gateway, &folder, &stopped).await?;
@@ -230,6 +231,7 @@ fn gateway(
         verify: federation.verify,
         require_explicit_axes: federation.require_explicit_axes,
         policy: Policy::of(federation),
+        cluster: federation.cluster.clone(),
     };
     let authority = Authority::new(ca, next);
     let gateway = Gateway::new(site, own.node.clone(), authority, ledger, settings).kept_in(store);

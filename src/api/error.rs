@@ -6,7 +6,8 @@ use axum::response::{IntoResponse, Response};
 
 use crate::federation::dial::DialError;
 use crate::federation::gateway::{
-    AcceptError, BeatError, ExcerptError, GrantError, OperatorError, ResourceError, RotateError, TakeError,
+    AcceptError, BeatError, ExcerptError, GrantError, OperatorError, RenewError, ResourceError, RotateError,
+    TakeError,
 };
 use crate::federation::grant::TermsError;
 use crate::federation::identity::Stranger;
@@ -63,7 +64,9 @@ impl IntoResponse for ApiError {
 impl From<AcceptError> for ApiError {
     fn from(error: AcceptError) -> Self {
         match &error {
-            AcceptError::Ledger(_) | AcceptError::Answer(_) => Self::internal(&error),
+            AcceptError::Children(_) | AcceptError::Ledger(_) | AcceptError::Answer(_) => {
+                Self::internal(&error)
+            }
             AcceptError::NoToken
             | AcceptError::Version
             | AcceptError::Token
@@ -75,6 +78,23 @@ impl From<AcceptError> for ApiError {
                 let (status, code) = error.status();
                 Self::new(status, code, error.to_string())
             }
+        }
+    }
+}
+
+impl From<RenewError> for ApiError {
+    fn from(error: RenewError) -> Self {
+        match &error {
+            RenewError::Stranger(stranger) => {
+                tracing::debug!(error = %stranger, "a caller isn't known");
+                Self::stranger()
+            }
+            RenewError::Token => Self::new(401, "UNAUTHORIZED", error.to_string()),
+            RenewError::Request(_) => Self::new(422, "csr_refused", error.to_string()),
+            RenewError::Sovereign => Self::new(422, "not_signed_here", error.to_string()),
+            RenewError::Conflict(_) => Self::new(409, "conflict", error.to_string()),
+            RenewError::Transition(_) => Self::new(422, "transition_refused", error.to_string()),
+            RenewError::Children(_) | RenewError::Answer(_) | RenewError::Ledger(_) => Self::internal(&error),
         }
     }
 }
@@ -176,11 +196,11 @@ impl From<DialError> for ApiError {
             DialError::Call(_) => Self::new(502, "unreachable", chain(&error)),
             DialError::Refused { .. } => Self::new(502, "refused_by_peer", error.to_string()),
             DialError::Unsound(_) => Self::new(502, "unsound_answer", error.to_string()),
-            DialError::NoTrust(_) | DialError::Standing(_) | DialError::Url(_) => {
+            DialError::NoTrust(_) | DialError::NoAnchor(_) | DialError::Standing(_) | DialError::Url(_) => {
                 Self::new(409, "conflict", error.to_string())
             }
             DialError::Beat(error) => error.into(),
-            DialError::Pki(_) | DialError::Body(_) => Self::internal(&error),
+            DialError::Pki(_) | DialError::Store(_) | DialError::Body(_) => Self::internal(&error),
         }
     }
 }
@@ -194,7 +214,7 @@ impl From<TakeError> for ApiError {
                 Self::new(409, "conflict", error.to_string())
             }
             TakeError::Answer(_) => Self::new(502, "unsound_answer", error.to_string()),
-            TakeError::Ledger(_) => Self::internal(&error),
+            TakeError::Store(_) | TakeError::Ledger(_) => Self::internal(&error),
         }
     }
 }

@@ -20,10 +20,10 @@ use std::net::SocketAddr;
 
 use super::error::ApiError;
 use super::limits::{Limits, Source};
-use crate::federation::gateway::{Asked, ExcerptsAsked, Gateway, Refused, ResourceError, Via};
+use crate::federation::gateway::{Asked, ExcerptsAsked, Gateway, Refused, RenewError, ResourceError, Via};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Peer, PeerId};
-use crate::federation::wire::{API, AcceptRequest, HeartbeatRequest, MAX_BODY, NoticeRequest};
+use crate::federation::wire::{API, AcceptRequest, HeartbeatRequest, MAX_BODY, NoticeRequest, RenewRequest};
 use crate::model::Name;
 
 /// Who is on the other end of a connection, as TLS and the socket say.
@@ -48,6 +48,8 @@ pub struct Serving {
     pub heard: Arc<dyn Fn(PeerId) + Send + Sync>,
     /// Who may ask how often.
     pub limits: Arc<Limits>,
+    /// Draws random bytes.
+    pub random: fn(&mut [u8]),
 }
 
 /// The routes.
@@ -56,6 +58,7 @@ pub fn router(serving: Serving) -> Router {
         .route(&format!("{API}/accept"), post(accept))
         .route(&format!("{API}/heartbeat"), post(heartbeat))
         .route(&format!("{API}/trust_bundle"), get(trust_bundle))
+        .route(&format!("{API}/renew"), post(renew))
         .route(&format!("{API}/notices"), post(notices))
         .route(&format!("{API}/audit_excerpts"), get(audit_excerpts))
         .route(&format!("{API}/resources/{{kind}}"), get(resources))
@@ -138,7 +141,9 @@ async fn accept(
     let request: AcceptRequest = body(&bytes).inspect_err(|_| refused("malformed"))?;
     let gateway = Arc::clone(&serving.gateway);
     let (chain, wall) = (Arc::clone(&caller.chain), (serving.wall)());
-    let data = blocking(move || gateway.accept(request, &chain, wall)).await?;
+    let mut secret = [0; 32];
+    (serving.random)(&mut secret);
+    let data = blocking(move || gateway.accept(request, &chain, secret, wall)).await?;
     if let Err(error) = &data {
         tracing::warn!(source = %caller.source.ip(), %error, "an acceptance was refused");
         match error.status() {
@@ -175,6 +180,42 @@ async fn trust_bundle(
     known(&serving, &caller)?;
     let bundle = serving.gateway.trust_bundle((serving.wall)());
     Ok(Json(json!({ "success": true, "data": bundle })))
+}
+
+async fn renew(
+    State(serving): State<Serving>,
+    Extension(caller): Extension<Caller>,
+    bytes: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let wall = (serving.wall)();
+    // Who isn't known yet is a node with its bootstrap token, and counts like an acceptance.
+    let is_known = serving.gateway.identify(&caller.chain, wall).is_ok();
+    let refused = |reason| count(&serving, &caller, Refused::Accept, reason);
+    if !is_known && !serving.limits.may_accept(caller.source.ip()) {
+        refused("too_many");
+        return Err(ApiError::new(
+            429,
+            "too_many",
+            "too many acceptances from there: wait a minute",
+        ));
+    }
+    let request: RenewRequest = match body(&bytes) {
+        Ok(request) => request,
+        Err(error) if is_known => return Err(error),
+        Err(_) => {
+            // Strangers aren't told what a renewal looks like.
+            known(&serving, &caller)?;
+            return Err(ApiError::stranger());
+        }
+    };
+    let (gateway, chain) = (Arc::clone(&serving.gateway), Arc::clone(&caller.chain));
+    let answer = blocking(move || gateway.renewed(&chain, request, wall)).await?;
+    match &answer {
+        Err(RenewError::Stranger(stranger)) => count(&serving, &caller, Refused::Stranger, stranger.code()),
+        Err(RenewError::Token) => refused("UNAUTHORIZED"),
+        Ok(_) | Err(_) => {}
+    }
+    Ok(Json(json!({ "success": true, "data": answer? })))
 }
 
 async fn notices(

@@ -53,6 +53,8 @@ vty_socket = "/var/run/frr"                      # or pathspace = "name"
 # residency             = "permissive"           # "permissive", or "refuse": no grants and bridges for another jurisdiction
 # compatible_versions   = []                     # of peers, like "1.4" or "1.4..1.7"; else the same major, minors one apart
 # incompatible_versions = []                     # win over compatible_versions
+# payload               = "/etc/sdwand/federation-payload.json"   # what a parent left for the first start
+# cluster = { kind = "etcd", address = "etcd.site-a.example:2379", credential = "vault:sdwan/etcd" }   # that children join; absent: none
 
 [api]                                            # the operators' API has its unix sockets always
 # listen   = "[::1]:8444"                        # absent: no TCP; https by the site's CA
@@ -236,6 +238,7 @@ mod tests {
         let all = host(&uncommented(host_document(), |line| !line.starts_with("tls")));
         let bare = "node = \"hub-a1\"\n[ovn]\n[federation]\nurl = \"https://site-a.example.com:8443\"\n\
              operator_contact = \"noc@site-a.example\"\njurisdiction = \"JP\"\n\
+             cluster = { kind = \"etcd\", address = \"etcd.site-a.example:2379\", credential = \"vault:sdwan/etcd\" }\n\
              [api]\nlisten = \"[::1]:8444\"\n[metrics]\nlisten = \"127.0.0.1:9586\"\n";
         assert_eq!(all, host(bare));
         let with_tls = host(&uncommented(host_document(), |_| true));

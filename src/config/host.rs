@@ -11,7 +11,7 @@ use super::values::{Approval, Encap};
 use crate::model::Name;
 use crate::model::check::Object;
 use crate::model::host::{
-    Api, Approvals, DEFAULT_RUN_DIR, Federation, Frr, FrrInstance, HostConfig, IsolationBackend,
+    Api, Approvals, Cluster, DEFAULT_RUN_DIR, Federation, Frr, FrrInstance, HostConfig, IsolationBackend,
     IsolationSettings, Log, LogFormat, LogLevel, Mode, Ovn, Reconcile, Residency, TlsFiles, Verify,
     WireguardBackend,
 };
@@ -134,7 +134,9 @@ fn read_root(root: &Cursor<'_>, folder: &Path) -> Option<HostConfig> {
         }),
         frr: read_frr(root, folder),
         ovn: root.child("ovn").map(|cursor| read_ovn(&cursor, folder)),
-        federation: root.child("federation").map(|cursor| read_federation(&cursor)),
+        federation: root
+            .child("federation")
+            .map(|cursor| read_federation(&cursor, folder)),
         api: section(root, "api", Api::default(), read_api),
         metrics_listen: section(root, "metrics", None, |c| c.get("listen")),
         approvals: read_approvals(root),
@@ -236,7 +238,37 @@ fn read_ovn(cursor: &Cursor<'_>, folder: &Path) -> Ovn {
     ovn
 }
 
-fn read_federation(cursor: &Cursor<'_>) -> Federation {
+fn read_cluster(cursor: &Cursor<'_>) -> Option<Cluster> {
+    let (kind, address) = (cursor.need("kind"), cursor.need::<String>("address"));
+    let credential: Option<String> = cursor.get("credential");
+    let cluster = Cluster {
+        kind: kind?,
+        address: address?,
+        credential,
+    };
+    let is_address = Cluster {
+        credential: None,
+        ..cluster.clone()
+    }
+    .is_sound();
+    if !is_address {
+        let bad = Bad::new("this is no host with a port");
+        cursor.fail("address", bad.hint("like \"etcd.site-a.example:2379\""));
+    } else if !cluster.is_sound() {
+        let bad = Bad::new(format!(
+            "a reference has at most {} bytes, and no spaces",
+            Cluster::MOST
+        ));
+        cursor.fail(
+            "credential",
+            bad.hint("where the credential is kept, never the credential itself"),
+        );
+    }
+    cursor.finish();
+    Some(cluster)
+}
+
+fn read_federation(cursor: &Cursor<'_>, folder: &Path) -> Federation {
     let url: Option<String> = cursor.get("url");
     if url.as_deref().is_some_and(|url| !is_https(url)) {
         let bad = Bad::new("peers dial https only");
@@ -265,6 +297,8 @@ fn read_federation(cursor: &Cursor<'_>) -> Federation {
         residency: cursor.or("residency", Residency::Permissive),
         compatible_versions: cursor.set("compatible_versions"),
         incompatible_versions: cursor.set("incompatible_versions"),
+        payload: path(cursor, "payload", "/etc/sdwand/federation-payload.json", folder),
+        cluster: cursor.child("cluster").and_then(|cluster| read_cluster(&cluster)),
     };
     if federation.residency == Residency::Refuse && federation.jurisdiction.is_none() {
         let bad = Bad::new("without a jurisdiction nothing is ever refused");

@@ -8,7 +8,9 @@ use toml::de::DeValue;
 
 use super::reader::{Bad, FromToml};
 use super::suggest::did_you_mean;
-use crate::model::host::{IsolationBackend, LogFormat, LogLevel, Mode, Residency, Verify, WireguardBackend};
+use crate::model::host::{
+    ClusterKind, IsolationBackend, LogFormat, LogLevel, Mode, Residency, Verify, WireguardBackend,
+};
 use crate::model::network::{
     Action, DefaultAction, Endpoint, EndpointHost, Isolation, NetworkId, PortRange, Protocol, Role, Routing,
     Topology,
@@ -379,6 +381,7 @@ words! {
     WireguardBackend { "auto" => Self::Auto, "kernel" => Self::Kernel, "userspace" => Self::Userspace }
     IsolationBackend { "auto" => Self::Auto, "vrf" => Self::Vrf, "rules" => Self::Rules }
     Verify { "none" => Self::None, "code" => Self::Code }
+    ClusterKind { "etcd" => Self::Etcd, "postgresql" => Self::Postgresql }
     Residency { "permissive" => Self::Permissive, "refuse" => Self::Refuse }
     LogLevel { "error" => Self::Error, "warn" => Self::Warn, "info" => Self::Info, "debug" => Self::Debug, "trace" => Self::Trace }
     LogFormat { "auto" => Self::Auto, "text" => Self::Text, "json" => Self::Json }

@@ -13,11 +13,14 @@ use super::endpoints::{self, Bounds};
 use super::gateway::{BeatError, Gateway, TakeError};
 use super::ledger::Book;
 use super::moment::Moment;
-use super::peer::{Peer, PeerId, Status};
+use super::peer::{Peer, PeerId, SpawnRole, Status};
+use super::pki::authority::StoreError;
 use super::pki::tls::{Callee, client_config};
 use super::pki::{PkiError, Usage, certificates_of};
 use super::url::{PeerUrl, UrlError};
-use super::wire::{AcceptAnswer, HeartbeatAnswer, HeartbeatRequest, Notice, NoticeRequest, ResourceAnswer};
+use super::wire::{
+    AcceptAnswer, HeartbeatAnswer, HeartbeatRequest, Notice, NoticeRequest, RenewAnswer, ResourceAnswer,
+};
 
 /// A peer couldn't be asked, or didn't do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +57,12 @@ pub enum DialError {
     /// It may not be called as it stands.
     #[error("a peer that is {0} isn't called")]
     Standing(Status),
+    /// What a parent signs can't be kept.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A child that hasn't said yet what its listener vouches with.
+    #[error("peer {0} hasn't told yet which CA its listener has: its heartbeats do")]
+    NoAnchor(PeerId),
     /// There is no trust with it.
     #[error("no trust was exchanged with peer {0}")]
     NoTrust(PeerId),
@@ -91,7 +100,7 @@ impl Gateway {
         let (data, chain) = accepted(reply)?;
         let answer: AcceptAnswer =
             serde_json::from_value(data).map_err(|error| TakeError::Answer(error.to_string()))?;
-        Ok(self.accepted(&accepting, answer, &chain, wall)?)
+        Ok(self.accepted(&accepting, &answer, &chain, wall)?)
     }
 
     /// One beat: both know of each other when it is answered. `nonce` is random.
@@ -120,6 +129,7 @@ impl Gateway {
             ledger_epoch: Some(self.ledger.read(Book::epoch)),
             audit_head: Some(self.ledger.head().to_string()),
             trust: self.tell_trust(id),
+            spawn_mode: self.spawned_as(id),
             said: self.said(),
         }
     }
@@ -145,6 +155,25 @@ impl Gateway {
 }
 
 impl Gateway {
+    /// What we are to a parent, for its eyes.
+    fn spawned_as(&self, id: PeerId) -> Option<String> {
+        let peer = self.ledger.read(|book| book.peer(&id).cloned())?;
+        let word = serde_json::to_value(peer.mode).ok()?;
+        (peer.role == SpawnRole::Child).then(|| word.as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Asks a parent for another certificate.
+    ///
+    /// # Errors
+    /// It wasn't signed, or can't be kept: the present one stays.
+    pub async fn renew_with(&self, peer: &Peer, wall: Moment) -> Result<(), DialError> {
+        let body = serde_json::to_vec(&self.renewing(peer.id)?)?;
+        let data = self.call_peer(peer, posted("renew", body), wall).await?;
+        let answer: RenewAnswer = serde_json::from_value(data)
+            .map_err(|_| DialError::Unsound("it isn't the answer to a renewal"))?;
+        Ok(self.take_renewed(peer.id, &answer.federation_certificate, wall)?)
+    }
+
     /// Reads a resource at a peer, with a grant of its operator's.
     ///
     /// # Errors
@@ -170,7 +199,7 @@ impl Gateway {
         let call = Call {
             method: Method::GET,
             path: &path,
-            bearer: Some(wanted.bearer.trim()),
+            bearer: wanted.bearer.as_deref().map(str::trim),
             body: None,
         };
         let data = self.call_peer(&peer, call, wall).await?;
@@ -208,6 +237,9 @@ impl Gateway {
         for anchor in trust.anchors_at(now) {
             anchors.extend(certificates_of(&anchor.pem)?);
         }
+        if anchors.is_empty() && trust.signed_here.is_some() {
+            return Err(DialError::NoAnchor(peer.id));
+        }
         let callee = Callee::Known {
             anchors,
             site: trust.site.clone(),
@@ -243,8 +275,8 @@ pub struct Wanted {
     pub id: Option<String>,
     /// Behind which one to go on.
     pub after: Option<String>,
-    /// The grant's token.
-    pub bearer: String,
+    /// The grant's token; none where a managed child lets its parent do without.
+    pub bearer: Option<String>,
 }
 
 impl std::fmt::Debug for Wanted {

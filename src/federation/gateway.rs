@@ -4,6 +4,7 @@
 //! the clock.
 
 mod accept;
+mod children;
 mod excerpts;
 mod grants;
 mod leaves;
@@ -13,7 +14,9 @@ mod oversight;
 mod quota;
 mod refusals;
 mod resources;
+mod spawned;
 mod sweep;
+mod take;
 mod trust;
 
 use std::collections::BTreeMap;
@@ -22,7 +25,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-pub use accept::{AcceptError, Accepting, TakeError};
+pub use accept::AcceptError;
+pub use children::{ChildrenError, RenewError};
 pub use excerpts::{ExcerptError, Excerpts, ExcerptsAsked};
 pub use grants::{GrantError, Granted, Granting};
 pub use operator::{OperatorError, Proposal, Proposed};
@@ -30,20 +34,22 @@ pub use oversight::{Soft, SoftStep};
 pub use refusals::Refused;
 pub use resources::{Asked, ResourceError, Via};
 pub use sweep::{Silent, Sweep};
+pub use take::{Accepting, TakeError};
 pub use trust::{RotateError, Rotating};
 
 use super::identity::{Stranger, identify};
 use super::ledger::{Aborted, Book, Conflict, Draft, Happening, Ledger, LedgerError};
 use super::liveness;
 use super::moment::Moment;
-use super::peer::{Endpoint, Event, Peer, PeerId, Status};
+use super::peer::{Endpoint, Event, Peer, PeerId, SpawnMode, SpawnRole, Status};
+use super::pki::SiteCa;
 use super::pki::authority::{Authority, Store};
 use super::policy::Policy;
 use super::site::SiteId;
 use super::url::PeerUrl;
 use super::version;
 use super::wire::{HeartbeatAnswer, HeartbeatRequest, Notice, Said, TooLong};
-use crate::model::host::Verify;
+use crate::model::host::{Cluster, Verify};
 use crate::model::{Fleet, Name};
 use rustls::pki_types::CertificateDer;
 
@@ -73,6 +79,8 @@ pub struct Settings {
     pub require_explicit_axes: bool,
     /// What is decided about peers in general.
     pub policy: Policy,
+    /// The cluster that our children join.
+    pub cluster: Option<Cluster>,
 }
 
 impl Default for Settings {
@@ -85,6 +93,7 @@ impl Default for Settings {
             verify: Verify::None,
             require_explicit_axes: false,
             policy: Policy::default(),
+            cluster: None,
         }
     }
 }
@@ -114,6 +123,10 @@ pub struct Gateway {
     quota: quota::Quota,
     /// What we show to peers.
     leaves: leaves::Leaves,
+    /// The CA that signs for children, once it was needed.
+    children: Mutex<Option<Arc<SiteCa>>>,
+    /// What parents have signed for us.
+    holdings: spawned::Holdings,
     /// Who was refused, since the audit was last told.
     refusals: refusals::Refusals,
 }
@@ -182,6 +195,8 @@ impl Gateway {
             leaf_until: Mutex::default(),
             quota: quota::Quota::default(),
             leaves: leaves::Leaves::default(),
+            children: Mutex::default(),
+            holdings: spawned::Holdings::default(),
             refusals: refusals::Refusals::default(),
         }
     }
@@ -202,6 +217,16 @@ impl Gateway {
     /// Tells it the site's fleet.
     pub fn tell_fleet(&self, fleet: Fleet) {
         *self.fleet.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(fleet));
+    }
+
+    /// The cluster that a child of ours joins.
+    fn cluster_for(&self, peer: &Peer) -> Option<Value> {
+        let is_member = peer.mode == SpawnMode::ClusterMember && peer.role != SpawnRole::Child;
+        self.settings
+            .cluster
+            .as_ref()
+            .filter(|_| is_member)
+            .map(|cluster| json!(cluster))
     }
 
     /// Where we are reached, for peers.
@@ -263,8 +288,13 @@ impl Gateway {
             sequence,
             said,
             trust,
+            spawn_mode,
             ..
         } = request;
+        let is_ours = peer.role == SpawnRole::Parent && peer.mode == SpawnMode::ManagedChild;
+        if is_ours && spawn_mode.as_deref() == Some("autonomous_peer") {
+            self.released(peer.id, wall)?;
+        }
         self.hear_trust(peer.id, &trust, wall)?;
         let status = self.beat(&peer, said, wall)?;
         let head = self.ledger.head();
@@ -277,6 +307,7 @@ impl Gateway {
             sequence,
             ledger_epoch: self.ledger.read(Book::epoch),
             audit_head: head.to_string(),
+            cluster: self.cluster_for(&peer),
             trust: self.tell_trust(peer.id),
         })
     }
@@ -322,7 +353,34 @@ impl Gateway {
         let peer = peer
             .filter(|peer| peer.status.may_call())
             .ok_or(Stranger::NotNow(id))?;
+        self.hear_cluster(&peer, answer.cluster.as_ref(), wall)?;
         self.beat(&peer, said, wall).map(|_| ())
+    }
+
+    /// A cluster's parent says where it is now. What it no longer says stays as it was said last.
+    fn hear_cluster(&self, peer: &Peer, said: Option<&Value>, wall: Moment) -> Result<(), BeatError> {
+        let cluster = said.and_then(|said| cluster_of(peer, said));
+        let now = self.ledger.read(|book| book.now(wall));
+        if cluster.is_none() || cluster == peer.cluster || !self.quota.take(peer.id, now) {
+            return Ok(());
+        }
+        let told = self.ledger.transact(wall, |draft| {
+            if let Some(mut peer) = draft.peer(&peer.id).cloned() {
+                draft.note(Happening {
+                    kind: "federation.peer.cluster_changed".to_owned(),
+                    severity: "medium",
+                    peer: Some(peer.id),
+                    payload: json!({ "previous": peer.cluster, "new": cluster }),
+                });
+                peer.cluster = cluster;
+                draft.put_peer(peer)?;
+            }
+            Ok::<_, Conflict>(())
+        });
+        match told {
+            Err(Aborted::ByLedger(error)) => Err(error.into()),
+            Ok(()) | Err(Aborted::ByCaller(_)) => Ok(()),
+        }
     }
 
     /// Tells the ledger when peers were last heard of.
@@ -391,6 +449,13 @@ impl Gateway {
             Err(Aborted::ByLedger(error)) => Err(error),
         }
     }
+}
+
+/// The cluster that a peer lets us join, if we are to and what it says makes sense.
+fn cluster_of(peer: &Peer, said: &Value) -> Option<Cluster> {
+    let is_member = peer.mode == SpawnMode::ClusterMember && peer.role == SpawnRole::Child;
+    let cluster = serde_json::from_value::<Cluster>(said.clone()).ok();
+    cluster.filter(|cluster| is_member && cluster.is_sound())
 }
 
 fn beat_in(draft: &mut Draft<'_>, mut peer: Peer, said: Said) -> Result<Status, Stranger> {

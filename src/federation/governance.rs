@@ -237,6 +237,8 @@ pub struct Scene<'a> {
     pub ca: &'a CertificateDer<'static>,
     /// When our listener's certificate ends; none where nothing listens.
     pub leaf_until: Option<Moment>,
+    /// When what parents have signed for us ends.
+    pub issued_until: Vec<(PeerId, Moment)>,
     /// All peers.
     pub peers: Vec<Seen<'a>>,
     /// The time.
@@ -302,6 +304,11 @@ fn own(scene: &Scene<'_>) -> Vec<Finding> {
     findings.extend(scene.leaf_until.and_then(|until| {
         let what = format!("our listener's certificate ends at {until}, and isn't renewed as it should be: the log of `sdwand serve` says why");
         ending(Kind::OwnCertExpiring, until, LEAF_NOTICE, what)
+    }));
+    findings.extend(scene.issued_until.iter().filter_map(|(id, until)| {
+        let what = format!("what this parent signed for us ends at {until}, and isn't renewed as it should be: the log of `sdwand serve` says why");
+        let finding = ending(Kind::OwnCertExpiring, *until, LEAF_NOTICE, what)?;
+        Some(Finding { federation_peer_id: Some(*id), ..finding })
     }));
     findings
 }
@@ -445,7 +452,7 @@ fn prefix(scene: &Scene<'_>, first: &Claims<'_>, found: &mut Found<'_>) {
 fn anchors(scene: &Scene<'_>, trust: &Trust, found: &mut Found<'_>) {
     let mut last: Option<Moment> = None;
     let mut in_force = 0;
-    for anchor in trust.anchors_at(scene.now) {
+    for anchor in trust.callers_at(scene.now) {
         in_force += 1;
         match end_of(&anchor.pem) {
             Ok(end) => last = last.max(Some(end)),

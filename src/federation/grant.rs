@@ -297,6 +297,16 @@ impl Grant {
         .collect()
     }
 
+    /// Whether it is what a parent's calls to its managed child are judged by.
+    #[must_use]
+    pub fn is_authority_of(&self, peer: PeerId, now: Moment) -> bool {
+        let is_authority = match self.origin {
+            Origin::ManagedChildOperator => true,
+            Origin::Operator => false,
+        };
+        is_authority && self.peer == peer && self.state(now) == State::Active
+    }
+
     /// Whether it should be put away.
     #[must_use]
     pub fn is_old(&self, now: Moment) -> bool {
@@ -316,7 +326,8 @@ impl Grant {
             State::Expired => return Err(Denial::Expired),
             State::Revoked | State::Archived => return Err(Denial::Revoked),
         }
-        if self.resource_kind != ask.kind {
+        // A parent's authority is over everything that its managed child has.
+        if self.origin == Origin::Operator && self.resource_kind != ask.kind {
             return Err(Denial::Kind);
         }
         if self.resource_id.is_some() && self.resource_id.as_deref() != ask.id {

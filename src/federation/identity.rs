@@ -78,12 +78,12 @@ pub fn identify(chain: &[CertificateDer<'_>], book: &Book, now: Moment) -> Resul
         return Err(Stranger::NotNow(id));
     };
     let mut anchors = Vec::new();
-    for anchor in trust.anchors_at(now) {
+    for anchor in trust.callers_at(now) {
         anchors.extend(certificates_of(&anchor.pem).map_err(Stranger::Unreadable)?);
     }
     verify_path(chain, &anchors, Purpose::Client, now).map_err(|source| {
         let anchors: Vec<String> = trust
-            .anchors_at(now)
+            .callers_at(now)
             .map(|anchor| anchor.fingerprint.to_string())
             .collect();
         Stranger::Path {

@@ -43,7 +43,7 @@ impl Probe {
             Ok(_) => Self::Answers,
             Err(DialError::Refused { status, .. }) if *status < 500 => Self::RefusedByPeer,
             // Without trust there is nobody who could be told from others.
-            Err(DialError::Pki(_) | DialError::NoTrust(_)) => Self::Tls,
+            Err(DialError::Pki(_) | DialError::NoTrust(_) | DialError::NoAnchor(_)) => Self::Tls,
             Err(DialError::Call(error)) => Self::of_call(error),
             Err(
                 DialError::Refused { .. }
@@ -52,6 +52,7 @@ impl Probe {
                 | DialError::Url(_)
                 | DialError::Beat(_)
                 | DialError::Body(_)
+                | DialError::Store(_)
                 | DialError::Standing(_),
             ) => Self::Unreachable,
         }

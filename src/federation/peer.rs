@@ -19,6 +19,7 @@ use super::moment::Moment;
 use super::site::SiteId;
 use super::token::{Fingerprint, TokenDigest};
 use crate::model::Name;
+use crate::model::host::Cluster;
 
 /// The id of a peer at this site: a UUID of version 7 (RFC 9562).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -304,10 +305,18 @@ pub struct Trust {
     pub sequence: u64,
     /// The name that our certificate must carry when we call it.
     pub outbound_subject: String,
+    /// The CA of ours that signs for it, where one does: its calls may lead to that, too. Its listener may not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed_here: Option<Anchor>,
 }
 
 impl Trust {
-    /// The anchors that are good at this time.
+    /// What the peer's calls may lead to at this time.
+    pub fn callers_at(&self, now: Moment) -> impl Iterator<Item = &Anchor> {
+        self.anchors_at(now).chain(&self.signed_here)
+    }
+
+    /// The peer's own anchors that are good at this time.
     pub fn anchors_at(&self, now: Moment) -> impl Iterator<Item = &Anchor> {
         let good = move |anchor: &&Anchor| anchor.until.is_none_or(|until| now < until);
         self.anchors.iter().filter(good)
@@ -323,6 +332,15 @@ pub struct Offer {
     pub expires_at: Moment,
     /// Whose CA alone may answer, if the operator knows it.
     pub expect_ca: Option<Fingerprint>,
+}
+
+/// A node of a managed child that may still ask for its certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolment {
+    /// The digest of its bootstrap token.
+    pub digest: TokenDigest,
+    /// When that is void.
+    pub expires_at: Moment,
 }
 
 /// A place where a site is reached.
@@ -409,6 +427,15 @@ pub struct Peer {
     pub last_heartbeat_at: Option<Moment>,
     /// How often the same site was peered with before.
     pub generation: u32,
+    /// The node that may still ask for its certificate, where we spawned the peer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enrolment: Option<Enrolment>,
+    /// The digest of the token that we took to it, if we did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken: Option<TokenDigest>,
+    /// The cluster that it lets us join.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Cluster>,
 }
 
 impl Peer {
@@ -432,7 +459,8 @@ impl Peer {
             Event::Accept => self.signed_at = Some(now),
             Event::Enroll => self.last_handshake_at = Some(now),
             Event::Beat => self.last_heartbeat_at = Some(now),
-            Event::Degrade | Event::Suspend | Event::Resume | Event::Revoke => {}
+            Event::Suspend | Event::Revoke => self.enrolment = None,
+            Event::Degrade | Event::Resume => {}
         }
         Ok(())
     }

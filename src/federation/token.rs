@@ -19,6 +19,9 @@ use zeroize::Zeroize as _;
 /// What a token begins with.
 const PREFIX: &str = "sdw1";
 
+/// What a bootstrap token begins with.
+const BOOTSTRAP: &str = "sdwn1";
+
 /// The bytes of the checksum.
 const CHECKSUM: usize = 6;
 
@@ -168,6 +171,52 @@ fn bytes(text: &str) -> Option<[u8; 32]> {
     BASE64.decode(text).ok()?.try_into().ok()
 }
 
+/// What a node of a managed child shows to ask for its first certificate: `sdwn1.<32 random bytes, base64url>`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BootstrapToken([u8; 32]);
+
+impl Drop for BootstrapToken {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl fmt::Debug for BootstrapToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BootstrapToken(…)")
+    }
+}
+
+impl BootstrapToken {
+    /// A token from 32 random bytes.
+    #[must_use]
+    pub const fn new(secret: [u8; 32]) -> Self {
+        Self(secret)
+    }
+
+    /// Parses what a node shows.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let secret = text.trim().strip_prefix(BOOTSTRAP)?.strip_prefix('.')?;
+        if secret.len() > MAX_LENGTH {
+            return None;
+        }
+        bytes(secret).map(Self)
+    }
+
+    /// The text for the node: shown once, never logged.
+    #[must_use]
+    pub fn reveal(&self) -> String {
+        format!("{BOOTSTRAP}.{}", BASE64.encode(self.0))
+    }
+
+    /// What is kept of it.
+    #[must_use]
+    pub fn digest(&self) -> TokenDigest {
+        TokenDigest(Sha256::digest(self.0).into())
+    }
+}
+
 /// The words that both operators see when nobody stands between their sites: six of a list of 2048 (66 bits, BIP-39's
 /// English list), over both CAs and the token.
 #[must_use]
@@ -232,9 +281,35 @@ mod tests {
     }
 
     #[test]
+    fn a_bootstrap_token_reads_back() {
+        let text = BootstrapToken::new([7; 32]).reveal();
+        assert_eq!(
+            BootstrapToken::parse(&format!(" {text}\n")),
+            Some(BootstrapToken::new([7; 32]))
+        );
+        let long = format!("sdwn1.{}", "x".repeat(10_000));
+        for nonsense in [
+            "",
+            "sdwn1",
+            "sdwn1.",
+            "sdwn1.x",
+            &text[1..],
+            &text[..text.len() - 1],
+            &long,
+        ] {
+            assert!(BootstrapToken::parse(nonsense).is_none(), "{nonsense:.20}");
+        }
+    }
+
+    #[test]
     fn neither_the_secret_nor_its_digest_prints() {
         let (token, secret) = (token(), BASE64.encode([7; 32]));
-        let printed = format!("{token:?} {:?}", token.digest());
+        let bootstrap = BootstrapToken::new([7; 32]);
+        let printed = format!(
+            "{token:?} {:?} {bootstrap:?} {:?}",
+            token.digest(),
+            bootstrap.digest()
+        );
         assert!(
             !printed.contains(&secret) && !printed.contains("7, 7"),
             "{printed}"

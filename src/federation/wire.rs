@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use super::grant::GrantId;
 use super::moment::Moment;
 use super::peer::{Declared, Endpoint, PeerId, Status};
+use super::pki::request::Signed;
 use super::site::SiteId;
 
 /// The versions of the contract that this program keeps.
@@ -35,6 +36,9 @@ pub struct AcceptRequest {
     pub peer_ca_bundle_pem: Option<String>,
     /// The name that our certificate shall carry when we call.
     pub caller_inbound_subject: Option<String>,
+    /// A certificate request (PKCS #10, PEM) instead: the caller is a child, and we sign for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub csr_pem: Option<String>,
     /// Where the caller's API is; none where it can't be dialled.
     pub caller_url: Option<String>,
     /// What the caller says of itself.
@@ -174,6 +178,15 @@ pub struct AcceptAnswer {
     /// What the caller needs to be known, and to know us.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust_exchange: Option<TrustExchange>,
+    /// What we signed for the caller, where it asked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub federation_certificate: Option<Signed>,
+    /// What a node of a managed child asks for its certificate with: told once, and kept nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_enrollment: Option<NodeEnrollment>,
+    /// The cluster that the caller joins, where that is agreed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Value>,
     /// What became of the overlay.
     pub sdwan_attach: Value,
     /// What the scan of the new peer found.
@@ -190,6 +203,60 @@ pub struct TrustExchange {
     pub ca_bundle_pem: String,
     /// The name that the caller's certificates must carry from now on.
     pub assigned_inbound_subject: String,
+}
+
+/// What a node of a managed child asks for its certificate with.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeEnrollment {
+    /// Good once, for `renew`.
+    pub bootstrap_token: String,
+    /// Where; none where we can't be dialled.
+    pub platform_url: Option<String>,
+    /// The name that the certificate will carry.
+    pub intended_subject: String,
+    /// Until when.
+    pub expires_at: Moment,
+}
+
+impl std::fmt::Debug for NodeEnrollment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The token is a secret.
+        write!(f, "NodeEnrollment({})", self.intended_subject)
+    }
+}
+
+/// `POST renew`: a child asks for another certificate, or its node for the first one.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RenewRequest {
+    /// The request (PKCS #10, PEM), whose URI names the caller's gateway.
+    pub csr_pem: Option<String>,
+    /// For the first one: without a certificate that is known, this is needed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bootstrap_token: Option<String>,
+    /// For the first one: the name that our certificate shall carry when we call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller_inbound_subject: Option<String>,
+}
+
+impl std::fmt::Debug for RenewRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The token is a secret.
+        f.debug_struct("RenewRequest")
+            .field("csr_pem", &self.csr_pem)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What `renew` answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewAnswer {
+    /// The caller's id here.
+    pub peer_id: PeerId,
+    /// Where it stands.
+    pub status: Status,
+    /// What we signed.
+    pub federation_certificate: Signed,
 }
 
 /// What goes with a beat and its answer about anchors: so they move on where only one side can dial, too.
@@ -221,6 +288,9 @@ pub struct HeartbeatRequest {
     /// What it says of its anchors.
     #[serde(flatten)]
     pub trust: TrustNews,
+    /// What the caller is to us, where we spawned it: `managed_child`, or `autonomous_peer` once it is on its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spawn_mode: Option<String>,
     /// What it says of itself.
     #[serde(flatten)]
     pub said: Said,
@@ -247,6 +317,9 @@ pub struct HeartbeatAnswer {
     pub ledger_epoch: u64,
     /// Where our audit ends.
     pub audit_head: String,
+    /// The cluster that the caller joins, where that is agreed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Value>,
     /// What we say of our anchors.
     #[serde(flatten)]
     pub trust: TrustNews,
@@ -419,6 +492,16 @@ mod tests {
             acceptance_token: Some("sdw1.secret".to_owned()),
             ..AcceptRequest::default()
         };
-        assert!(!format!("{request:?}").contains("secret"));
+        let renewal = RenewRequest {
+            bootstrap_token: Some("sdwn1.secret".to_owned()),
+            ..RenewRequest::default()
+        };
+        let enrollment = NodeEnrollment {
+            bootstrap_token: "sdwn1.secret".to_owned(),
+            platform_url: None,
+            intended_subject: "fed:b".to_owned(),
+            expires_at: Moment::EPOCH,
+        };
+        assert!(!format!("{request:?} {renewal:?} {enrollment:?}").contains("secret"));
     }
 }

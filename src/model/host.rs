@@ -180,6 +180,51 @@ pub struct Federation {
     pub compatible_versions: Vec<VersionRange>,
     /// Versions of peers that don't; they win over `compatible_versions`.
     pub incompatible_versions: Vec<VersionRange>,
+    /// What a parent left for us to read at the first start, if it did.
+    pub payload: PathBuf,
+    /// The cluster that our children join.
+    pub cluster: Option<Cluster>,
+}
+
+/// A cluster's store, which this program doesn't run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// What it speaks.
+    pub kind: ClusterKind,
+    /// Where it is: a host and a port.
+    pub address: String,
+    /// Where its credential is kept: a reference, never the credential.
+    pub credential: Option<String>,
+}
+
+impl Cluster {
+    /// The longest address, and the longest reference, in bytes.
+    pub const MOST: usize = 255;
+
+    /// Whether it is one that can be handed on.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let is_word = |text: &str| {
+            !text.is_empty() && text.len() <= Self::MOST && text.chars().all(|c| c.is_ascii_graphic())
+        };
+        let port = self
+            .address
+            .rsplit_once(':')
+            .map(|(host, port)| (!host.is_empty(), port.parse::<u16>()));
+        is_word(&self.address)
+            && matches!(port, Some((true, Ok(1..))))
+            && self.credential.as_deref().is_none_or(is_word)
+    }
+}
+
+/// What a cluster's store speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClusterKind {
+    /// etcd's API, version 3.
+    Etcd,
+    /// `PostgreSQL`'s protocol.
+    Postgresql,
 }
 
 /// What becomes of a peer whose data resides elsewhere.

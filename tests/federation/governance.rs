@@ -118,7 +118,7 @@ async fn a_border_that_is_refused_stops_grants_that_were_given_too() {
         kind: "network".to_owned(),
         id: None,
         after: None,
-        bearer: granted.token.reveal(),
+        bearer: Some(granted.token.reveal()),
     };
     b.gateway.fetch(a_at_b.id, &wanted, wall()).await.unwrap();
 

@@ -56,7 +56,7 @@ async fn a_peer_reads_what_a_grant_allows_and_nothing_else() {
         kind: kind.to_owned(),
         id: id.map(str::to_owned),
         after: None,
-        bearer: token.reveal(),
+        bearer: Some(token.reveal()),
     };
     let told = b
         .gateway
@@ -287,7 +287,7 @@ async fn no_header_is_identity() {
         kind: "network".to_owned(),
         id: None,
         after: None,
-        bearer: token,
+        bearer: Some(token),
     };
     let refused = b.gateway.fetch(c_at_b.id, &wanted, wall()).await.unwrap_err();
     assert!(
@@ -344,7 +344,7 @@ async fn who_can_be_given_what() {
         kind: "network".to_owned(),
         id: None,
         after: None,
-        bearer: anew.token.reveal(),
+        bearer: Some(anew.token.reveal()),
     };
     b.gateway.fetch(a_at_b.id, &wanted, wall()).await.unwrap();
     a.gateway.suspend(b_at_a.id, "test", wall()).unwrap();
@@ -408,7 +408,7 @@ async fn strict_sites_give_nothing_by_silence() {
         kind: "node".to_owned(),
         id: Some("hub-1".to_owned()),
         after: None,
-        bearer: granted.token.reveal(),
+        bearer: Some(granted.token.reveal()),
     };
     let refused = b.gateway.fetch(a_at_b.id, &wanted, wall()).await.unwrap_err();
     assert!(

@@ -14,6 +14,7 @@
 )]
 
 mod audit;
+mod children;
 mod connections;
 mod elsewhere;
 mod governance;

@@ -32,6 +32,10 @@ pub(crate) fn wall() -> Moment {
     SystemTime::now().into()
 }
 
+fn random(bytes: &mut [u8]) {
+    getrandom::fill(bytes).unwrap();
+}
+
 pub(crate) fn node() -> Name {
     Name::new("hub-1").unwrap()
 }
@@ -40,7 +44,7 @@ pub(crate) struct Site {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) address: SocketAddr,
     pub(crate) url: PeerUrl,
-    _folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
     _stop: tokio::sync::watch::Sender<bool>,
 }
 
@@ -78,6 +82,7 @@ impl Site {
             wall,
             heard: Arc::new(|_| {}),
             limits: Arc::new(Limits::new(Instant::now)),
+            random,
         };
         let (stop, stopped) = tokio::sync::watch::channel(false);
         tokio::spawn(listener::serve(listener, Arc::new(tls), serving, stopped));
@@ -85,7 +90,7 @@ impl Site {
             gateway,
             address,
             url,
-            _folder: folder,
+            folder,
             _stop: stop,
         }
     }

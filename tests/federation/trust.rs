@@ -245,7 +245,8 @@ async fn of_64_sites_that_take_one_token_at_once_one_gets_it() {
         })
         .collect();
     let accept = |(ca, chain): &(SiteCa, Vec<CertificateDer<'static>>)| {
-        a.gateway.accept(acceptance(&proposed.token, ca), chain, wall())
+        a.gateway
+            .accept(acceptance(&proposed.token, ca), chain, [0; 32], wall())
     };
     let answers: Vec<_> = std::thread::scope(|scope| {
         let racers: Vec<_> = sites.iter().map(|site| scope.spawn(|| accept(site))).collect();

@@ -6,7 +6,7 @@ use sdwand::federation::liveness::{Probe, Remedy, patience};
 use sdwand::federation::peer::{PeerId, Status};
 use sdwand::federation::pki::verify::{Purpose, fingerprint_of, verify_path};
 use sdwand::federation::pki::{SiteCa, Usage, certificates_of};
-use sdwand::federation::wire::AcceptRequest;
+use sdwand::federation::wire::{AcceptAnswer, AcceptRequest};
 
 use crate::sim::Sim;
 use crate::site::{Answer, Chain, Flight, Out, Packet, Request, Side, Site, Waiting, node, standing};
@@ -88,7 +88,7 @@ impl Sim {
         let mut exchanged = false;
         let answer = match request {
             Request::Accept(request) => {
-                let accepted = gateway.accept(*request, chain, wall);
+                let accepted = gateway.accept(*request, chain, [0; 32], wall);
                 accepted.map_err(|error| error.status().0).inspect(|answer| {
                     let root = fingerprint_of(&chain[1]).unwrap();
                     self.retold += usize::from(self.consumed.is_some());
@@ -170,8 +170,8 @@ impl Sim {
         match (out, came) {
             (Out::Accept(_), None | Some((Err(_), _))) => {}
             (Out::Accept(accepting), Some((Ok(answer), served))) => {
-                let answer = serde_json::from_value(answer).unwrap();
-                gateway.accepted(&accepting, answer, &served, wall).unwrap();
+                let answer: AcceptAnswer = serde_json::from_value(answer).unwrap();
+                gateway.accepted(&accepting, &answer, &served, wall).unwrap();
             }
             (Out::Beat(id, request), came) => {
                 let outcome = match came {

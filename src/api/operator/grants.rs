@@ -21,6 +21,7 @@ use crate::federation::dial::Wanted;
 use crate::federation::gateway::Granting;
 use crate::federation::grant::{Grant, GrantId, Scope, State as GrantState, Terms};
 use crate::federation::moment::Moment;
+use crate::federation::peer::{SpawnMode, SpawnRole};
 use crate::federation::resources::Kind;
 
 pub(super) fn routes() -> Routes {
@@ -259,8 +260,16 @@ async fn call(
         kind: asked.resource_kind.ok_or_else(|| missing("resource_kind"))?,
         id: asked.resource_id,
         after: asked.after,
-        bearer: asked.bearer_token.ok_or_else(|| missing("bearer_token"))?,
+        bearer: asked.bearer_token,
     };
+    // A managed child knows its parent by its certificate.
+    let is_managed = operating.gateway.ledger.read(|book| {
+        let peer = book.peer(&id);
+        peer.is_some_and(|peer| peer.role == SpawnRole::Parent && peer.mode == SpawnMode::ManagedChild)
+    });
+    if wanted.bearer.is_none() && !is_managed {
+        return Err(missing("bearer_token"));
+    }
     let told = operating.gateway.fetch(id, &wanted, (operating.wall)()).await?;
     Ok(Json(json!({ "data": told })))
 }

@@ -1,16 +1,20 @@
 //! Accepting, on both sides: of who proposed and is called, and of who holds the token and calls.
 
+use std::sync::Arc;
+
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 
-use super::{ANSWER_LIFE, Gateway, VERSION, note_status};
+use super::children::{ChildrenError, manage_in, signed_here};
+use super::{ANSWER_LIFE, Gateway, note_status};
 use crate::federation::ledger::{Aborted, Conflict, Draft, KeptAnswer, LedgerError};
 use crate::federation::moment::Moment;
-use crate::federation::peer::{Anchor, Event, Peer, PeerId, TransitionError, Trust};
+use crate::federation::peer::{Anchor, Event, Peer, PeerId, SpawnMode, SpawnRole, TransitionError, Trust};
+use crate::federation::pki::request::{Request, Signed};
 use crate::federation::pki::verify::{Purpose, check_root, names_of, verify_path};
-use crate::federation::pki::{PkiError, certificates_of, pem_of};
+use crate::federation::pki::{PkiError, SiteCa, certificates_of, pem_of};
 use crate::federation::site::SiteId;
-use crate::federation::token::{AcceptanceToken, Fingerprint, TokenDigest, TokenError, verification_words};
+use crate::federation::token::{AcceptanceToken, Fingerprint, TokenDigest, verification_words};
 use crate::federation::wire::{self, AcceptAnswer, AcceptRequest, TooLong, TrustExchange, contract_version};
 
 /// The longest name that a caller may ask us to carry.
@@ -46,6 +50,9 @@ pub enum AcceptError {
     /// The peer has been stopped meanwhile.
     #[error(transparent)]
     Transition(#[from] TransitionError),
+    /// The CA that signs for children can't be used.
+    #[error("the CA that signs for children")]
+    Children(#[from] ChildrenError),
     /// The ledger can't be written.
     #[error("the ledger can't be written")]
     Ledger(#[source] LedgerError),
@@ -67,7 +74,7 @@ impl AcceptError {
             Self::AnchorInUse => (422, "anchor_in_use"),
             Self::Conflict(_) => (409, "conflict"),
             Self::Transition(_) => (422, "transition_refused"),
-            Self::Ledger(_) | Self::Answer(_) => (500, "internal"),
+            Self::Children(_) | Self::Ledger(_) | Self::Answer(_) => (500, "internal"),
         }
     }
 }
@@ -79,8 +86,34 @@ struct Proof {
     site: SiteId,
 }
 
+/// What a caller vouches with.
+enum Shown {
+    /// Its own CA, and the name that our certificate shall carry.
+    Root(Proof, String),
+    /// A key for us to sign, the CA that does, and the name that our certificate shall carry.
+    Request(Box<Request>, Arc<SiteCa>, Option<String>),
+    /// Nothing.
+    Nothing,
+}
+
+impl Shown {
+    /// What tells this caller from others.
+    const fn fingerprint(&self) -> Option<Fingerprint> {
+        match self {
+            Self::Root(proof, _) => Some(proof.root),
+            Self::Request(request, ..) => Some(request.fingerprint),
+            Self::Nothing => None,
+        }
+    }
+}
+
+/// Whether a text can be the name that our certificate carries.
+pub(super) const fn is_subject(text: &str) -> bool {
+    !text.is_empty() && text.len() <= MAX_SUBJECT
+}
+
 impl Gateway {
-    /// Takes an acceptance: of a peer that we proposed.
+    /// Takes an acceptance: of a peer that we proposed. `secret` is random: a managed child's node is given it.
     ///
     /// # Errors
     /// It is refused, and nothing has changed: the token is as good as before.
@@ -88,6 +121,7 @@ impl Gateway {
         &self,
         request: AcceptRequest,
         chain: &[CertificateDer<'_>],
+        secret: [u8; 32],
         wall: Moment,
     ) -> Result<Value, AcceptError> {
         let token = request
@@ -114,10 +148,7 @@ impl Gateway {
             .caller_inbound_subject
             .clone()
             .filter(|subject| !subject.is_empty());
-        if subject
-            .as_ref()
-            .is_some_and(|subject| subject.len() > MAX_SUBJECT)
-        {
+        if subject.as_deref().is_some_and(|subject| !is_subject(subject)) {
             return Err(TooLong {
                 field: "caller_inbound_subject",
                 most: MAX_SUBJECT,
@@ -125,17 +156,22 @@ impl Gateway {
             .into());
         }
         let now = self.ledger.read(|book| book.now(wall));
-        let proof = match (&request.peer_ca_bundle_pem, subject) {
-            (Some(pem), Some(subject)) => Some((self.prove(pem, chain, now)?, subject)),
-            (Some(_), None) => {
+        let shown = match (&request.csr_pem, &request.peer_ca_bundle_pem, subject) {
+            // Of both, the request counts.
+            (Some(csr), _, subject) => {
+                let request = self.asked_for(csr).map_err(AcceptError::Trust)?;
+                Shown::Request(Box::new(request), self.children_ca(now)?, subject)
+            }
+            (None, Some(pem), Some(subject)) => Shown::Root(self.prove(pem, chain, now)?, subject),
+            (None, Some(_), None) => {
                 return Err(AcceptError::Trust(
                     "caller_inbound_subject is missing: peer_ca_bundle_pem needs it".to_owned(),
                 ));
             }
-            (None, _) => None,
+            (None, None, _) => Shown::Nothing,
         };
         let accepted = self.ledger.transact(wall, |draft| {
-            self.accept_in(draft, &token, version, proof, request.said)
+            self.accept_in(draft, &token, version, shown, request.said, secret)
         });
         accepted.map_err(|aborted| match aborted {
             Aborted::ByCaller(error) => error,
@@ -154,7 +190,10 @@ impl Gateway {
             ));
         };
         let fingerprint = check_root(root, now).map_err(refused)?;
-        if self.ca.is_own(fingerprint) {
+        let ours: Vec<Fingerprint> = self
+            .ledger
+            .read(|book| signed_here(book.peers().map(AsRef::as_ref)).collect());
+        if self.is_ours(fingerprint, ours.into_iter()) {
             return Err(AcceptError::AnchorInUse);
         }
         let leaf = chain.first().ok_or_else(|| {
@@ -196,15 +235,17 @@ impl Gateway {
         draft: &mut Draft<'_>,
         token: &TokenDigest,
         version: u32,
-        proof: Option<(Proof, String)>,
+        shown: Shown,
         said: wire::Said,
+        secret: [u8; 32],
     ) -> Result<Value, AcceptError> {
         let now = draft.now();
-        let client = proof.as_ref().map(|(proof, _)| proof.root);
+        let client = shown.fingerprint();
         if let Some(answer) = draft.answered(token) {
             // Its answer was lost on the way; to anyone else the token is as unknown as any.
             return if client == Some(answer.client) {
-                Ok(answer.body.clone())
+                let body = answer.body.clone();
+                self.tell_again(draft, body, secret)
             } else {
                 Err(AcceptError::Token)
             };
@@ -221,18 +262,21 @@ impl Gateway {
         peer.happen(Event::Accept, None, now)?;
         peer.contract_version = Some(version);
         said.update(&mut peer.declared);
-        let trust_exchange = if let Some((proof, subject)) = proof {
-            Some(self.enroll_in(draft, &mut peer, proof, subject, token)?)
-        } else {
-            let reason =
-                "no trust was exchanged: the caller sent no peer_ca_bundle_pem; revoke it and propose anew";
-            peer.reason = Some(reason.to_owned());
-            None
-        };
+        let node_enrollment = self.enrolment_in(&mut peer, secret, now);
+        let (trust_exchange, federation_certificate) =
+            self.trust_in(draft, &mut peer, shown, token, node_enrollment.is_some())?;
+        if peer.role == SpawnRole::Parent {
+            manage_in(draft, &peer, &peer.id.to_string());
+        }
         let payload = json!({ "site": peer.trust.as_ref().map(|trust| trust.site.to_string()), "contract_version": version });
         note_status(draft, &peer, payload);
         let scan = self.scan_in(draft, &peer);
-        let answer = AcceptAnswer {
+        let mut warnings = scan.warnings;
+        let cluster = self.cluster_for(&peer);
+        if peer.mode == SpawnMode::ClusterMember && cluster.is_none() {
+            warnings.push("the proposing site names no cluster yet: [federation.cluster]".to_owned());
+        }
+        let mut answer = AcceptAnswer {
             peer_id: peer.id,
             status: peer.status,
             peer_kind: "platform".to_owned(),
@@ -240,16 +284,22 @@ impl Gateway {
             accepted_at: now,
             handshake_at: peer.last_handshake_at,
             trust_exchange,
+            federation_certificate,
+            node_enrollment: None,
+            cluster,
             sdwan_attach: self.attachment(&peer),
             governance: scan.outcome,
-            warnings: scan.warnings,
+            warnings,
         };
         let body = serde_json::to_value(&answer).map_err(AcceptError::Answer)?;
+        answer.node_enrollment = node_enrollment;
+        let told = serde_json::to_value(&answer).map_err(AcceptError::Answer)?;
         if let Some(client) = client {
             draft.keep_answer(KeptAnswer {
                 token: *token,
                 client,
-                body: body.clone(),
+                // Without the node's token: that is kept nowhere.
+                body,
                 until: now.after(ANSWER_LIFE),
             });
         }
@@ -257,7 +307,64 @@ impl Gateway {
             Conflict::Anchor(_) => AcceptError::AnchorInUse,
             Conflict::Url(_) | Conflict::Alias(_) | Conflict::Site(_) => AcceptError::Conflict(conflict),
         })?;
+        Ok(told)
+    }
+
+    /// An answer that was lost is told again. The node's token in it was kept nowhere: another one takes its place, unless
+    /// it was used.
+    fn tell_again(
+        &self,
+        draft: &mut Draft<'_>,
+        mut body: Value,
+        secret: [u8; 32],
+    ) -> Result<Value, AcceptError> {
+        let id = body["peer_id"]
+            .as_str()
+            .and_then(|id| id.parse().ok())
+            .map(PeerId);
+        let found = id.and_then(|id| draft.peer(&id));
+        if let Some(mut peer) = found.filter(|peer| peer.enrolment.is_some()).cloned() {
+            let enrollment = self.enrolment_in(&mut peer, secret, draft.now());
+            body["node_enrollment"] = serde_json::to_value(enrollment).map_err(AcceptError::Answer)?;
+            draft.put_peer(peer).map_err(AcceptError::Conflict)?;
+        }
         Ok(body)
+    }
+
+    /// Takes over what the caller vouches with; says what it gets for it: our root, or its certificate.
+    fn trust_in(
+        &self,
+        draft: &Draft<'_>,
+        peer: &mut Peer,
+        shown: Shown,
+        token: &TokenDigest,
+        has_node: bool,
+    ) -> Result<(Option<TrustExchange>, Option<Signed>), AcceptError> {
+        match shown {
+            Shown::Root(proof, subject) => {
+                let exchange = self.enroll_in(draft, peer, proof, subject, token)?;
+                Ok((Some(exchange), None))
+            }
+            Shown::Request(request, children, subject) => {
+                let words = verification_words(self.ca.fingerprint(), request.fingerprint, token);
+                peer.words = Some(words.join(" "));
+                let subject = subject.unwrap_or_else(|| peer.id.subject());
+                let signed = self
+                    .sign_in(draft, peer, &request, subject, &children)
+                    .map_err(ChildrenError::Pki)?;
+                peer.happen(Event::Enroll, None, draft.now())?;
+                Ok((None, Some(signed)))
+            }
+            Shown::Nothing => {
+                let reason = if has_node {
+                    "its node hasn't asked for its certificate yet"
+                } else {
+                    "no trust was exchanged: the caller sent neither peer_ca_bundle_pem nor csr_pem; revoke it and propose anew"
+                };
+                peer.reason = Some(reason.to_owned());
+                Ok((None, None))
+            }
+        }
     }
 
     /// Takes over what the caller has shown to be its own; says what it gets for it.
@@ -284,6 +391,7 @@ impl Gateway {
             }],
             sequence: 1,
             outbound_subject: subject,
+            signed_here: None,
         });
         peer.happen(Event::Enroll, None, now)?;
         Ok(TrustExchange {
@@ -294,153 +402,8 @@ impl Gateway {
 }
 
 /// How often this site was a peer before.
-fn generations(draft: &Draft<'_>, site: &SiteId) -> u32 {
+pub(super) fn generations(draft: &Draft<'_>, site: &SiteId) -> u32 {
     let same = |peer: &&Peer| peer.trust.as_ref().is_some_and(|trust| trust.site == *site);
     let before = draft.peers().filter(|peer| !peer.status.is_live()).filter(same);
     before.map(|peer| peer.generation).max().unwrap_or(0)
-}
-
-/// What a token holder is about to do.
-#[derive(Debug)]
-pub struct Accepting {
-    /// The peer here that it is about.
-    pub peer: Peer,
-    /// Whom alone it may talk to.
-    pub pinned: Fingerprint,
-    /// What it sends.
-    pub request: AcceptRequest,
-    digest: TokenDigest,
-}
-
-/// A token can't be taken to its site, or what came back isn't sound.
-#[derive(Debug, thiserror::Error)]
-pub enum TakeError {
-    /// The token is none.
-    #[error(transparent)]
-    Token(#[from] TokenError),
-    /// The token is one of ours.
-    #[error("this token is of this very site: it is for the other operator")]
-    Own,
-    /// No such peer.
-    #[error("there is no peer {0}")]
-    Unknown(PeerId),
-    /// The peer can't be accepted as it stands.
-    #[error(transparent)]
-    Transition(#[from] TransitionError),
-    /// What the other side answered makes no sense.
-    #[error("the answer of the other site makes no sense: {0}")]
-    Answer(String),
-    /// Another live peer is this site.
-    #[error(transparent)]
-    Conflict(#[from] Conflict),
-    /// The ledger can't be written.
-    #[error("the ledger can't be written")]
-    Ledger(#[source] LedgerError),
-}
-
-impl Gateway {
-    /// Prepares the call by which a token is taken to its site. Nothing changes yet.
-    ///
-    /// # Errors
-    /// The token is damaged or our own, or the peer isn't one that can be accepted.
-    pub fn accepting(&self, id: PeerId, token: &str) -> Result<Accepting, TakeError> {
-        let token = AcceptanceToken::parse(token)?;
-        if self.ca.is_own(token.ca()) {
-            return Err(TakeError::Own);
-        }
-        let peer = self
-            .ledger
-            .read(|book| book.peer(&id).map(|peer| (**peer).clone()));
-        let peer = peer.ok_or(TakeError::Unknown(id))?;
-        peer.clone().happen(Event::Accept, None, peer.since)?;
-        let request = AcceptRequest {
-            acceptance_token: Some(token.reveal()),
-            contract_version: Some(json!(wire::CONTRACT_VERSIONS[0])),
-            peer_ca_bundle_pem: Some(self.ca.pem()),
-            caller_inbound_subject: Some(id.subject()),
-            caller_url: self.settings.url.as_ref().map(ToString::to_string),
-            said: self.said(),
-        };
-        Ok(Accepting {
-            peer,
-            pinned: token.ca(),
-            request,
-            digest: token.digest(),
-        })
-    }
-
-    /// Takes over what the other site answered. `served` is the chain that its listener showed.
-    ///
-    /// # Errors
-    /// The answer isn't sound: nothing has changed, and the same call may be made again.
-    pub fn accepted(
-        &self,
-        accepting: &Accepting,
-        answer: AcceptAnswer,
-        served: &[CertificateDer<'_>],
-        wall: Moment,
-    ) -> Result<Peer, TakeError> {
-        let unsound = |text: &str| TakeError::Answer(text.to_owned());
-        let exchange = answer
-            .trust_exchange
-            .ok_or_else(|| unsound("it exchanged no trust"))?;
-        let roots =
-            certificates_of(&exchange.ca_bundle_pem).map_err(|error| TakeError::Answer(error.to_string()))?;
-        let now = self.ledger.read(|book| book.now(wall));
-        let root = roots
-            .first()
-            .filter(|_| roots.len() == 1)
-            .ok_or_else(|| unsound("its CA bundle isn't one root"))?;
-        let found = check_root(root, now).map_err(|error| TakeError::Answer(error.to_string()))?;
-        if found != accepting.pinned {
-            return Err(unsound("its CA isn't the one that the token names"));
-        }
-        let leaf = served
-            .first()
-            .ok_or_else(|| unsound("it showed no certificate"))?;
-        let names = names_of(leaf).map_err(|error| TakeError::Answer(error.to_string()))?;
-        let site = names.uris.iter().find_map(|uri| SiteId::of_uri(uri));
-        let site = site
-            .filter(|site| *site != self.site)
-            .ok_or_else(|| unsound("its certificate names no site, or this one"))?;
-        if PeerId::of_subject(&exchange.assigned_inbound_subject).is_none() {
-            return Err(unsound("the name that it assigned reads not fed:<id>"));
-        }
-        let taken = self.ledger.transact(wall, |draft| {
-            let now = draft.now();
-            let mut peer = draft
-                .peer(&accepting.peer.id)
-                .cloned()
-                .ok_or(TakeError::Unknown(accepting.peer.id))?;
-            peer.happen(Event::Accept, None, now)?;
-            let words = verification_words(accepting.pinned, self.ca.fingerprint(), &accepting.digest);
-            peer.words = Some(words.join(" "));
-            peer.contract_version = Some(answer.contract_version_agreed);
-            peer.generation = 1 + generations(draft, &site);
-            peer.trust = Some(Trust {
-                site: site.clone(),
-                anchors: vec![Anchor {
-                    pem: pem_of(root),
-                    fingerprint: found,
-                    since: now,
-                    until: None,
-                    proven: true,
-                }],
-                sequence: 1,
-                outbound_subject: exchange.assigned_inbound_subject.clone(),
-            });
-            peer.happen(Event::Enroll, None, now)?;
-            note_status(
-                draft,
-                &peer,
-                json!({ "site": site.to_string(), "platform_version": VERSION }),
-            );
-            draft.put_peer(peer.clone())?;
-            Ok(peer)
-        });
-        taken.map_err(|aborted| match aborted {
-            Aborted::ByCaller(error) => error,
-            Aborted::ByLedger(error) => TakeError::Ledger(error),
-        })
-    }
 }

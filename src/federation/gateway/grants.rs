@@ -2,9 +2,10 @@
 
 use serde_json::json;
 
+use super::children::emancipate_in;
 use super::{Gateway, OperatorError};
 use crate::federation::capability::{Capability, CapabilityId};
-use crate::federation::grant::{Axis, BearerToken, Grant, GrantId, State, Terms, TermsError, life};
+use crate::federation::grant::{Axis, BearerToken, Grant, GrantId, Origin, State, Terms, TermsError, life};
 use crate::federation::ledger::{Aborted, Draft, Happening, LedgerError};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Peer, PeerId, Status};
@@ -166,6 +167,12 @@ impl Gateway {
                 payload: json!({ "grant": id, "reason": reason }),
             });
             draft.put_grant(grant.clone());
+            if grant.origin == Origin::ManagedChildOperator
+                && let Some(mut peer) = draft.peer(&peer).cloned()
+            {
+                emancipate_in(draft, &mut peer, "operator");
+                draft.put_peer(peer).map_err(OperatorError::Conflict)?;
+            }
             Ok(grant)
         })?;
         Ok(grant)

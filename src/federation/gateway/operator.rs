@@ -115,6 +115,9 @@ impl Gateway {
                 last_handshake_at: None,
                 last_heartbeat_at: None,
                 generation: 1,
+                enrolment: None,
+                taken: None,
+                cluster: None,
             };
             note_status(draft, &peer, json!({ "url": peer.url }));
             draft.put_peer(peer.clone())?;
@@ -183,7 +186,7 @@ impl Gateway {
             let is_good = peer
                 .trust
                 .as_ref()
-                .is_some_and(|trust| trust.anchors_at(now).next().is_some());
+                .is_some_and(|trust| trust.callers_at(now).next().is_some());
             if is_good {
                 peer.happen(Event::Enroll, None, now)?;
             } else {

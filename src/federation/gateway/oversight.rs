@@ -68,7 +68,9 @@ impl Gateway {
             peer,
             heard: self.heard.last(peer),
         };
+        let peers: Vec<&Peer> = peers.collect();
         Scene {
+            issued_until: self.issued_until(peers.iter().copied()),
             site: &self.site,
             version: VERSION,
             jurisdiction: self.settings.jurisdiction.as_deref(),
@@ -76,7 +78,7 @@ impl Gateway {
             stale_after: self.settings.stale_after,
             ca: &grounds.ca,
             leaf_until: grounds.leaf_until,
-            peers: peers.map(seen).collect(),
+            peers: peers.into_iter().map(seen).collect(),
             now,
         }
     }

@@ -9,6 +9,7 @@ use super::Gateway;
 use crate::federation::grant::{Ask, BearerToken, Denial, Scope, instance_names};
 use crate::federation::identity::Stranger;
 use crate::federation::moment::Moment;
+use crate::federation::peer::SpawnRole;
 use crate::federation::pki::verify::names_of;
 use crate::federation::resources::{Kind, all};
 use crate::federation::site::SiteId;
@@ -77,13 +78,21 @@ impl Gateway {
         wall: Moment,
     ) -> Result<ResourceAnswer, ResourceError> {
         let peer = self.identify(via.chain, wall)?;
-        let token = BearerToken::parse(asked.bearer.ok_or(Denial::NoToken)?).ok_or(Denial::Unresolved)?;
-        let (grant, now) = self
-            .ledger
-            .read(|book| (book.grant(&token.grant()).cloned(), book.now(wall)));
-        let grant = grant
-            .filter(|grant| grant.digest == token.digest())
-            .ok_or(Denial::Unresolved)?;
+        let now = self.ledger.read(|book| book.now(wall));
+        let grant = if let Some(bearer) = asked.bearer {
+            let token = BearerToken::parse(bearer).ok_or(Denial::Unresolved)?;
+            let grant = self.ledger.read(|book| book.grant(&token.grant()).cloned());
+            grant.filter(|grant| grant.digest == token.digest())
+        } else {
+            // A managed child's parent is known by its certificate alone.
+            let is_parent = peer.role == SpawnRole::Child;
+            let authority = self.ledger.read(|book| {
+                let mut of_parents = book.grants().filter(|grant| grant.is_authority_of(peer.id, now));
+                of_parents.next().cloned()
+            });
+            Some(authority.filter(|_| is_parent).ok_or(Denial::NoToken)?)
+        };
+        let grant = grant.ok_or(Denial::Unresolved)?;
         let fleet = self.fleet();
         let network = via.network.map(|name| {
             let number = fleet.as_ref().and_then(|fleet| fleet.networks.get(name));

@@ -6,12 +6,13 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use serde::Serialize;
 use serde_json::json;
 
+use super::children::signed_here;
 use super::{ANCHOR_CHANGED, BeatError, Gateway};
 use crate::federation::anchors::{OVERLAP, take};
 use crate::federation::identity::Stranger;
 use crate::federation::ledger::{Aborted, Happening, OwnTrust, Rotation};
 use crate::federation::moment::Moment;
-use crate::federation::peer::{Peer, PeerId};
+use crate::federation::peer::{Anchor, Peer, PeerId};
 use crate::federation::pki::SiteCa;
 use crate::federation::pki::authority::StoreError;
 use crate::federation::token::Fingerprint;
@@ -80,6 +81,12 @@ impl Gateway {
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<PeerId, u64>> {
         self.informed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a peer has said that it knows our present anchors.
+    pub(super) fn knows_us(&self, id: PeerId) -> bool {
+        let own = self.trust_sequence();
+        self.known().get(&id).is_some_and(|known| *known >= own)
     }
 
     /// What goes with every beat and every answer: the anchors themselves only to who has said that it lacks them.
@@ -270,11 +277,9 @@ impl Gateway {
             let before: Vec<Fingerprint> = trust.anchors.iter().map(|anchor| anchor.fingerprint).collect();
             let changed =
                 take(trust, bundle, sequence, now).map_err(|error| BeatError::Anchors(error.to_string()))?;
-            if trust
-                .anchors
-                .iter()
-                .any(|anchor| self.ca.is_own(anchor.fingerprint))
-            {
+            let ours: Vec<Fingerprint> = signed_here(draft.peers()).collect();
+            let is_ours = |anchor: &Anchor| self.is_ours(anchor.fingerprint, ours.iter().copied());
+            if trust.anchors.iter().any(is_ours) {
                 return Err(BeatError::Anchors("one of them is ours".to_owned()));
             }
             if changed {

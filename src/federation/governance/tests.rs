@@ -14,6 +14,7 @@ struct World {
     policy: Policy,
     jurisdiction: Option<&'static str>,
     leaf_until: Option<Moment>,
+    issued_until: Vec<(PeerId, Moment)>,
     peers: Vec<Peer>,
     now: Moment,
 }
@@ -27,6 +28,7 @@ impl World {
             policy: Policy::default(),
             jurisdiction: Some("JP"),
             leaf_until: None,
+            issued_until: Vec::new(),
             peers,
             now: NOW,
         }
@@ -41,6 +43,7 @@ impl World {
             stale_after: Duration::from_secs(150),
             ca: self.ca.der(),
             leaf_until: self.leaf_until,
+            issued_until: self.issued_until.clone(),
             peers: self
                 .peers
                 .iter()
@@ -106,6 +109,7 @@ fn sound(n: u16) -> Peer {
             site,
             sequence: 1,
             outbound_subject: "fed:x".to_owned(),
+            signed_here: None,
         }),
         declared,
         since: NOW,

@@ -74,6 +74,7 @@ pub struct Happening {
 pub struct Book {
     pub(super) peers: BTreeMap<PeerId, Arc<Peer>>,
     pub(super) offers: BTreeMap<TokenDigest, PeerId>,
+    pub(super) enrolments: BTreeMap<TokenDigest, PeerId>,
     pub(super) answers: BTreeMap<TokenDigest, KeptAnswer>,
     pub(super) grants: BTreeMap<GrantId, Arc<Grant>>,
     pub(super) capabilities: BTreeMap<CapabilityId, Arc<Capability>>,
@@ -109,6 +110,12 @@ impl Book {
     #[must_use]
     pub fn offered(&self, token: &TokenDigest) -> Option<&Arc<Peer>> {
         self.peers.get(self.offers.get(token)?)
+    }
+
+    /// The peer whose node may still ask for its certificate with this token.
+    #[must_use]
+    pub fn enrolling(&self, token: &TokenDigest) -> Option<&Arc<Peer>> {
+        self.peers.get(self.enrolments.get(token)?)
     }
 
     /// The answer that was given for this token.
@@ -162,7 +169,11 @@ impl Book {
             .offers
             .values()
             .filter_map(|id| self.peers.get(id)?.offer.as_ref());
-        offers.any(|offer| now < offer.expires_at)
+        let mut enrolments = self
+            .enrolments
+            .values()
+            .filter_map(|id| self.peers.get(id)?.enrolment.as_ref());
+        offers.any(|offer| now < offer.expires_at) || enrolments.any(|enrolment| now < enrolment.expires_at)
     }
 
     /// The time by which things expire: never earlier than what was written last.
@@ -177,6 +188,12 @@ impl Book {
         }
         if let Some(offer) = &peer.offer {
             self.offers.insert(offer.digest, peer.id);
+        }
+        if let Some(old) = self.peers.get(&peer.id).and_then(|old| old.enrolment.as_ref()) {
+            self.enrolments.remove(&old.digest);
+        }
+        if let Some(enrolment) = &peer.enrolment {
+            self.enrolments.insert(enrolment.digest, peer.id);
         }
         self.peers.insert(peer.id, Arc::new(peer));
     }
@@ -290,6 +307,16 @@ impl<'a> Draft<'a> {
         let id = self.book.offers.get(token)?;
         self.peer(id)
             .filter(|peer| peer.offer.as_ref().is_some_and(|offer| offer.digest == *token))
+    }
+
+    /// The peer whose node may still ask for its certificate with this token.
+    #[must_use]
+    pub fn enrolling(&self, token: &TokenDigest) -> Option<&Peer> {
+        let id = self.book.enrolments.get(token)?;
+        self.peer(id).filter(|peer| {
+            let enrolment = peer.enrolment.as_ref();
+            enrolment.is_some_and(|enrolment| enrolment.digest == *token && self.now < enrolment.expires_at)
+        })
     }
 
     /// The answer that was given for this token.

@@ -26,6 +26,9 @@ pub(crate) fn proposed() -> Peer {
         last_handshake_at: None,
         last_heartbeat_at: None,
         generation: 1,
+        enrolment: None,
+        taken: None,
+        cluster: None,
     }
 }
 

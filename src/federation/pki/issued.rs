@@ -9,6 +9,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -24,7 +25,7 @@ use crate::federation::peer::PeerId;
 /// A leaf and the name that the parent gave us in it.
 pub struct Issued {
     /// Certificate and key.
-    pub leaf: Leaf,
+    pub leaf: Arc<Leaf>,
     /// Its common name.
     pub subject: String,
     /// Since when it is good.
@@ -74,13 +75,13 @@ impl Issued {
         Ok(Self {
             subject: names_of(&chain[0])?.subject,
             since,
-            leaf: Leaf {
+            leaf: Arc::new(Leaf {
                 renew_at: renew_at(since, until),
                 not_after: until,
                 issuer: fingerprint_of(&chain[1])?,
                 chain,
                 key,
-            },
+            }),
         })
     }
 }
@@ -106,7 +107,7 @@ impl Store {
         Ok(key)
     }
 
-    /// Keeps what the parent signed for a key, and forgets that it waited.
+    /// Keeps what the parent signed for a key.
     ///
     /// # Errors
     /// It can't be written.
@@ -116,8 +117,16 @@ impl Store {
         for certificate in &issued.leaf.chain {
             text.push_str(&pem_of(certificate));
         }
-        let (path, waits) = (self.issued(id, "pem"), self.issued(id, "next"));
-        write_whole(&path, &text, 0o600).map_err(|source| StoreError::file("writing", path, source))?;
+        let path = self.issued(id, "pem");
+        write_whole(&path, &text, 0o600).map_err(|source| StoreError::file("writing", path, source))
+    }
+
+    /// The key that waited has its certificate.
+    ///
+    /// # Errors
+    /// It can't be removed.
+    pub fn forget_waiting(&self, id: PeerId) -> Result<(), StoreError> {
+        let waits = self.issued(id, "next");
         match std::fs::remove_file(&waits) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(StoreError::file("removing", waits, error))
@@ -181,6 +190,8 @@ mod tests {
         );
         assert_eq!(issued.leaf.not_after, signed.not_after);
         store.keep_issued(id, &issued, &key).unwrap();
+        assert_eq!(store.waiting_key(id).unwrap(), key, "until the ledger knows");
+        store.forget_waiting(id).unwrap();
         let read = store.read_issued(id).unwrap().unwrap();
         assert_eq!(read.leaf.chain, issued.leaf.chain);
         assert_ne!(store.waiting_key(id).unwrap(), key, "the next is another");
