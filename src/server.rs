@@ -9,6 +9,7 @@
 
 mod notify;
 mod operators;
+mod spawn;
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -180,6 +181,7 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
         config.to_owned(),
         own.fleet_dir.clone(),
     ));
+    let spawned = tokio::spawn(spawn::follow(Arc::clone(&gateway), federation.payload.clone()));
     // From here on all sockets listen.
     let mut manager = Manager::ready(monotonic());
     let driver = drive(&gateway, &mut calls, &verifier, &current, &mut leaf, &mut manager);
@@ -190,6 +192,7 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     notify::stopping();
     let _ = stop.send(true);
     following.abort();
+    spawned.abort();
     // The listener and each connection hold a receiver until they are through.
     let _ = tokio::time::timeout(LAST_WORDS, stop.closed()).await;
     last_words(&gateway);
@@ -354,6 +357,13 @@ async fn drive(
                 if now.duration_since(flushed) >= FLUSH {
                     flushed = now;
                     now_and_then(gateway, current, leaf);
+                    for parent in gateway.renewals(wall()) {
+                        let (gateway, gate) = (Arc::clone(gateway), Arc::clone(&gate));
+                        tokio::spawn(async move {
+                            let _turn = gate.acquire().await;
+                            renew_with(&gateway, &parent).await;
+                        });
+                    }
                 }
             }
         }
@@ -405,6 +415,16 @@ fn after_beat(gateway: &Gateway, pulse: &mut Pulse, id: PeerId, outcome: &Result
         tracing::debug!(peer = %id, %error, "a beat wasn't answered");
         if error.is_refusal() {
             degrade(gateway, id, "refused_by_peer");
+        }
+    }
+}
+
+/// Asks a parent to sign anew. That it can't be done is told again with each try, and `governance` tells how long is left.
+async fn renew_with(gateway: &Gateway, parent: &Peer) {
+    match gateway.renew_with(parent, wall()).await {
+        Ok(()) => tracing::info!(peer = %parent.id, alias = %parent.alias, "the parent has signed anew"),
+        Err(error) => {
+            tracing::error!(peer = %parent.id, alias = %parent.alias, %error, "the parent hasn't signed anew");
         }
     }
 }

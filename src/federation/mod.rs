@@ -48,6 +48,7 @@ pub mod pulse;
 pub mod residency;
 pub mod resources;
 pub mod site;
+pub mod spawn;
 pub mod token;
 pub mod url;
 pub mod version;

@@ -17,6 +17,7 @@ use crate::api::federation_api::{blocking, body};
 use crate::federation::gateway::{Gateway, OperatorError, Proposal, SoftStep};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Peer, PeerId, SpawnMode, SpawnRole, Status};
+use crate::federation::spawn::Payload;
 use crate::federation::url::{PeerUrl, UrlError};
 use crate::federation::wire::Notice;
 use crate::model::Name;
@@ -58,6 +59,8 @@ fn peer_view(gateway: &Gateway, peer: &Peer) -> Value {
         "reason": peer.reason,
         "spawn_role": peer.role,
         "spawn_mode": peer.mode,
+        "signed_here": trust.is_some_and(|trust| trust.signed_here.is_some()),
+        "cluster": peer.cluster,
         "site_id": trust.map(|trust| &trust.site),
         "remote_prefix_advertisement": trust.and_then(|trust| trust.site.prefix()),
         "trust_anchors": anchors,
@@ -173,6 +176,13 @@ async fn propose(
             "an alias that reads like an id could be taken for one",
         ));
     }
+    if role == SpawnRole::Parent && operating.gateway.settings.url.is_none() {
+        return Err(ApiError::new(
+            422,
+            "not_dialable",
+            "a parent must be dialable for its children: set `url` of [federation]",
+        ));
+    }
     let expect_ca = asked.expect_ca.map(|text| text.parse()).transpose();
     let proposal = Proposal {
         url,
@@ -189,10 +199,22 @@ async fn propose(
     (operating.random)(&mut id);
     let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
     let proposed = blocking(move || gateway.propose(&proposal, secret, id, wall)).await??;
-    let data = json!({
+    let mut data = json!({
         "peer": peer_view(&operating.gateway, &proposed.peer),
         "acceptance_token": proposed.token.reveal(),
     });
+    let url = operating.gateway.settings.url.as_ref();
+    if let Some(url) = url.filter(|_| proposed.peer.role == SpawnRole::Parent) {
+        // What the child reads at its first start.
+        data["spawn_payload"] = json!(Payload {
+            parent_url: url.to_string(),
+            acceptance_token: proposed.token.reveal(),
+            spawn_mode: proposed.peer.mode,
+            parent_peer_id: Some(proposed.peer.id),
+            contract_version: json!("v1"),
+            name: Name::new(operating.gateway.site.name()).ok(),
+        });
+    }
     Ok((StatusCode::CREATED, Json(json!({ "data": data }))))
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Read as _, stderr};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 use super::{Api, which};
 use crate::api::operator::API;
 use crate::cli::{CliError, Global};
+use crate::federation::pki::authority::write_whole;
 use crate::federation::token::AcceptanceToken;
 
 /// How often a peer's status is looked at while its acceptance is waited for.
@@ -23,7 +25,10 @@ pub(crate) enum PeerCommand {
     #[command(after_help = "Example:
   sdwand peer propose https://site-b.example.com:8443 --name site-b
 
-Nobody is contacted. Hand the token over out of band; it carries the fingerprint of this site's CA.")]
+Nobody is contacted. Hand the token over out of band; it carries the fingerprint of this site's CA.
+
+A site that this one spawns reads it from a file at its first start:
+  sdwand peer propose https://edge-1.example.com:8443 --role parent --mode managed_child --payload edge-1.json")]
     Propose(Propose),
     /// Take another operator's token to its site: registers the peer and accepts in one
     #[command(after_help = "Example:
@@ -98,6 +103,9 @@ pub(crate) struct Propose {
     /// `out_of_band`, `managed_child`, `autonomous_peer` or `cluster_member`
     #[arg(long, default_value = "out_of_band")]
     mode: String,
+    /// With --role parent: writes what the child reads at its first start, instead of showing the token
+    #[arg(long, value_name = "FILE")]
+    payload: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -110,6 +118,12 @@ pub(crate) struct Accept {
     /// What this site calls the other; else after its host
     #[arg(long, value_name = "ALIAS")]
     name: Option<String>,
+    /// symmetric, or child where the other site spawned this one
+    #[arg(long, default_value = "symmetric")]
+    role: String,
+    /// `out_of_band`, `managed_child`, `autonomous_peer` or `cluster_member`
+    #[arg(long, default_value = "out_of_band")]
+    mode: String,
     /// How many seconds to wait until the peer is active
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     wait: u64,
@@ -156,8 +170,22 @@ pub(crate) async fn peer(global: &Global, command: PeerCommand) -> Result<ExitCo
                 "remote_instance_url": asked.url, "alias": asked.name, "token_ttl_seconds": asked.ttl,
                 "expect_ca": asked.expect_ca, "spawn_role": asked.role, "spawn_mode": asked.mode,
             });
-            let answer = api.ask(Method::POST, API, Some(body)).await?;
-            offered(global, &answer)
+            if let Some(path) = &asked.payload {
+                if asked.role != "parent" {
+                    return Err(CliError::Other(
+                        "--payload is for children: it needs --role parent".to_owned(),
+                    ));
+                }
+                if path.exists() {
+                    let text = format!("{} is there already, and may be another child's", path.display());
+                    return Err(CliError::Other(text));
+                }
+            }
+            let mut answer = api.ask(Method::POST, API, Some(body)).await?;
+            match &asked.payload {
+                Some(path) => left(global, &mut answer, path),
+                None => offered(global, &answer),
+            }
         }
         PeerCommand::Accept(asked) => accept(global, &api, asked).await,
         PeerCommand::List => {
@@ -218,6 +246,24 @@ fn offered(global: &Global, answer: &Value) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A peer that was proposed, and its payload in a file that only its owner reads.
+fn left(global: &Global, answer: &mut Value, path: &Path) -> Result<ExitCode, CliError> {
+    let text = zeroize::Zeroizing::new(format!("{:#}\n", answer["spawn_payload"]));
+    write_whole(path, &text, 0o600)
+        .map_err(|error| CliError::Other(format!("writing {}: {error}", path.display())))?;
+    let peer = answer["peer"].take();
+    let word = |key: &str| peer[key].as_str().unwrap_or("-");
+    let text = format!(
+        "peer {} ({}), proposed; its payload is in {}, with a token in it that is good once, until {}.\n\nPut it on the child's gateway as /etc/sdwand/federation-payload.json, 0640 root:sdwand, before `sdwand serve` starts.\n",
+        word("alias"),
+        word("id"),
+        path.display(),
+        word("acceptance_token_expires_at"),
+    );
+    global.print(&json!({ "peer": peer, "payload": path }), &text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn show(global: &Global, peer: &Value) -> Result<ExitCode, CliError> {
     let mut text = String::new();
     for key in [
@@ -231,6 +277,8 @@ fn show(global: &Global, peer: &Value) -> Result<ExitCode, CliError> {
         "remote_prefix_advertisement",
         "spawn_role",
         "spawn_mode",
+        "signed_here",
+        "cluster",
         "verification_words",
         "verified",
         "last_handshake_at",
@@ -284,7 +332,9 @@ async fn accept(global: &Global, api: &Api, asked: Accept) -> Result<ExitCode, C
     let id = if let Some(peer) = known {
         peer["id"].clone()
     } else {
-        let body = json!({ "remote_instance_url": url, "alias": asked.name });
+        let body = json!({
+            "remote_instance_url": url, "alias": asked.name, "spawn_role": asked.role, "spawn_mode": asked.mode,
+        });
         api.ask(Method::POST, API, Some(body)).await?["peer"]["id"].clone()
     };
     let id = id.as_str().unwrap_or_default().to_owned();
