@@ -24,6 +24,7 @@ conntrack conntrack
 tcpdump tcpdump
 jq jq
 curl curl
+openssl openssl
 python3-minimal /usr/bin/python3
 procps sysctl
 kmod modprobe

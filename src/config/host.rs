@@ -241,20 +241,14 @@ fn read_ovn(cursor: &Cursor<'_>, folder: &Path) -> Ovn {
 fn read_cluster(cursor: &Cursor<'_>) -> Option<Cluster> {
     let (kind, address) = (cursor.need("kind"), cursor.need::<String>("address"));
     let credential: Option<String> = cursor.get("credential");
-    let cluster = Cluster {
-        kind: kind?,
-        address: address?,
-        credential,
-    };
-    let is_address = Cluster {
-        credential: None,
-        ..cluster.clone()
-    }
-    .is_sound();
-    if !is_address {
+    if address
+        .as_deref()
+        .is_some_and(|address| !Cluster::is_address(address))
+    {
         let bad = Bad::new("this is no host with a port");
         cursor.fail("address", bad.hint("like \"etcd.site-a.example:2379\""));
-    } else if !cluster.is_sound() {
+    }
+    if credential.as_deref().is_some_and(|word| !Cluster::is_word(word)) {
         let bad = Bad::new(format!(
             "a reference has at most {} bytes, and no spaces",
             Cluster::MOST
@@ -265,7 +259,11 @@ fn read_cluster(cursor: &Cursor<'_>) -> Option<Cluster> {
         );
     }
     cursor.finish();
-    Some(cluster)
+    Some(Cluster {
+        kind: kind?,
+        address: address?,
+        credential,
+    })
 }
 
 fn read_federation(cursor: &Cursor<'_>, folder: &Path) -> Federation {

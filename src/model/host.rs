@@ -204,16 +204,22 @@ impl Cluster {
     /// Whether it is one that can be handed on.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        let is_word = |text: &str| {
-            !text.is_empty() && text.len() <= Self::MOST && text.chars().all(|c| c.is_ascii_graphic())
-        };
-        let port = self
-            .address
-            .rsplit_once(':')
-            .map(|(host, port)| (!host.is_empty(), port.parse::<u16>()));
-        is_word(&self.address)
-            && matches!(port, Some((true, Ok(1..))))
-            && self.credential.as_deref().is_none_or(is_word)
+        Self::is_address(&self.address) && self.credential.as_deref().is_none_or(Self::is_word)
+    }
+
+    /// Whether a text is a host and a port.
+    #[must_use]
+    pub fn is_address(text: &str) -> bool {
+        let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+        let parts = text.rsplit_once(':');
+        Self::is_word(text) && parts.is_some_and(|(host, port)| !host.is_empty() && is_port(port))
+    }
+
+    /// Whether a text is one word that isn't too long.
+    #[must_use]
+    pub fn is_word(text: &str) -> bool {
+        let is_short = !text.is_empty() && text.len() <= Self::MOST;
+        is_short && text.chars().all(|c| c.is_ascii_graphic())
     }
 }
 
