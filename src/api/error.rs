@@ -72,6 +72,7 @@ impl From<AcceptError> for ApiError {
             | AcceptError::Token
             | AcceptError::TooLong(_)
             | AcceptError::Trust(_)
+            | AcceptError::Undialable
             | AcceptError::AnchorInUse
             | AcceptError::Conflict(_)
             | AcceptError::Transition(_) => {
@@ -196,9 +197,11 @@ impl From<DialError> for ApiError {
             DialError::Call(_) => Self::new(502, "unreachable", chain(&error)),
             DialError::Refused { .. } => Self::new(502, "refused_by_peer", error.to_string()),
             DialError::Unsound(_) => Self::new(502, "unsound_answer", error.to_string()),
-            DialError::NoTrust(_) | DialError::NoAnchor(_) | DialError::Standing(_) | DialError::Url(_) => {
-                Self::new(409, "conflict", error.to_string())
-            }
+            DialError::NoTrust(_)
+            | DialError::NoAnchor(_)
+            | DialError::Undialable(_)
+            | DialError::Standing(_)
+            | DialError::Url(_) => Self::new(409, "conflict", error.to_string()),
             DialError::Beat(error) => error.into(),
             DialError::Pki(_) | DialError::Store(_) | DialError::Body(_) => Self::internal(&error),
         }

@@ -63,6 +63,9 @@ pub enum DialError {
     /// A child that hasn't said yet what its listener vouches with.
     #[error("peer {0} hasn't told yet which CA its listener has: its heartbeats do")]
     NoAnchor(PeerId),
+    /// It says itself that it can't be dialled.
+    #[error("peer {0} says that it can't be dialled: it calls us")]
+    Undialable(PeerId),
     /// There is no trust with it.
     #[error("no trust was exchanged with peer {0}")]
     NoTrust(PeerId),
@@ -230,6 +233,9 @@ impl Gateway {
 
     /// One call to a peer, by its anchors alone; what it answers if it doesn't refuse.
     async fn call_peer(&self, peer: &Peer, wanted: Call<'_>, wall: Moment) -> Result<Value, DialError> {
+        if !peer.declared.is_dialable() {
+            return Err(DialError::Undialable(peer.id));
+        }
         let trust = peer.trust.as_ref().ok_or(DialError::NoTrust(peer.id))?;
         let mut anchors = Vec::new();
         // A clock that was set back wakes no anchor.

@@ -251,6 +251,7 @@ impl Gateway {
             endpoints: Some(self.endpoints()),
             platform_version: Some(VERSION.to_owned()),
             data_residency: self.settings.jurisdiction.clone(),
+            dialable: Some(self.settings.url.is_some()),
         }
     }
 

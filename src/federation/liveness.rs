@@ -53,7 +53,8 @@ impl Probe {
                 | DialError::Beat(_)
                 | DialError::Body(_)
                 | DialError::Store(_)
-                | DialError::Standing(_),
+                | DialError::Standing(_)
+                | DialError::Undialable(_),
             ) => Self::Unreachable,
         }
     }

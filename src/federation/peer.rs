@@ -384,6 +384,17 @@ pub struct Declared {
     pub platform_version: Option<String>,
     /// Where its data resides.
     pub data_residency: Option<String>,
+    /// Whether it can be dialled; where it doesn't say so, it is tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dialable: Option<bool>,
+}
+
+impl Declared {
+    /// Whether there is any sense in calling it.
+    #[must_use]
+    pub fn is_dialable(&self) -> bool {
+        self.dialable.unwrap_or(true)
+    }
 }
 
 /// A peer.

@@ -76,6 +76,9 @@ pub struct Said {
     /// Where its data resides.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_residency: Option<String>,
+    /// Whether it can be dialled; one behind NAT can't.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dialable: Option<bool>,
 }
 
 /// A field is longer than it may be.
@@ -143,6 +146,9 @@ impl Said {
         }
         if self.data_residency.is_some() {
             declared.data_residency = self.data_residency;
+        }
+        if self.dialable.is_some() {
+            declared.dialable = self.dialable;
         }
         *declared != before
     }

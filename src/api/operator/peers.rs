@@ -76,6 +76,7 @@ fn peer_view(gateway: &Gateway, peer: &Peer) -> Value {
         "extension_slugs": peer.declared.extension_slugs,
         "platform_version": peer.declared.platform_version,
         "data_residency": peer.declared.data_residency,
+        "dialable": peer.declared.dialable,
         "generation": peer.generation,
         "allowed_transitions": peer.status.allowed(),
     })
@@ -204,6 +205,11 @@ async fn propose(
         "acceptance_token": proposed.token.reveal(),
     });
     let url = operating.gateway.settings.url.as_ref();
+    if url.is_none() {
+        data["warnings"] = json!([
+            "this site can't be dialled, so nobody can bring the token to it: let the other operator propose"
+        ]);
+    }
     if let Some(url) = url.filter(|_| proposed.peer.role == SpawnRole::Parent) {
         // What the child reads at its first start.
         data["spawn_payload"] = json!(Payload {

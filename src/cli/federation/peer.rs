@@ -234,6 +234,9 @@ pub(crate) async fn peer(global: &Global, command: PeerCommand) -> Result<ExitCo
 
 /// A peer that was proposed, and its token.
 fn offered(global: &Global, answer: &Value) -> Result<ExitCode, CliError> {
+    for warning in answer["warnings"].as_array().into_iter().flatten() {
+        eprintln!("warning: {}", crate::cli::plain(warning.as_str().unwrap_or("-")));
+    }
     let word = |key: &str| answer["peer"][key].as_str().unwrap_or("-");
     let text = format!(
         "peer {} ({}), proposed; the token is good until {} and is shown this once:\n\n{}\n\nThe other operator runs:\n  sdwand peer accept URL-OF-THIS-SITE --token -\n",
@@ -286,6 +289,7 @@ fn show(global: &Global, peer: &Value) -> Result<ExitCode, CliError> {
         "acceptance_token_expires_at",
         "platform_version",
         "data_residency",
+        "dialable",
         "generation",
     ] {
         match &peer[key] {

@@ -41,6 +41,11 @@ pub enum AcceptError {
     /// What the caller vouches with isn't sound, or isn't its own.
     #[error("{0}")]
     Trust(String),
+    /// Neither site can be dialled by the other.
+    #[error(
+        "neither of the two sites can be dialled: one of them needs a `url` in [federation] that the other reaches"
+    )]
+    Undialable,
     /// Its anchor is ours, or another live peer's.
     #[error("this trust anchor is in use here: every site has a CA of its own")]
     AnchorInUse,
@@ -71,6 +76,7 @@ impl AcceptError {
             Self::Token => (401, "UNAUTHORIZED"),
             Self::TooLong(_) => (422, "too_long"),
             Self::Trust(_) => (422, "trust_refused"),
+            Self::Undialable => (422, "neither_dialable"),
             Self::AnchorInUse => (422, "anchor_in_use"),
             Self::Conflict(_) => (409, "conflict"),
             Self::Transition(_) => (422, "transition_refused"),
@@ -144,6 +150,9 @@ impl Gateway {
             return Err(AcceptError::Token);
         }
         request.said.check()?;
+        if request.said.dialable == Some(false) && self.settings.url.is_none() {
+            return Err(AcceptError::Undialable);
+        }
         let subject = request
             .caller_inbound_subject
             .clone()
