@@ -214,6 +214,7 @@ fn routes() -> Vec<(&'static str, String, Need)> {
     vec![
         ("GET", PEERS.to_owned(), read),
         ("GET", peer(""), read),
+        ("PATCH", peer(""), manage),
         ("POST", PEERS.to_owned(), invite),
         ("POST", peer("/accept"), invite),
         ("POST", peer("/rotate-token"), invite),
@@ -434,4 +435,76 @@ async fn the_runbooks_proposal_is_answered_as_it_says() {
         let (found, answer) = site.http(&request("POST", PEERS, &bearer(&token), &body)).await;
         assert_eq!(found, status, "{answer}");
     }
+}
+
+/// Line 100 and 101 of the contract: one change at a time, and what can't happen leaves the row as it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_changes_one_thing_about_a_peer() {
+    let site = Site::new("site-a", 1).await;
+    let all = bearer(&site.token(&Permission::ALL));
+    let send = async |method: &str, path: &str, body: Value| {
+        let (status, answer) = site.https(&request(method, path, &all, &body.to_string())).await;
+        (status, json_of(&answer))
+    };
+    let propose = async |url: &str| {
+        let (_, answer) = send("POST", PEERS, json!({ "remote_instance_url": url })).await;
+        answer["data"]["peer"]["id"].as_str().unwrap().to_owned()
+    };
+    let (b, _c) = (
+        propose("https://b.example:8443").await,
+        propose("https://c.example:8443").await,
+    );
+    let path = format!("{PEERS}/{b}");
+    for (body, status) in [
+        (json!({}), 400),
+        (json!({ "status": "suspended", "data_residency": "JP" }), 422),
+        (json!({ "status": "active" }), 422),
+        (json!({ "status": "accepted" }), 422),
+        (json!({ "status": "gone" }), 400),
+        (json!({ "data_residency": "x".repeat(65) }), 422),
+        (json!({ "remote_instance_url": "http://b.example" }), 422),
+        (json!({ "remote_instance_url": "https://c.example:8443" }), 409),
+    ] {
+        let (found, answer) = send("PATCH", &path, body.clone()).await;
+        assert_eq!(found, status, "{body}: {answer}");
+        let (_, shown) = send("GET", &path, Value::Null).await;
+        assert_eq!(shown["data"]["status"], "proposed", "{body}");
+        assert_eq!(shown["data"]["data_residency"], Value::Null, "{body}");
+        assert_eq!(
+            shown["data"]["remote_instance_url"], "https://b.example:8443",
+            "{body}"
+        );
+    }
+    for _ in 0..2 {
+        let (status, answer) = send("PATCH", &path, json!({ "data_residency": "JP" })).await;
+        assert_eq!(
+            (status, &answer["data"]["peer"]["data_residency"]),
+            (200, &json!("JP"))
+        );
+    }
+    let moved = json!({ "remote_instance_url": "https://b2.example" });
+    assert_eq!(send("PATCH", &path, moved).await.0, 200);
+    let (_, audit) = send("GET", &format!("{FEDERATION}/audit"), Value::Null).await;
+    let records = audit["data"]["records"].as_array().unwrap();
+    let told: Vec<&Value> = records
+        .iter()
+        .filter(|record| record["kind"] == "federation.peer.data_residency_changed")
+        .collect();
+    assert_eq!(told.len(), 1, "the same again is no news");
+    assert_eq!(
+        told[0]["payload"],
+        json!({ "previous": null, "new": "JP", "declared_by": "operator" })
+    );
+    let (status, answer) = send("PATCH", &path, json!({ "status": "revoked" })).await;
+    assert_eq!(
+        (status, &answer["data"]["peer"]["status"]),
+        (200, &json!("revoked"))
+    );
+    for body in [json!({ "status": "revoked" }), json!({ "status": "suspended" })] {
+        assert_eq!(send("PATCH", &path, body).await.0, 422);
+    }
+    assert_eq!(
+        send("PATCH", &path, json!({ "data_residency": "DE" })).await.0,
+        409
+    );
 }

@@ -33,6 +33,14 @@ impl ApiError {
         }
     }
 
+    /// The same words under another status, where this is the status.
+    pub(super) fn instead_of(mut self, status: u16, other: u16, code: &'static str) -> Self {
+        if self.status.as_u16() == status {
+            self = Self::new(other, code, self.error);
+        }
+        self
+    }
+
     /// What everyone hears whom we don't know.
     #[must_use]
     pub fn stranger() -> Self {
@@ -119,9 +127,11 @@ impl From<OperatorError> for ApiError {
     fn from(error: OperatorError) -> Self {
         match &error {
             OperatorError::Unknown(_) => Self::new(404, "unknown_peer", error.to_string()),
-            OperatorError::Transition(_) | OperatorError::Conflict(_) | OperatorError::NoWords(_) => {
-                Self::new(409, "conflict", error.to_string())
-            }
+            OperatorError::Transition(_)
+            | OperatorError::Conflict(_)
+            | OperatorError::NoWords(_)
+            | OperatorError::Ended(_) => Self::new(409, "conflict", error.to_string()),
+            OperatorError::TooLong(_) => Self::new(422, "too_long", error.to_string()),
             OperatorError::Alias => Self::new(422, "alias_missing", error.to_string()),
             OperatorError::Ledger(_) => Self::internal(&error),
         }

@@ -11,6 +11,7 @@
 //! | `ways`, `listen` | who asks, by which way, and what that allows |
 
 mod audit;
+mod change;
 mod grants;
 mod ledger;
 pub mod listen;
@@ -75,6 +76,7 @@ impl Routes {
 /// The routes. Whoever serves them puts an [`Arrival`] on every request: see [`listen`].
 pub fn router(operating: Operating) -> Router {
     let Routes { read, invite, manage } = peers::routes()
+        .and(change::routes())
         .and(grants::routes())
         .and(audit::routes())
         .and(sweep::routes());

@@ -42,7 +42,7 @@ pub(super) fn routes() -> Routes {
 }
 
 /// A peer, for operators.
-fn peer_view(gateway: &Gateway, peer: &Peer) -> Value {
+pub(super) fn peer_view(gateway: &Gateway, peer: &Peer) -> Value {
     let trust = peer.trust.as_ref();
     let anchors: Vec<String> = trust
         .iter()
@@ -254,7 +254,7 @@ async fn accept(
 }
 
 /// One change of one peer, which it is told of: best effort, the change stands without.
-async fn changed(
+pub(super) async fn changed(
     operating: &Operating,
     peer: &str,
     notice: Option<Notice>,

@@ -61,6 +61,11 @@ With `--token -` the token is read from standard input, where other users of thi
     #[command(after_help = "Example:
   sdwand peer revoke site-b --reason 'contract ended'")]
     Revoke(Reason),
+    /// Change what is known of a peer: where it is, or where its data resides
+    #[command(after_help = "Example:
+  sdwand peer set site-b --url https://new.site-b.example.com:8443
+  sdwand peer set site-b --residency JP      # what it doesn't say of itself")]
+    Set(Set),
     /// Draw another token for a peer that is still proposed; the old one is dead
     #[command(after_help = "Example:
   sdwand peer rotate-token site-b")]
@@ -137,6 +142,20 @@ pub(crate) struct Which {
 }
 
 #[derive(Debug, Args)]
+#[group(required = true, multiple = false, args = ["url", "residency"])]
+pub(crate) struct Set {
+    /// Its alias or id
+    #[arg(value_parser = which)]
+    peer: String,
+    /// Where its API is now
+    #[arg(long)]
+    url: Option<String>,
+    /// Where its data resides
+    #[arg(long, value_name = "PLACE")]
+    residency: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Retry {
     /// Its alias or id
     #[arg(value_parser = which)]
@@ -188,17 +207,7 @@ pub(crate) async fn peer(global: &Global, command: PeerCommand) -> Result<ExitCo
             }
         }
         PeerCommand::Accept(asked) => accept(global, &api, asked).await,
-        PeerCommand::List => {
-            let peers = api.ask(Method::GET, API, None).await?;
-            let mut text = String::new();
-            for peer in peers.as_array().into_iter().flatten() {
-                let words = ["alias", "status", "remote_instance_url", "last_heartbeat_at"];
-                let [alias, status, url, heard] = words.map(|key| peer[key].as_str().unwrap_or("-"));
-                let _ = writeln!(text, "{alias:<24} {status:<10} {url:<44} {heard}");
-            }
-            global.print(&peers, if text.is_empty() { "no peers\n" } else { &text })?;
-            Ok(ExitCode::SUCCESS)
-        }
+        PeerCommand::List => list(global, &api).await,
         PeerCommand::Show(which) => {
             let peer = api
                 .ask(Method::GET, &format!("{API}/{}", which.peer), None)
@@ -209,6 +218,12 @@ pub(crate) async fn peer(global: &Global, command: PeerCommand) -> Result<ExitCo
         PeerCommand::Resume(which) => post(&which.peer, "resume", json!({})).await,
         PeerCommand::Suspend(asked) => post(&asked.peer, "suspend", json!({ "reason": asked.reason })).await,
         PeerCommand::Revoke(asked) => post(&asked.peer, "revoke", json!({ "reason": asked.reason })).await,
+        PeerCommand::Set(asked) => {
+            let body = json!({ "remote_instance_url": asked.url, "data_residency": asked.residency });
+            let path = format!("{API}/{}", asked.peer);
+            let answer = api.ask(Method::PATCH, &path, Some(body)).await?;
+            show(global, &answer["peer"])
+        }
         PeerCommand::RotateToken(which) => {
             let path = format!("{API}/{}/rotate-token", which.peer);
             let answer = api.ask(Method::POST, &path, Some(json!({}))).await?;
@@ -230,6 +245,18 @@ pub(crate) async fn peer(global: &Global, command: PeerCommand) -> Result<ExitCo
         PeerCommand::Sweep(asked) => super::sweep::sweep(global, &api, asked).await,
         PeerCommand::Call(asked) => super::grant::call(global, &api, asked).await,
     }
+}
+
+async fn list(global: &Global, api: &Api) -> Result<ExitCode, CliError> {
+    let peers = api.ask(Method::GET, API, None).await?;
+    let mut text = String::new();
+    for peer in peers.as_array().into_iter().flatten() {
+        let words = ["alias", "status", "remote_instance_url", "last_heartbeat_at"];
+        let [alias, status, url, heard] = words.map(|key| peer[key].as_str().unwrap_or("-"));
+        let _ = writeln!(text, "{alias:<24} {status:<10} {url:<44} {heard}");
+    }
+    global.print(&peers, if text.is_empty() { "no peers\n" } else { &text })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A peer that was proposed, and its token.

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use super::{Gateway, note_status};
-use crate::federation::ledger::{Aborted, Conflict, Draft, LedgerError};
+use crate::federation::ledger::{Aborted, Conflict, Draft, Happening, LedgerError};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{
     Declared, Event, Offer, Peer, PeerId, SpawnMode, SpawnRole, Status, TransitionError,
 };
 use crate::federation::token::{AcceptanceToken, DEFAULT_TTL_SECONDS, Fingerprint};
 use crate::federation::url::PeerUrl;
+use crate::federation::wire::{Said, TooLong};
 use crate::model::Name;
 use serde_json::{Value, json};
 
@@ -57,6 +58,12 @@ pub enum OperatorError {
     /// There is nothing yet that both operators could compare.
     #[error("peer {0} has no words to compare: no trust was exchanged with it yet")]
     NoWords(PeerId),
+    /// It is revoked: nothing of it changes any more.
+    #[error("peer {0} is revoked: nothing of it changes any more")]
+    Ended(PeerId),
+    /// Something is too long.
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
     /// Its host makes no alias.
     #[error("give this peer an alias: its host makes none")]
     Alias,
@@ -154,7 +161,7 @@ impl Gateway {
                 expires_at: now.after(life(ttl)),
                 expect_ca,
             });
-            draft.note(crate::federation::ledger::Happening {
+            draft.note(Happening {
                 kind: "federation.peer.token_rotated".to_owned(),
                 severity: "medium",
                 peer: Some(id),
@@ -204,6 +211,76 @@ impl Gateway {
         self.move_on(id, wall, |peer, now| {
             Ok(peer.happen(Event::Revoke, Some(reason), now)?)
         })
+    }
+
+    /// Notes where a peer's data resides, as our operator knows it; what the peer itself says later counts again.
+    ///
+    /// # Errors
+    /// No such peer, it is too long, or the ledger can't be written.
+    pub fn declare_residency(
+        &self,
+        id: PeerId,
+        residency: &str,
+        wall: Moment,
+    ) -> Result<Peer, OperatorError> {
+        let said = Said {
+            data_residency: Some(residency.to_owned()),
+            ..Said::default()
+        };
+        said.check()?;
+        self.amend(id, wall, |draft, peer| {
+            let previous = peer.declared.data_residency.clone();
+            let is_news = said.update(&mut peer.declared);
+            if is_news {
+                draft.note(Happening {
+                    kind: "federation.peer.data_residency_changed".to_owned(),
+                    severity: "medium",
+                    peer: Some(id),
+                    payload: json!({ "previous": previous, "new": residency, "declared_by": "operator" }),
+                });
+            }
+            is_news
+        })
+    }
+
+    /// A peer has moved: it is called there from now on.
+    ///
+    /// # Errors
+    /// No such peer, another one is there, or the ledger can't be written.
+    pub fn relocate(&self, id: PeerId, url: &PeerUrl, wall: Moment) -> Result<Peer, OperatorError> {
+        self.amend(id, wall, |draft, peer| {
+            let previous = std::mem::replace(&mut peer.url, url.to_string());
+            let is_news = previous != peer.url;
+            if is_news {
+                draft.note(Happening {
+                    kind: "federation.peer.moved".to_owned(),
+                    severity: "medium",
+                    peer: Some(id),
+                    payload: json!({ "previous": previous, "new": peer.url, "by": "operator" }),
+                });
+            }
+            is_news
+        })
+    }
+
+    /// Changes what is known of a live peer; what is no news isn't written.
+    fn amend(
+        &self,
+        id: PeerId,
+        wall: Moment,
+        change: impl FnOnce(&mut Draft<'_>, &mut Peer) -> bool,
+    ) -> Result<Peer, OperatorError> {
+        let peer = self.ledger.transact(wall, |draft| {
+            let mut peer = draft.peer(&id).cloned().ok_or(OperatorError::Unknown(id))?;
+            if !peer.status.is_live() {
+                return Err(OperatorError::Ended(id));
+            }
+            if change(draft, &mut peer) {
+                draft.put_peer(peer.clone())?;
+            }
+            Ok::<_, OperatorError>(peer)
+        })?;
+        Ok(peer)
     }
 
     /// Notes that the operators have compared the six words.

@@ -1,0 +1,107 @@
+//! `PATCH /api/v1/system/platform/peers/{peer}`: one thing about a peer that an operator knows better.
+//!
+//! ```json
+//! { "data_residency": "JP" }        what the peer doesn't say of itself
+//! { "remote_instance_url": "…" }    it has moved
+//! { "status": "suspended" }         as the verb would: suspended, accepted (resumes), revoked
+//! ```
+//!
+//! One of them at a time: a change that is refused leaves nothing half done.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::routing::patch;
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::peers::{changed, peer_view};
+use super::{API, Operating, Routes, find};
+use crate::api::error::ApiError;
+use crate::api::federation_api::{blocking, body};
+use crate::federation::gateway::Gateway;
+use crate::federation::peer::Status;
+use crate::federation::url::PeerUrl;
+use crate::federation::wire::Notice;
+
+pub(super) fn routes() -> Routes {
+    Routes {
+        read: Router::new(),
+        invite: Router::new(),
+        manage: Router::new().route(&format!("{API}/{{peer}}"), patch(change)),
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Change {
+    status: Option<Status>,
+    data_residency: Option<String>,
+    remote_instance_url: Option<String>,
+}
+
+async fn change(
+    State(operating): State<Operating>,
+    Path(peer): Path<String>,
+    bytes: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let id = find(&operating, &peer)?;
+    let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
+    let peer = match body::<Change>(&bytes)? {
+        Change {
+            status: Some(status),
+            data_residency: None,
+            remote_instance_url: None,
+        } => return set_status(&operating, &peer, status).await,
+        Change {
+            status: None,
+            data_residency: Some(residency),
+            remote_instance_url: None,
+        } => blocking(move || gateway.declare_residency(id, &residency, wall)).await?,
+        Change {
+            status: None,
+            data_residency: None,
+            remote_instance_url: Some(url),
+        } => {
+            let url = PeerUrl::new(&url).map_err(|error| ApiError::new(422, "bad_url", error.to_string()))?;
+            blocking(move || gateway.relocate(id, &url, wall)).await?
+        }
+        Change {
+            status: None,
+            data_residency: None,
+            remote_instance_url: None,
+        } => {
+            let text = "nothing to change: status, data_residency or remote_instance_url";
+            return Err(ApiError::new(400, "bad_request", text));
+        }
+        Change { .. } => {
+            let text = "one change at a time: status, data_residency or remote_instance_url";
+            return Err(ApiError::new(422, "too_much", text));
+        }
+    };
+    let view = peer_view(&operating.gateway, &peer?);
+    Ok(Json(json!({ "data": { "peer": view } })))
+}
+
+/// As the verbs do, but that what can't happen is 422: the row is as it was.
+async fn set_status(operating: &Operating, peer: &str, status: Status) -> Result<Json<Value>, ApiError> {
+    let reason = "by the operator";
+    let set = match status {
+        Status::Suspended => {
+            let suspend = |gateway: &Gateway, id, wall| gateway.suspend(id, reason, wall);
+            changed(operating, peer, Some(Notice::Suspended), suspend).await
+        }
+        Status::Revoked => {
+            let revoke = |gateway: &Gateway, id, wall| gateway.revoke(id, reason, wall);
+            changed(operating, peer, Some(Notice::Revoked), revoke).await
+        }
+        Status::Accepted => changed(operating, peer, Some(Notice::Resumed), Gateway::resume).await,
+        Status::Proposed | Status::Enrolled | Status::Active | Status::Degraded => {
+            let text = format!("no operator makes a peer {status}: the protocol does");
+            return Err(ApiError::new(422, "transition_refused", text));
+        }
+    };
+    set.map_err(|error| error.instead_of(409, 422, "transition_refused"))
+}
