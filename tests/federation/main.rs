@@ -13,9 +13,11 @@
     reason = "tests look at the clock, say so when they fail, and are lists of cases"
 )]
 
+mod answers;
 mod audit;
 mod children;
 mod connections;
+mod contract;
 mod elsewhere;
 mod flood;
 mod governance;
