@@ -1,7 +1,10 @@
 //! Refusals as HTTP: a status, a word for programs, words for people, and nothing of what is inside.
 
 use axum::Json;
+use axum::body::to_bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 
 use crate::federation::dial::DialError;
@@ -66,6 +69,52 @@ impl IntoResponse for ApiError {
             code: self.code.to_owned(),
         };
         (self.status, Json(body)).into_response()
+    }
+}
+
+/// The most that is kept of a refusal's words, in bytes.
+const MAX_WORDS: usize = 1_024;
+
+/// What the framework refuses by itself.
+fn unread(status: StatusCode, words: impl Into<String>) -> ApiError {
+    let code = if status == StatusCode::PAYLOAD_TOO_LARGE {
+        "too_large"
+    } else {
+        "malformed"
+    };
+    ApiError::new(status.as_u16(), code, words)
+}
+
+/// What the framework refuses by itself, it refuses in plain text: the same words, in the shape of every other refusal.
+pub(super) async fn in_our_shape(response: Response) -> Response {
+    let status = response.status();
+    let kind = response.headers().get(CONTENT_TYPE);
+    let is_json = kind.is_some_and(|kind| kind == "application/json");
+    if is_json || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    // Words that are too long are left out: the status says enough.
+    let words = to_bytes(response.into_body(), MAX_WORDS)
+        .await
+        .unwrap_or_default();
+    unread(status, String::from_utf8_lossy(&words)).into_response()
+}
+
+impl From<BytesRejection> for ApiError {
+    fn from(rejection: BytesRejection) -> Self {
+        unread(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<PathRejection> for ApiError {
+    fn from(rejection: PathRejection) -> Self {
+        unread(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for ApiError {
+    fn from(rejection: QueryRejection) -> Self {
+        unread(rejection.status(), rejection.body_text())
     }
 }
 

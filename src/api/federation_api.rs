@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, map_response};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 
-use super::error::ApiError;
+use super::error::{ApiError, in_our_shape};
 use super::limits::{Limits, Source};
 use crate::federation::gateway::{Asked, ExcerptsAsked, Gateway, Refused, RenewError, ResourceError, Via};
 use crate::federation::moment::Moment;
@@ -68,6 +68,7 @@ pub fn router(serving: Serving) -> Router {
             ApiError::new(405, "method_not_allowed", "not with this method")
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(map_response(in_our_shape))
         .layer(from_fn(in_time))
         .with_state(serving)
 }
@@ -158,10 +159,11 @@ async fn accept(
 async fn heartbeat(
     State(serving): State<Serving>,
     Extension(caller): Extension<Caller>,
-    bytes: Bytes,
+    bytes: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let wall = (serving.wall)();
     let peer = known(&serving, &caller)?;
+    let bytes = bytes?;
     let request: HeartbeatRequest = if bytes.is_empty() {
         HeartbeatRequest::default()
     } else {
@@ -221,12 +223,12 @@ async fn renew(
 async fn notices(
     State(serving): State<Serving>,
     Extension(caller): Extension<Caller>,
-    bytes: Bytes,
+    bytes: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let wall = (serving.wall)();
     // Strangers aren't told what a notice looks like.
     known(&serving, &caller)?;
-    let NoticeRequest { notice } = body(&bytes)?;
+    let NoticeRequest { notice } = body(&bytes?)?;
     let gateway = Arc::clone(&serving.gateway);
     let status = blocking(move || gateway.noticed(&caller.chain, notice, wall)).await??;
     Ok(Json(json!({ "success": true, "data": { "status": status } })))
@@ -255,19 +257,25 @@ struct Page {
 async fn resources(
     State(serving): State<Serving>,
     Extension(caller): Extension<Caller>,
-    Path(kind): Path<String>,
-    Query(page): Query<Page>,
+    kind: Result<Path<String>, PathRejection>,
+    page: Result<Query<Page>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
+    // Strangers aren't told what a question looks like.
+    known(&serving, &caller)?;
+    let Path(kind) = kind?;
+    let Query(page) = page?;
     told(serving, caller, &headers, kind, None, page.after).await
 }
 
 async fn resource(
     State(serving): State<Serving>,
     Extension(caller): Extension<Caller>,
-    Path((kind, id)): Path<(String, String)>,
+    path: Result<Path<(String, String)>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
+    known(&serving, &caller)?;
+    let Path((kind, id)) = path?;
     told(serving, caller, &headers, kind, Some(id), None).await
 }
 

@@ -254,6 +254,47 @@ async fn a_header_that_says_who_calls_says_nothing_and_plain_http_isnt_spoken() 
     );
 }
 
+/// A stranger hears one thing, whatever else is wrong with what it sends; a peer hears in JSON what is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_refusal_is_json_and_strangers_are_told_nothing() {
+    let (a, b) = (Site::new("site-a", 1).await, Site::new("site-b", 2).await);
+    let (b_at_a, _) = enrolled(&a, &b).await;
+    let leaf = b.leaf(&b_at_a.id.subject());
+    let (large, cut) = (vec![b' '; 70_000], b"{".to_vec());
+    for (method, path, body, status) in [
+        (Method::POST, "heartbeat", &large, 413),
+        (Method::POST, "heartbeat", &cut, 400),
+        (Method::POST, "notices", &large, 413),
+        (Method::POST, "notices", &cut, 400),
+        (Method::GET, "resources/network?after=a&after=b", &Vec::new(), 400),
+        (Method::GET, "resources/%ff", &Vec::new(), 400),
+        (Method::GET, "resources/network/%ff", &Vec::new(), 400),
+    ] {
+        for (shown, is) in [(Some(&leaf), status), (None, 401)] {
+            let mut connection = Connection::open(&a, shown).await.unwrap();
+            let (found, answer) = connection
+                .send(method.clone(), path, &[], body.clone())
+                .await
+                .unwrap();
+            assert_eq!(
+                (found, &answer["success"]),
+                (is, &json!(false)),
+                "{path}: {answer}"
+            );
+            assert!(
+                answer["error"].is_string() && answer["code"].is_string(),
+                "{answer}"
+            );
+        }
+    }
+    let (status, answer) = {
+        let mut connection = Connection::open(&a, Some(&leaf)).await.unwrap();
+        connection.post("accept", large).await.unwrap()
+    };
+    assert_eq!((status, &answer["success"]), (413, &json!(false)));
+    assert_eq!(beat(&a, Some(&leaf)).await, 200, "and the peer is as it was");
+}
+
 /// 38 to 44, 46, 47.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_beat_changes_and_what_it_answers() {

@@ -25,12 +25,12 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn_with_state, map_response};
 use uuid::Uuid;
 
 pub use ways::Arrival;
 
-use super::error::ApiError;
+use super::error::{ApiError, in_our_shape};
 use super::federation_api::body;
 use crate::federation::gateway::Gateway;
 use crate::federation::moment::Moment;
@@ -89,6 +89,7 @@ pub fn router(operating: Operating) -> Router {
             ApiError::new(405, "method_not_allowed", "not with this method")
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(map_response(in_our_shape))
         .layer(from_fn_with_state(operating.clone(), ways::admit))
         .with_state(operating)
 }
