@@ -44,7 +44,7 @@ use crate::model::Fleet;
 use crate::model::host::{Federation, HostConfig};
 use notify::Manager;
 
-pub use operators::SOCKET;
+pub use operators::{SOCKET, STATUS_SOCKET};
 
 /// How often it is looked who is due.
 const TICK: Duration = Duration::from_millis(250);

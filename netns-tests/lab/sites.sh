@@ -26,9 +26,11 @@ host_id = 1
 TOML
   on "$host" install -d -o 65534 -g 65534 /run/state /run/sdwand-serve
 }
-# As a user who is nobody, and without any way to become more.
+# As a user who is nobody, and without any way to become more; SERVE_GROUPS are other groups of theirs.
 start_serve() {
-  nsenter --target "${HOST_PID[$1]}" --net --mount -- setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs \
+  local groups=--clear-groups
+  [[ -z ${SERVE_GROUPS:-} ]] || groups=--groups=$SERVE_GROUPS
+  nsenter --target "${HOST_PID[$1]}" --net --mount -- setpriv --reuid=65534 --regid=65534 "$groups" --no-new-privs \
     --bounding-set=-all "$SDWAND_BIN" serve </dev/null >>"$LAB/hosts/$1/serve.log" 2>&1 &
   SERVE[$1]=$!
   require wait_for "$1: the gateway answers" 10 sdw "$1" peer list

@@ -28,7 +28,7 @@ use crate::model::host::HostConfig;
 /// The socket for everything, in [`run_dir`].
 pub const SOCKET: &str = "api.sock";
 /// The socket for who may only look.
-const STATUS_SOCKET: &str = "status.sock";
+pub const STATUS_SOCKET: &str = "status.sock";
 /// Who may do everything, where there is such a group.
 const OPERATORS: &str = "sdwand";
 /// Who may look, where there is such a group.

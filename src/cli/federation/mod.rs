@@ -42,19 +42,47 @@ fn which(text: &str) -> Result<String, String> {
 /// The operator's API of the gateway that runs here.
 struct Api {
     socket: PathBuf,
+    /// For who may only look.
+    status: PathBuf,
 }
 
 impl Api {
     fn open(global: &Global) -> Result<Self, CliError> {
         let (own, _) = config::load_host(&global.config)?;
+        let folder = server::run_dir(&own);
         Ok(Self {
-            socket: server::run_dir(&own).join(server::SOCKET),
+            socket: folder.join(server::SOCKET),
+            status: folder.join(server::STATUS_SOCKET),
         })
     }
 
     /// Whether a gateway listens.
     async fn is_there(&self) -> bool {
         UnixStream::connect(&self.socket).await.is_ok()
+    }
+
+    /// Who may only look has a socket of its own, and reads there.
+    async fn connect(&self, method: &Method) -> Result<UnixStream, CliError> {
+        let refused = match UnixStream::connect(&self.socket).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        };
+        let is_denied = refused.kind() == std::io::ErrorKind::PermissionDenied;
+        if is_denied
+            && *method == Method::GET
+            && let Ok(stream) = UnixStream::connect(&self.status).await
+        {
+            return Ok(stream);
+        }
+        let what_to_do = if is_denied {
+            "who operates is in the group of api.sock (`sdwand`), who looks in that of status.sock (`sdwand-read`)"
+        } else {
+            "start it on the site's gateway: `sdwand serve`"
+        };
+        Err(CliError::Other(format!(
+            "no gateway listens to you on {}: {refused}; {what_to_do}",
+            self.socket.display()
+        )))
     }
 
     fn talking(&self) -> impl Fn(&dyn std::fmt::Display) -> CliError + use<> {
@@ -92,12 +120,7 @@ impl Api {
         body: Option<Value>,
         take: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
     ) -> Result<(), CliError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| {
-            CliError::Other(format!(
-                "no gateway listens on {}: {error}; start it on the site's gateway: `sdwand serve`",
-                self.socket.display()
-            ))
-        })?;
+        let stream = self.connect(&method).await?;
         let talking = self.talking();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
