@@ -41,6 +41,8 @@ field() { sdw "$1" peer show "$2" --json | jq -r ".$3"; }
 expect "the parent signs for it" true field ga site-b signed_here
 expect "the child knows what it is" 'child managed_child' \
   eval 'echo "$(field gb site-a spawn_role)" "$(field gb site-a spawn_mode)"'
+expect "until when it is managed is shown on both sides" 2 eval \
+  'for host in "ga site-b" "gb site-a"; do field $host managed_until; done | grep -c "^$(date -u -d "+365 days" +%Y-%m)"'
 expect "both see the same words" "$(field ga site-b verification_words)" field gb site-a verification_words
 expect "what was signed is its user's alone" '600 65534' \
   on gb stat -c '%a %u' "/run/state/sdwand-serve/issued-$(field gb site-a id).pem"
@@ -64,6 +66,8 @@ status "the parent reads nothing any more" 1 sdw ga peer call site-b node
 autonomous() { [[ $(field ga site-b spawn_mode) = autonomous_peer ]]; }
 wait_for "and hears of it with a beat" 10 autonomous
 expect "the record of it is closed" revoked eval 'sdw ga grant list site-b --json | jq -r ".[0].state"'
+expect "nothing is managed any more" 'null null' \
+  eval 'echo "$(field ga site-b managed_until)" "$(field gb site-a managed_until)"'
 check "the peering stays" is ga active
 
 # --- A foreign child: curl and openssl, and nothing of ours.

@@ -117,6 +117,9 @@ async fn show(State(operating): State<Operating>, Path(peer): Path<String>) -> R
         let peer = book.peer(&id)?;
         let mut view = peer_view(gateway, peer);
         view["grants_count"] = json!(book.grants().filter(|grant| grant.peer == id).count());
+        let now = book.now((operating.wall)());
+        let mut authority = book.grants().filter(|grant| grant.is_authority_of(id, now));
+        view["managed_until"] = json!(authority.next().map(|grant| grant.expires_at));
         view["capabilities_count"] = json!(book.capabilities_of(id).count());
         let bridges = fleet.as_ref().map(|fleet| {
             fleet

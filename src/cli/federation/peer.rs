@@ -307,6 +307,7 @@ fn show(global: &Global, peer: &Value) -> Result<ExitCode, CliError> {
         "remote_prefix_advertisement",
         "spawn_role",
         "spawn_mode",
+        "managed_until",
         "signed_here",
         "cluster",
         "verification_words",
