@@ -231,6 +231,7 @@ fn routes() -> Vec<(&'static str, String, Need)> {
         ("DELETE", peer(&format!("/capabilities/{id}")), manage),
         ("POST", peer("/call"), manage),
         ("GET", federation("audit"), read),
+        ("GET", federation("audit/export"), read),
         ("GET", federation("site"), read),
         ("GET", federation("governance"), read),
         ("POST", federation("pki/rotate"), manage),

@@ -111,7 +111,7 @@ Exit status 1 if anything is critical or high.")]
     Governance(federation::site::Governance),
     /// What happened to peers, in a chain that shows tampering
     #[command(subcommand)]
-    Audit(federation::site::AuditCommand),
+    Audit(federation::audit::AuditCommand),
     /// Copies of what this site's gateway remembers
     #[command(subcommand)]
     Ledger(federation::ledger::LedgerCommand),
@@ -326,7 +326,7 @@ fn dispatch(global: &Global, command: Command) -> Result<ExitCode, CliError> {
         Command::Peer(command) => runtime(federation::peer::peer(global, command)),
         Command::Grant(command) => runtime(federation::grant::grant(global, command)),
         Command::Governance(asked) => runtime(federation::site::governance(global, asked)),
-        Command::Audit(command) => runtime(federation::site::audit(global, command)),
+        Command::Audit(command) => runtime(federation::audit::audit(global, command)),
         Command::Ledger(command) => runtime(federation::ledger::ledger(global, command)),
         Command::Pki(command) => runtime(federation::site::pki(global, command)),
         Command::Token(command) => runtime(federation::token::token(global, command)),

@@ -11,7 +11,6 @@ use serde_json::Value;
 use super::client::{Call, CallError, Reply, Ways, call, call_by};
 use super::endpoints::{self, Bounds};
 use super::gateway::{BeatError, Gateway, TakeError};
-use super::ledger::Book;
 use super::moment::Moment;
 use super::peer::{Peer, PeerId, SpawnRole, Status};
 use super::pki::authority::StoreError;
@@ -126,11 +125,13 @@ impl Gateway {
     /// What a beat to a peer says. `nonce` is random.
     #[must_use]
     pub fn beating(&self, id: PeerId, nonce: [u8; 16], sequence: u64) -> HeartbeatRequest {
+        let mark = self.mark();
         HeartbeatRequest {
             nonce: Some(format!("{:032x}", u128::from_be_bytes(nonce))),
             sequence: Some(sequence),
-            ledger_epoch: Some(self.ledger.read(Book::epoch)),
-            audit_head: Some(self.ledger.head().to_string()),
+            ledger_epoch: Some(mark.epoch),
+            audit_head: Some(mark.head.to_string()),
+            witnessed: self.seen_of(id).map(|mark| mark.to_string()),
             trust: self.tell_trust(id),
             spawn_mode: self.spawned_as(id),
             said: self.said(),

@@ -7,6 +7,7 @@ mod accept;
 mod children;
 mod excerpts;
 mod grants;
+mod heads;
 mod leaves;
 mod notices;
 mod operator;
@@ -29,6 +30,7 @@ pub use accept::AcceptError;
 pub use children::{ChildrenError, RenewError};
 pub use excerpts::{ExcerptError, Excerpts, ExcerptsAsked};
 pub use grants::{GrantError, Granted, Granting};
+pub use heads::{REGRESSED, Verified, Witness};
 pub use operator::{OperatorError, Proposal, Proposed};
 pub use oversight::{Soft, SoftStep};
 pub use refusals::Refused;
@@ -38,7 +40,7 @@ pub use take::{Accepting, TakeError};
 pub use trust::{RotateError, Rotating};
 
 use super::identity::{Stranger, identify};
-use super::ledger::{Aborted, Book, Conflict, Draft, Happening, Ledger, LedgerError};
+use super::ledger::{Aborted, Conflict, Draft, Happening, Ledger, LedgerError};
 use super::liveness;
 use super::moment::Moment;
 use super::peer::{Endpoint, Event, Peer, PeerId, SpawnMode, SpawnRole, Status};
@@ -49,6 +51,7 @@ use super::site::SiteId;
 use super::url::PeerUrl;
 use super::version;
 use super::wire::{HeartbeatAnswer, HeartbeatRequest, Notice, Said, TooLong};
+use super::witness::Mark;
 use crate::model::host::{Cluster, Verify};
 use crate::model::{Fleet, Name};
 use rustls::pki_types::CertificateDer;
@@ -127,6 +130,8 @@ pub struct Gateway {
     children: Mutex<Option<Arc<SiteCa>>>,
     /// What parents have signed for us.
     holdings: spawned::Holdings,
+    /// Where ledgers are.
+    heads: heads::Heads,
     /// Who was refused, since the audit was last told.
     refusals: refusals::Refusals,
 }
@@ -197,6 +202,7 @@ impl Gateway {
             leaves: leaves::Leaves::default(),
             children: Mutex::default(),
             holdings: spawned::Holdings::default(),
+            heads: heads::Heads::default(),
             refusals: refusals::Refusals::default(),
         }
     }
@@ -290,15 +296,23 @@ impl Gateway {
             said,
             trust,
             spawn_mode,
-            ..
+            ledger_epoch,
+            audit_head,
+            witnessed,
         } = request;
+        let head = audit_head.and_then(|head| head.parse().ok());
+        let mark = ledger_epoch.zip(head).map(|(epoch, head)| Mark { epoch, head });
+        self.hear_heads(&peer, mark, witnessed.as_deref(), wall)?;
+        let peer = self
+            .ledger
+            .read(|book| book.peer(&peer.id).cloned().unwrap_or(peer));
         let is_ours = peer.role == SpawnRole::Parent && peer.mode == SpawnMode::ManagedChild;
         if is_ours && spawn_mode.as_deref() == Some("autonomous_peer") {
             self.released(peer.id, wall)?;
         }
         self.hear_trust(peer.id, &trust, wall)?;
         let status = self.beat(&peer, said, wall)?;
-        let head = self.ledger.head();
+        let Mark { epoch, head } = self.mark();
         Ok(HeartbeatAnswer {
             status,
             last_heartbeat_at: self.heard.last(&peer).unwrap_or(wall),
@@ -306,8 +320,9 @@ impl Gateway {
             schema_compatibility: compatibility,
             nonce,
             sequence,
-            ledger_epoch: self.ledger.read(Book::epoch),
+            ledger_epoch: epoch,
             audit_head: head.to_string(),
+            witnessed: self.seen_of(peer.id).map(|mark| mark.to_string()),
             cluster: self.cluster_for(&peer),
             trust: self.tell_trust(peer.id),
         })
@@ -317,7 +332,7 @@ impl Gateway {
     fn beat(&self, peer: &Peer, said: Said, wall: Moment) -> Result<Status, BeatError> {
         let mut declared = peer.declared.clone();
         let (moves, now) = (
-            peer.status != Status::Active,
+            peer.status != Status::Active && peer.regressed.is_none(),
             self.ledger.read(|book| book.now(wall)),
         );
         let has_news = said.clone().update(&mut declared);
@@ -355,6 +370,12 @@ impl Gateway {
             .filter(|peer| peer.status.may_call())
             .ok_or(Stranger::NotNow(id))?;
         self.hear_cluster(&peer, answer.cluster.as_ref(), wall)?;
+        let mark = answer.audit_head.parse().ok().map(|head| Mark {
+            epoch: answer.ledger_epoch,
+            head,
+        });
+        self.hear_heads(&peer, mark, answer.witnessed.as_deref(), wall)?;
+        let peer = self.ledger.read(|book| book.peer(&id).cloned().unwrap_or(peer));
         self.beat(&peer, said, wall).map(|_| ())
     }
 
@@ -390,7 +411,7 @@ impl Gateway {
     /// It can't be written: they are told another time.
     pub fn flush(&self, wall: Moment) -> Result<(), LedgerError> {
         let heard = self.heard.lock().clone();
-        if heard.is_empty() {
+        if heard.is_empty() && !self.has_heads() {
             return Ok(());
         }
         let outcome = self.ledger.transact(wall, |draft| {
@@ -404,11 +425,12 @@ impl Gateway {
                     draft.put_peer(peer)?;
                 }
             }
-            Ok::<_, Conflict>(())
+            self.flush_heads(draft)
         });
         if let Err(Aborted::ByLedger(error)) = outcome {
             return Err(error);
         }
+        self.forget_heads();
         self.heard.lock().retain(|id, at| heard.get(id) != Some(at));
         Ok(())
     }
@@ -424,6 +446,8 @@ impl Gateway {
             };
             let (before, why) = (peer.status, peer.reason.clone());
             let now = draft.now();
+            // That its ledger has gone back says more than its silence.
+            let reason = peer.regressed.map_or(reason, |_| REGRESSED);
             if peer.happen(Event::Degrade, Some(reason), now).is_err() {
                 return Ok(false);
             }
@@ -462,8 +486,12 @@ fn cluster_of(peer: &Peer, said: &Value) -> Option<Cluster> {
 fn beat_in(draft: &mut Draft<'_>, mut peer: Peer, said: Said) -> Result<Status, Stranger> {
     let (before, residency) = (peer.status, peer.declared.data_residency.clone());
     let now = draft.now();
-    peer.happen(Event::Beat, None, now)
-        .map_err(|_| Stranger::NotNow(peer.id))?;
+    if peer.regressed.is_none() {
+        peer.happen(Event::Beat, None, now)
+            .map_err(|_| Stranger::NotNow(peer.id))?;
+    } else if !peer.status.may_call() {
+        return Err(Stranger::NotNow(peer.id));
+    }
     said.update(&mut peer.declared);
     if peer.declared.data_residency != residency {
         draft.note(Happening {

@@ -9,6 +9,7 @@
 //! | `peer_cert_unreadable` | high | that CA can't be read: nothing is known of its end |
 //! | `stale_accepted_without_handshake` | medium | accepted, and no certificates were exchanged |
 //! | `peer_heartbeat_stale` | medium | enrolled or active, and silent |
+//! | `peer_ledger_regressed` | high | its ledger has gone back, and it doesn't say that it was restored |
 //! | `peer_capability_drift` | medium | it names extensions and no capabilities |
 //! | `peer_schema_version_drift`, `peer_schema_version_missing` | medium, low | its version doesn't get along with ours, or is unknown |
 //! | `peer_residency_crossing` | high, medium | its data resides elsewhere; high where the operator refuses that |
@@ -57,6 +58,7 @@ pub enum Kind {
     PeerCertUnreadable,
     StaleAcceptedWithoutHandshake,
     PeerHeartbeatStale,
+    PeerLedgerRegressed,
     PeerCapabilityDrift,
     PeerSchemaVersionDrift,
     PeerSchemaVersionMissing,
@@ -79,6 +81,7 @@ impl Kind {
             Self::PeerCertUnreadable => "peer_cert_unreadable",
             Self::StaleAcceptedWithoutHandshake => "stale_accepted_without_handshake",
             Self::PeerHeartbeatStale => "peer_heartbeat_stale",
+            Self::PeerLedgerRegressed => "peer_ledger_regressed",
             Self::PeerCapabilityDrift => "peer_capability_drift",
             Self::PeerSchemaVersionDrift => "peer_schema_version_drift",
             Self::PeerSchemaVersionMissing => "peer_schema_version_missing",
@@ -103,6 +106,7 @@ impl Kind {
             | Self::ExpiredTrustJwt
             | Self::StaleAcceptedWithoutHandshake
             | Self::PeerHeartbeatStale
+            | Self::PeerLedgerRegressed
             | Self::PeerCapabilityDrift
             | Self::PeerSchemaVersionDrift
             | Self::PeerSchemaVersionMissing
@@ -124,6 +128,9 @@ impl Kind {
             Self::PeerCertUnreadable => Some("your CA's certificate can't be read here: peer anew"),
             Self::StaleAcceptedWithoutHandshake => {
                 Some("no trust was exchanged: you sent no peer_ca_bundle_pem; peer anew")
+            }
+            Self::PeerLedgerRegressed => {
+                Some("your ledger has gone back without a word: restore it by `sdwand ledger restore`")
             }
             Self::PeerHeartbeatStale => Some("no heartbeat of yours comes through"),
             Self::PeerCapabilityDrift => Some("you name extension_slugs, but no capabilities"),
@@ -506,6 +513,18 @@ fn end_of(pem: &str) -> Result<Moment, PkiError> {
 /// Whether what has to come through does.
 fn exchanges(scene: &Scene<'_>, seen: &Seen<'_>, found: &mut Found<'_>) {
     let peer = found.peer;
+    if let Some(since) = peer.regressed {
+        let message = format!(
+            "since {since} its ledger is older than what it has shown: a copy was put back there, and used tokens may live again; ask its operator, then `sdwand peer suspend {0}` and `sdwand peer resume {0}`, or revoke it",
+            peer.alias
+        );
+        found.add(
+            Kind::PeerLedgerRegressed,
+            Severity::High,
+            &message,
+            json!({ "since": since, "shown": peer.shown.map(|shown| shown.mark().to_string()) }),
+        );
+    }
     match peer.status {
         Status::Accepted if peer.last_handshake_at.is_none() => {
             let message = format!(

@@ -53,3 +53,4 @@ pub mod token;
 pub mod url;
 pub mod version;
 pub mod wire;
+pub mod witness;

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::moment::Moment;
 use super::site::SiteId;
 use super::token::{Fingerprint, TokenDigest};
+use super::witness::Shown;
 use crate::model::Name;
 use crate::model::host::Cluster;
 
@@ -444,6 +445,12 @@ pub struct Peer {
     /// The digest of the token that we took to it, if we did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken: Option<TokenDigest>,
+    /// What it has shown of its ledger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shown: Option<Shown>,
+    /// Since when its ledger has gone back without a word: no beat heals that, an operator resumes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regressed: Option<Moment>,
     /// The cluster that it lets us join.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<Cluster>,

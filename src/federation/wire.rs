@@ -294,6 +294,9 @@ pub struct HeartbeatRequest {
     /// What it says of its anchors.
     #[serde(flatten)]
     pub trust: TrustNews,
+    /// Where our own audit ended when the caller last saw it: `<epoch>/<records>:<hash>`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub witnessed: Option<String>,
     /// What the caller is to us, where we spawned it: `managed_child`, or `autonomous_peer` once it is on its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spawn_mode: Option<String>,
@@ -323,6 +326,9 @@ pub struct HeartbeatAnswer {
     pub ledger_epoch: u64,
     /// Where our audit ends.
     pub audit_head: String,
+    /// Where the caller's audit ended when we last saw it: `<epoch>/<records>:<hash>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witnessed: Option<String>,
     /// The cluster that the caller joins, where that is agreed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<Value>,

@@ -22,6 +22,7 @@ mod elsewhere;
 mod flood;
 mod governance;
 mod grants;
+mod heads;
 mod liveness;
 mod nat;
 mod notices;

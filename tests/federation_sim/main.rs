@@ -49,6 +49,7 @@ struct Tally {
     misled: usize,
     retold: usize,
     restarted: u64,
+    witnessed: usize,
 }
 
 fn scenario(seed: u64, tally: &mut Tally) {
@@ -116,11 +117,25 @@ fn scenario(seed: u64, tally: &mut Tally) {
     }
     tally.misled += sim.misled;
     tally.retold += sim.retold;
+    audits(&sim, seed, tally);
+}
+
+/// What the audits of both sites say in the end.
+fn audits(sim: &Sim, seed: u64, tally: &mut Tally) {
     for site in &sim.sites {
         let ledger = &site.running.as_ref().unwrap().gateway.ledger;
         assert_eq!(ledger.audit_verify().unwrap(), ledger.head(), "seed {seed}");
+        let verified = site.running.as_ref().unwrap().gateway.verify_audit().unwrap();
+        assert!(verified.contradicted.is_empty(), "seed {seed}: {verified:?}");
+        tally.witnessed += verified.witnessed.len();
         tally.restarted += ledger.starts() - 1;
         let records = ledger.audit_tail(10_000).unwrap();
+        // However late, doubled and out of order its beats are, an honest ledger never seems to have gone back.
+        let kinds = || records.iter().map(|record| record.kind.as_str());
+        assert!(
+            !kinds().any(|kind| kind == "federation.peer.ledger_regressed"),
+            "seed {seed}"
+        );
         tally.degraded += records
             .iter()
             .filter(|record| record.kind == "federation.peer.degraded")
@@ -145,7 +160,10 @@ fn whatever_network_and_clocks_do_both_sites_find_back_and_nobody_else_gets_in()
         misled,
         retold,
         restarted,
+        witnessed,
     } = tally;
-    let counts = [healed, stolen, revoked, suspended, degraded, misled, retold];
+    let counts = [
+        healed, stolen, revoked, suspended, degraded, misled, retold, witnessed,
+    ];
     assert!(restarted > 0 && counts.iter().all(|count| *count > 0));
 }

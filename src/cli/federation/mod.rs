@@ -1,5 +1,6 @@
 //! Commands of a site's gateway: `serve`, and what its operator asks it over `api.sock`.
 
+pub(super) mod audit;
 pub(super) mod grant;
 pub(super) mod ledger;
 pub(super) mod peer;

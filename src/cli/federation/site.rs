@@ -1,4 +1,4 @@
-//! `sdwand audit …` and `sdwand pki …`: what happened, and who we are.
+//! `sdwand pki …` and `sdwand governance`: who we are, and what to look at.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -10,22 +10,6 @@ use serde_json::Value;
 use super::{Api, which};
 use crate::api::operator::FEDERATION;
 use crate::cli::{CliError, Global};
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum AuditCommand {
-    /// The last records
-    #[command(after_help = "Example:
-  sdwand audit tail --count 20")]
-    Tail {
-        /// How many
-        #[arg(long, default_value_t = 50)]
-        count: usize,
-    },
-    /// Recompute the whole chain
-    #[command(after_help = "Example:
-  sdwand audit verify")]
-    Verify,
-}
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PkiCommand {
@@ -42,43 +26,6 @@ Peers are told of both CAs in their heartbeats, and keep the old one for 7 days 
 anything. Tokens that are out name the old CA: they are waited for as well. After a theft of the CA's key this is not
 enough: revoke the peers and propose anew.")]
     RotateCa,
-}
-
-pub(crate) async fn audit(global: &Global, command: AuditCommand) -> Result<ExitCode, CliError> {
-    let api = Api::open(global)?;
-    match command {
-        AuditCommand::Tail { count } => {
-            let path = format!("{FEDERATION}/audit?count={count}");
-            let answer = api.ask(Method::GET, &path, None).await?;
-            let mut text = String::new();
-            for record in answer["records"].as_array().into_iter().flatten() {
-                let (at, kind) = (
-                    record["at"].as_str().unwrap_or("-"),
-                    record["kind"].as_str().unwrap_or("-"),
-                );
-                let peer = record["peer"].as_str().unwrap_or("-");
-                let _ = writeln!(text, "{at:<26} {kind:<40} {peer} {}", record["payload"]);
-            }
-            global.print(&answer["records"], &text)?;
-            Ok(ExitCode::SUCCESS)
-        }
-        AuditCommand::Verify => {
-            let path = format!("{FEDERATION}/audit?count=0&verify=true");
-            let answer = api.ask(Method::GET, &path, None).await?;
-            let verified = &answer["verified"];
-            let ok = verified["ok"] == true;
-            let text = if ok {
-                format!(
-                    "the chain is whole: {} (this shows that the copy is consistent with itself)\n",
-                    verified["head"].as_str().unwrap_or("-")
-                )
-            } else {
-                format!("BROKEN: {}\n", verified["error"].as_str().unwrap_or("-"))
-            };
-            global.print(verified, &text)?;
-            Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-        }
-    }
 }
 
 pub(crate) async fn pki(global: &Global, command: PkiCommand) -> Result<ExitCode, CliError> {

@@ -124,6 +124,8 @@ impl Gateway {
                 generation: 1,
                 enrolment: None,
                 taken: None,
+                shown: None,
+                regressed: None,
                 cluster: None,
             };
             note_status(draft, &peer, json!({ "url": peer.url }));
@@ -188,8 +190,11 @@ impl Gateway {
     /// # Errors
     /// No such peer, it isn't suspended, or the ledger can't be written.
     pub fn resume(&self, id: PeerId, wall: Moment) -> Result<Peer, OperatorError> {
+        self.forget_head(id);
         self.move_on(id, wall, |peer, now| {
             peer.happen(Event::Resume, None, now)?;
+            // What it showed before its operators talked doesn't count any more.
+            (peer.shown, peer.regressed) = (None, None);
             let is_good = peer
                 .trust
                 .as_ref()

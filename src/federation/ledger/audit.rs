@@ -3,12 +3,12 @@
 //! `hash(n) = SHA-256(hash(n − 1) ‖ the record's fields, each with its length)`; the first one follows 32 zero bytes.
 
 use rusqlite::{Connection, params};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::Happening;
-use super::extract::Place;
+use super::extract::{Place, Window};
 use crate::federation::moment::Moment;
 
 /// The end of the chain.
@@ -111,6 +111,55 @@ pub enum ChainError {
     /// A record isn't there.
     #[error("audit record {0} is missing")]
     Missing(i64),
+}
+
+/// A record with all that is needed to recompute the chain, without the ledger and without this program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditLine {
+    /// Its place, from 1.
+    pub sequence: i64,
+    /// When, RFC 3339.
+    pub at: Moment,
+    /// The same in milliseconds since 1970: this is what is hashed.
+    pub at_millis: i64,
+    /// What.
+    pub kind: String,
+    /// How bad.
+    pub severity: String,
+    /// To which peer; nothing is hashed as the empty text.
+    pub peer: Option<String>,
+    /// What else there is to say: JSON, as the text that is hashed.
+    pub payload: String,
+    /// The hash of the record before, hexadecimal; 64 zeros before the first.
+    pub previous: String,
+    /// Its own.
+    pub hash: String,
+}
+
+impl AuditLine {
+    /// Whether its hash follows from it and from the record before.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let before = format!("0:{}", self.previous).parse::<Head>();
+        let row = Row {
+            sequence: self.sequence,
+            at: self.at_millis,
+            kind: self.kind.clone(),
+            severity: self.severity.clone(),
+            peer: self.peer.clone(),
+            payload: self.payload.clone(),
+            hash: Vec::new(),
+        };
+        before.is_ok_and(|before| hex(&row.follow(&before.hash)) == self.hash)
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 struct Row {
@@ -219,13 +268,20 @@ pub(super) fn hash_at(connection: &Connection, sequence: i64) -> rusqlite::Resul
         .optional()
 }
 
-pub(super) fn tail(connection: &Connection, count: usize) -> rusqlite::Result<Vec<AuditRecord>> {
+pub(super) fn tail(
+    connection: &Connection,
+    peer: Option<&str>,
+    count: usize,
+) -> rusqlite::Result<Vec<AuditRecord>> {
     let count = i64::try_from(count).unwrap_or(i64::MAX);
-    let mut statement = connection.prepare(&format!(
-        "SELECT {COLUMNS} FROM audit ORDER BY sequence DESC LIMIT ?1"
-    ))?;
+    let which = match peer {
+        // By the index of a peer's records, which are in the order of their places, too.
+        Some(_) => "WHERE peer = ?2 ORDER BY at DESC, sequence DESC",
+        None => "WHERE ?2 IS NULL ORDER BY sequence DESC",
+    };
+    let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM audit {which} LIMIT ?1"))?;
     let mut records: Vec<AuditRecord> = statement
-        .query_map([count], Row::read)?
+        .query_map(params![count, peer], Row::read)?
         .map(|row| row.map(Row::record))
         .collect::<rusqlite::Result<_>>()?;
     records.reverse();
@@ -252,6 +308,41 @@ pub(super) fn of_peer(
         )?
         .map(|row| row.map(Row::record))
         .collect()
+}
+
+/// At most `count` records behind `after`, whole; of a time, of one peer.
+pub(super) fn lines(
+    connection: &Connection,
+    after: i64,
+    window: Window,
+    peer: Option<&str>,
+    count: usize,
+) -> rusqlite::Result<Vec<AuditLine>> {
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS}, (SELECT hash FROM audit AS before WHERE before.sequence = audit.sequence - 1) FROM audit
+         WHERE sequence > ?1 AND at >= ?2 AND at <= ?3 AND (?4 IS NULL OR peer = ?4) ORDER BY sequence LIMIT ?5"
+    ))?;
+    let window = (window.since.millis(), window.until.millis());
+    let rows = statement.query_map(params![after, window.0, window.1, peer, count], |row| {
+        let previous: Option<Vec<u8>> = row.get(7)?;
+        Ok((Row::read(row)?, previous))
+    })?;
+    rows.map(|row| {
+        let (row, previous) = row?;
+        Ok(AuditLine {
+            sequence: row.sequence,
+            at: Moment::from_millis(row.at),
+            at_millis: row.at,
+            kind: row.kind,
+            severity: row.severity,
+            peer: row.peer,
+            payload: row.payload,
+            previous: hex(&previous.unwrap_or_else(|| Head::EMPTY.hash.to_vec())),
+            hash: hex(&row.hash),
+        })
+    })
+    .collect()
 }
 
 pub(super) fn verify(connection: &Connection) -> rusqlite::Result<Result<Head, ChainError>> {

@@ -95,6 +95,12 @@ impl Book {
         self.epoch
     }
 
+    /// Where the audit's chain ends.
+    #[must_use]
+    pub const fn head(&self) -> Head {
+        self.head
+    }
+
     /// A peer.
     #[must_use]
     pub fn peer(&self, id: &PeerId) -> Option<&Arc<Peer>> {

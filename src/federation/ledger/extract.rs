@@ -1,6 +1,6 @@
 //! Parts of the audit, for whoever may read it. They are read beside the writer: nobody waits, however long it takes.
 
-use super::audit::{self, AuditRecord};
+use super::audit::{self, AuditLine, AuditRecord};
 use super::{Ledger, LedgerError, sql_error};
 use crate::federation::moment::Moment;
 use crate::federation::peer::PeerId;
@@ -51,6 +51,24 @@ impl std::str::FromStr for Place {
 }
 
 impl Ledger {
+    /// At most `count` records behind `after`, with all that is needed to recompute them; of a time, and of one peer, or
+    /// of all.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn audit_lines(
+        &self,
+        after: i64,
+        window: Window,
+        peer: Option<PeerId>,
+        count: usize,
+    ) -> Result<Vec<AuditLine>, LedgerError> {
+        let peer = peer.map(|peer| peer.to_string());
+        self.reader()
+            .and_then(|reader| audit::lines(&reader, after, window, peer.as_deref(), count))
+            .map_err(sql_error(&self.path))
+    }
+
     /// At most `count` records of a peer, oldest first, behind `after`.
     ///
     /// # Errors

@@ -21,12 +21,13 @@ use std::sync::{Mutex, PoisonError, RwLock};
 
 use rusqlite::{Connection, OpenFlags};
 
-pub use audit::{AuditRecord, ChainError, Head};
+pub use audit::{AuditLine, AuditRecord, ChainError, Head};
 pub use book::{Book, Conflict, Draft, Happening, KeptAnswer, OwnTrust, Rotation};
 pub use copy::{CopyError, Holding, backup, inspect, restore};
 pub use extract::{Place, Window};
 
 use super::moment::Moment;
+use super::peer::PeerId;
 use mark::{Found, Mark, MarkFile};
 use rows::{meta, read_book, write};
 
@@ -351,15 +352,23 @@ impl Ledger {
         Ok(())
     }
 
-    /// The last records of the audit, oldest first; of one peer, or of all.
+    /// The last records of the audit, oldest first.
     ///
     /// # Errors
     /// It can't be read.
     pub fn audit_tail(&self, count: usize) -> Result<Vec<AuditRecord>, LedgerError> {
-        let sql = sql_error(&self.path);
+        self.audit_tail_of(None, count)
+    }
+
+    /// The last records of the audit, oldest first; of one peer, or of all.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn audit_tail_of(&self, peer: Option<PeerId>, count: usize) -> Result<Vec<AuditRecord>, LedgerError> {
+        let peer = peer.map(|peer| peer.to_string());
         self.reader()
-            .and_then(|reader| audit::tail(&reader, count))
-            .map_err(sql)
+            .and_then(|reader| audit::tail(&reader, peer.as_deref(), count))
+            .map_err(sql_error(&self.path))
     }
 
     /// Recomputes the whole chain; one at a time, and nobody who writes waits for it.
@@ -377,6 +386,16 @@ impl Ledger {
             path: self.path.clone(),
             source,
         })
+    }
+
+    /// The hash of an audit record; none where there is none.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn audit_hash(&self, sequence: i64) -> Result<Option<[u8; 32]>, LedgerError> {
+        self.reader()
+            .and_then(|reader| audit::hash_at(&reader, sequence))
+            .map_err(sql_error(&self.path))
     }
 
     /// A connection for a long look, beside the writer's: it sees what was committed when it begins.

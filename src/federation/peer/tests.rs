@@ -28,6 +28,8 @@ pub(crate) fn proposed() -> Peer {
         generation: 1,
         enrolment: None,
         taken: None,
+        shown: None,
+        regressed: None,
         cluster: None,
     }
 }
