@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use crate::site::{Site, ask, beat, node, wall};
 
-fn propose(site: &Site, url: &PeerUrl, role: SpawnRole, mode: SpawnMode, n: u8) -> Proposed {
+pub(crate) fn propose(site: &Site, url: &PeerUrl, role: SpawnRole, mode: SpawnMode, n: u8) -> Proposed {
     let proposal = Proposal {
         url: url.clone(),
         alias: None,
@@ -35,7 +35,7 @@ fn propose(site: &Site, url: &PeerUrl, role: SpawnRole, mode: SpawnMode, n: u8) 
 }
 
 /// `a` has spawned `b`: both rows.
-async fn spawned(a: &Site, b: &Site, mode: SpawnMode, n: u8) -> (Peer, Peer) {
+pub(crate) async fn spawned(a: &Site, b: &Site, mode: SpawnMode, n: u8) -> (Peer, Peer) {
     let proposed = propose(a, &b.url, SpawnRole::Parent, mode, n);
     let registered = propose(b, &a.url, SpawnRole::Child, mode, n + 100);
     let taken = b
@@ -46,7 +46,7 @@ async fn spawned(a: &Site, b: &Site, mode: SpawnMode, n: u8) -> (Peer, Peer) {
     (a.peer(proposed.peer.id), taken)
 }
 
-async fn beats(from: &Site, to: PeerId, times: u8) {
+pub(crate) async fn beats(from: &Site, to: PeerId, times: u8) {
     for n in 0..times {
         let peer = from.peer(to);
         let sequence = u64::try_from(wall().millis()).unwrap() + u64::from(n);
@@ -58,13 +58,13 @@ async fn beats(from: &Site, to: PeerId, times: u8) {
 }
 
 /// A child that is no gateway of ours: a key, its request, and what it shows once that is signed.
-struct Foreign {
-    key: String,
-    csr: String,
+pub(crate) struct Foreign {
+    pub(crate) key: String,
+    pub(crate) csr: String,
 }
 
 impl Foreign {
-    fn new(n: u16) -> Self {
+    pub(crate) fn new(n: u16) -> Self {
         let site = SiteId::of(
             &Name::new("site-x").unwrap(),
             format!("fd00:0:{n:x}::/48").parse().unwrap(),
@@ -76,7 +76,7 @@ impl Foreign {
         }
     }
 
-    fn leaf(&self, certificate: &Value) -> Leaf {
+    pub(crate) fn leaf(&self, certificate: &Value) -> Leaf {
         let text = |key: &str| certificate[key].as_str().unwrap().to_owned();
         let mut chain = certificates_of(&text("cert_pem")).unwrap();
         chain.extend(certificates_of(&text("ca_chain_pem")).unwrap());
@@ -90,12 +90,12 @@ impl Foreign {
     }
 }
 
-async fn post(site: &Site, leaf: Option<&Leaf>, path: &str, body: &Value) -> (u16, Value) {
+pub(crate) async fn post(site: &Site, leaf: Option<&Leaf>, path: &str, body: &Value) -> (u16, Value) {
     let body = serde_json::to_vec(body).unwrap();
     ask(site, leaf, &[(path, body)]).await.unwrap().remove(0)
 }
 
-fn authority(site: &Site, peer: PeerId) -> Vec<Grant> {
+pub(crate) fn authority(site: &Site, peer: PeerId) -> Vec<Grant> {
     site.gateway.ledger.read(|book| {
         let mine = book.grants().filter(|grant| grant.peer == peer);
         mine.map(|grant| (**grant).clone()).collect()

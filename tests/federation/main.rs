@@ -19,6 +19,7 @@ mod children;
 mod connections;
 mod contract;
 mod elsewhere;
+mod emancipated;
 mod flood;
 mod governance;
 mod grants;

@@ -398,6 +398,8 @@ pub(super) fn emancipate_in(draft: &mut Draft<'_>, peer: &mut Peer, by: &str) {
         return;
     }
     peer.mode = SpawnMode::AutonomousPeer;
+    // Who still has its node's token has it from the parent.
+    peer.enrolment = None;
     draft.note(Happening {
         kind: "federation.peer.emancipated".to_owned(),
         severity: "high",

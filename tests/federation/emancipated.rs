@@ -1,0 +1,42 @@
+//! What may be left of a parent's authority over its child, and what a child may make its parent spend.
+
+use sdwand::federation::peer::{SpawnMode, SpawnRole};
+use sdwand::federation::url::PeerUrl;
+use serde_json::json;
+
+use crate::children::{Foreign, authority, post, propose};
+use crate::site::{Site, wall};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bootstrap_token_dies_with_the_parents_authority() {
+    let a = Site::new("site-a", 1).await;
+    for (n, who) in [(20_u8, "the parent's operator"), (21, "the child")] {
+        let url = PeerUrl::new(&format!("https://x{n}.example")).unwrap();
+        let proposed = propose(&a, &url, SpawnRole::Parent, SpawnMode::ManagedChild, n);
+        let child = Foreign::new(n.into());
+        let acceptance = json!({
+            "acceptance_token": proposed.token.reveal(), "contract_version": 1, "csr_pem": child.csr,
+        });
+        let (status, body) = post(&a, None, "accept", &acceptance).await;
+        assert_eq!(status, 200, "{body}");
+        let token = body["data"]["node_enrollment"]["bootstrap_token"].clone();
+        assert!(token.is_string());
+        if who == "the child" {
+            let leaf = child.leaf(&body["data"]["federation_certificate"]);
+            let free = json!({ "spawn_mode": "autonomous_peer" });
+            assert_eq!(post(&a, Some(&leaf), "heartbeat", &free).await.0, 200);
+        } else {
+            let grant = authority(&a, proposed.peer.id).remove(0).id;
+            a.gateway
+                .revoke_grant(proposed.peer.id, grant, "on its own", wall())
+                .unwrap();
+        }
+        assert_eq!(a.peer(proposed.peer.id).mode, SpawnMode::AutonomousPeer, "{who}");
+        let node = json!({ "csr_pem": child.csr, "bootstrap_token": token });
+        assert_eq!(post(&a, None, "renew", &node).await.0, 401, "{who}");
+        // Nor is there another one where the answer is told again.
+        let (status, again) = post(&a, None, "accept", &acceptance).await;
+        assert_eq!(status, 200, "{who}");
+        assert!(again["data"]["node_enrollment"].is_null(), "{who}");
+    }
+}
