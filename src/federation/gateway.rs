@@ -27,6 +27,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 pub use accept::AcceptError;
+use children::is_managed_here;
 pub use children::{ChildrenError, RenewError};
 pub use excerpts::{ExcerptError, Excerpts, ExcerptsAsked};
 pub use grants::{GrantError, Granted, Granting};
@@ -306,8 +307,7 @@ impl Gateway {
         let peer = self
             .ledger
             .read(|book| book.peer(&peer.id).cloned().unwrap_or(peer));
-        let is_ours = peer.role == SpawnRole::Parent && peer.mode == SpawnMode::ManagedChild;
-        if is_ours && spawn_mode.as_deref() == Some("autonomous_peer") {
+        if is_managed_here(&peer) && spawn_mode.as_deref() == Some("autonomous_peer") {
             self.released(peer.id, wall)?;
         }
         self.hear_trust(peer.id, &trust, wall)?;

@@ -40,3 +40,19 @@ async fn a_bootstrap_token_dies_with_the_parents_authority() {
         assert!(again["data"]["node_enrollment"].is_null(), "{who}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parent_that_calls_its_managed_child_an_equal_hears_of_its_emancipation() {
+    let a = Site::new("site-a", 1).await;
+    let url = PeerUrl::new("https://x.example").unwrap();
+    let proposed = propose(&a, &url, SpawnRole::Symmetric, SpawnMode::ManagedChild, 1);
+    let child = Foreign::new(7);
+    let acceptance = json!({
+        "acceptance_token": proposed.token.reveal(), "contract_version": 1, "csr_pem": child.csr,
+    });
+    let (_, body) = post(&a, None, "accept", &acceptance).await;
+    let leaf = child.leaf(&body["data"]["federation_certificate"]);
+    let free = json!({ "spawn_mode": "autonomous_peer" });
+    assert_eq!(post(&a, Some(&leaf), "heartbeat", &free).await.0, 200);
+    assert_eq!(a.peer(proposed.peer.id).mode, SpawnMode::AutonomousPeer);
+}

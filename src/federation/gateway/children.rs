@@ -141,12 +141,7 @@ impl Gateway {
         secret: [u8; 32],
         now: Moment,
     ) -> Option<NodeEnrollment> {
-        let is_spawned = match (peer.mode, peer.role) {
-            (SpawnMode::ManagedChild, SpawnRole::Parent | SpawnRole::Symmetric) => true,
-            (SpawnMode::ManagedChild, SpawnRole::Child)
-            | (SpawnMode::OutOfBand | SpawnMode::AutonomousPeer | SpawnMode::ClusterMember, _) => false,
-        };
-        if !is_spawned {
+        if !is_managed_here(peer) {
             return None;
         }
         let (token, expires_at) = (BootstrapToken::new(secret), now.after(ENROLMENT));
@@ -311,7 +306,7 @@ impl Gateway {
     /// A child of ours says that it is on its own now: its operator has taken our authority back.
     pub(super) fn released(&self, id: PeerId, wall: Moment) -> Result<(), LedgerError> {
         let released = self.ledger.transact(wall, |draft| {
-            let found = draft.peer(&id).filter(|peer| is_managed(peer));
+            let found = draft.peer(&id).filter(|peer| is_managed_here(peer));
             if let Some(mut peer) = found.cloned() {
                 let now = draft.now();
                 let given: Vec<Grant> = authority_of(draft, id, now).cloned().collect();
@@ -351,6 +346,14 @@ fn anchor(ca: &SiteCa, now: Moment) -> Anchor {
 /// The CAs of ours that some peer's calls may lead to.
 pub(super) fn signed_here<'a>(peers: impl Iterator<Item = &'a Peer>) -> impl Iterator<Item = Fingerprint> {
     peers.filter_map(|peer| Some(peer.trust.as_ref()?.signed_here.as_ref()?.fingerprint))
+}
+
+/// Whether it is a managed child of this site.
+pub(super) const fn is_managed_here(peer: &Peer) -> bool {
+    match peer.role {
+        SpawnRole::Parent | SpawnRole::Symmetric => is_managed(peer),
+        SpawnRole::Child => false,
+    }
 }
 
 const fn is_managed(peer: &Peer) -> bool {
