@@ -149,6 +149,7 @@ impl From<RenewError> for ApiError {
             }
             RenewError::Token => Self::new(401, "UNAUTHORIZED", error.to_string()),
             RenewError::Request(_) => Self::new(422, "csr_refused", error.to_string()),
+            RenewError::TooMuch => Self::new(429, "too_many", error.to_string()),
             RenewError::Sovereign => Self::new(422, "not_signed_here", error.to_string()),
             RenewError::Conflict(_) => Self::new(409, "conflict", error.to_string()),
             RenewError::Transition(_) => Self::new(422, "transition_refused", error.to_string()),

@@ -43,6 +43,9 @@ pub enum RenewError {
     /// The request isn't sound, or isn't the caller's.
     #[error("{0}")]
     Request(String),
+    /// It has had too much written of late.
+    #[error("too many certificates or too much news in a minute or a day: ask again later")]
+    TooMuch,
     /// The caller's certificates are its own CA's.
     #[error("your certificates are signed by your own CA: renew them there")]
     Sovereign,
@@ -202,6 +205,9 @@ impl Gateway {
             return Err(RenewError::Sovereign);
         }
         let request = asked(csr_pem)?;
+        if !self.quota.take(peer.id, now) {
+            return Err(RenewError::TooMuch);
+        }
         let children = self.children_ca(now)?;
         let answer = self.ledger.transact(wall, |draft| {
             // The row may have moved since the caller was known: judged again where it counts.
