@@ -1,11 +1,16 @@
 //! What may be left of a parent's authority over its child, and what a child may make its parent spend.
 
-use sdwand::federation::peer::{SpawnMode, SpawnRole};
+use std::sync::Arc;
+
+use sdwand::federation::gateway::{Gateway, Settings};
+use sdwand::federation::ledger::{Ledger, backup, restore};
+use sdwand::federation::peer::{SpawnMode, SpawnRole, Status};
+use sdwand::federation::pki::SiteCa;
 use sdwand::federation::url::PeerUrl;
 use serde_json::json;
 
-use crate::children::{Foreign, authority, post, propose};
-use crate::site::{Site, beat, wall};
+use crate::children::{Foreign, authority, beats, post, propose, spawned};
+use crate::site::{Site, beat, node, wall};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bootstrap_token_dies_with_the_parents_authority() {
@@ -83,4 +88,43 @@ async fn a_child_cant_fill_its_parents_ledger_with_renewals() {
     );
     // It lives all the same.
     assert_eq!(beat(&a, Some(&leaf)).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_child_that_was_restored_can_still_be_emancipated() {
+    let (a, b) = (Site::new("site-a", 1).await, Site::new("site-b", 2).await);
+    let (_, a_at_b) = spawned(&a, &b, SpawnMode::ManagedChild, 1).await;
+    beats(&b, a_at_b.id, 1).await;
+    let copy = b.folder.path().join("copy.db");
+    backup(&b.folder.path().join("ledger.db"), &copy).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.db");
+    restore(&copy, &path, wall()).unwrap();
+    let site = b.gateway.site.clone();
+    let (ca, _) = SiteCa::generate(&site, wall()).unwrap();
+    let ledger = Arc::new(Ledger::open(&path, wall()).unwrap());
+    let restored = Gateway::new(site, node(), ca, ledger, Settings::default());
+    let peer = |status: Status, mode: SpawnMode| {
+        let peer = restored
+            .ledger
+            .read(|book| (**book.peer(&a_at_b.id).unwrap()).clone());
+        assert_eq!((peer.status, peer.mode), (status, mode));
+    };
+    peer(Status::Suspended, SpawnMode::ManagedChild);
+    restored.resume(a_at_b.id, wall()).unwrap();
+    // Nothing is opened by that: what the parent had is over.
+    let grant = restored.ledger.read(|book| {
+        let grants: Vec<_> = book.grants().filter(|grant| grant.peer == a_at_b.id).collect();
+        assert!(
+            grants
+                .iter()
+                .all(|grant| !grant.is_authority_of(a_at_b.id, wall()))
+        );
+        grants[0].id
+    });
+    restored
+        .revoke_grant(a_at_b.id, grant, "on our own", wall())
+        .unwrap();
+    peer(Status::Enrolled, SpawnMode::AutonomousPeer);
+    assert!(restored.revoke_grant(a_at_b.id, grant, "twice", wall()).is_err());
 }

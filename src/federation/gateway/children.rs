@@ -362,7 +362,7 @@ pub(super) const fn is_managed_here(peer: &Peer) -> bool {
     }
 }
 
-const fn is_managed(peer: &Peer) -> bool {
+pub(super) const fn is_managed(peer: &Peer) -> bool {
     matches!(peer.mode, SpawnMode::ManagedChild)
 }
 

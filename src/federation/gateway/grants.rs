@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::children::emancipate_in;
+use super::children::{emancipate_in, is_managed};
 use super::{Gateway, OperatorError};
 use crate::federation::capability::{Capability, CapabilityId};
 use crate::federation::grant::{Axis, BearerToken, Grant, GrantId, Origin, State, Terms, TermsError, life};
@@ -155,8 +155,15 @@ impl Gateway {
         let grant = self.ledger.transact(wall, |draft| {
             let found = draft.grant(&id).filter(|grant| grant.peer == peer);
             let mut grant = found.cloned().ok_or(GrantError::Unknown(id))?;
+            let managed = match grant.origin {
+                Origin::ManagedChildOperator => draft.peer(&peer).filter(|peer| is_managed(peer)).cloned(),
+                Origin::Operator => None,
+            };
             if grant.revoked_at.is_some() {
-                return Err(GrantError::Ended(id));
+                // A restore ends every grant, and emancipates nobody: that is still the operator's to say.
+                let managed = managed.ok_or(GrantError::Ended(id))?;
+                emancipate_by_operator(draft, managed)?;
+                return Ok(grant);
             }
             grant.revoked_at = Some(draft.now());
             grant.revoke_reason = Some(reason.to_owned());
@@ -167,11 +174,8 @@ impl Gateway {
                 payload: json!({ "grant": id, "reason": reason }),
             });
             draft.put_grant(grant.clone());
-            if grant.origin == Origin::ManagedChildOperator
-                && let Some(mut peer) = draft.peer(&peer).cloned()
-            {
-                emancipate_in(draft, &mut peer, "operator");
-                draft.put_peer(peer).map_err(OperatorError::Conflict)?;
+            if let Some(managed) = managed {
+                emancipate_by_operator(draft, managed)?;
             }
             Ok(grant)
         })?;
@@ -250,6 +254,11 @@ impl Gateway {
         })?;
         Ok(capability)
     }
+}
+
+fn emancipate_by_operator(draft: &mut Draft<'_>, mut peer: Peer) -> Result<(), OperatorError> {
+    emancipate_in(draft, &mut peer, "operator");
+    draft.put_peer(peer).map_err(OperatorError::Conflict)
 }
 
 /// Whether trust was exchanged with a peer that stands so: before, nobody knows who it will be.
