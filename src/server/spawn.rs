@@ -123,7 +123,10 @@ fn is_final(failure: &Failure) -> bool {
     match failure {
         Failure::Operator(OperatorError::Ledger(_)) => false,
         Failure::Operator(_) => true,
-        Failure::Dial(DialError::Refused { status, .. }) => (400..500).contains(status) && *status != 429,
+        // Too slow, too early, too many (RFC 9110, section 15.5.9; RFC 8470; RFC 6585): another time it may go well.
+        Failure::Dial(DialError::Refused { status, .. }) => {
+            (400..500).contains(status) && !matches!(status, 408 | 425 | 429)
+        }
         Failure::Dial(_) => false,
     }
 }
@@ -136,4 +139,25 @@ fn with_causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_busy_parent_says_isnt_final() {
+        let refused = |status| {
+            is_final(&Failure::Dial(DialError::Refused {
+                status,
+                error: String::new(),
+            }))
+        };
+        for status in [408, 425, 429, 500, 502, 503, 504] {
+            assert!(!refused(status), "{status}");
+        }
+        for status in [400, 401, 403, 404, 409, 422] {
+            assert!(refused(status), "{status}");
+        }
+    }
 }
