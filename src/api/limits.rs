@@ -19,6 +19,8 @@ pub const CONNECTIONS_PER_SOURCE: usize = 8;
 pub const CONNECTIONS_PER_PEER: usize = 16;
 /// How many there may be of callers who aren't known.
 pub const CONNECTIONS: usize = 256;
+/// How many known peers' connections may stay between beats: each has its price in memory, and who finds none opens another.
+pub const CONNECTIONS_KEPT: usize = 1_024;
 /// How many sources are remembered; beyond, the oldest are forgotten.
 const SOURCES: usize = 16_384;
 
@@ -47,6 +49,7 @@ struct Counts {
     accepts: BTreeMap<Source, (u32, Instant)>,
     connections: BTreeMap<Source, usize>,
     known: BTreeMap<PeerId, usize>,
+    kept: usize,
     all: usize,
 }
 
@@ -135,6 +138,20 @@ impl Limits {
         }
     }
 
+    /// Counts a connection that stays between beats, until it is [`Limits::unkept`]; says whether there may be one more.
+    pub fn may_keep(&self) -> bool {
+        let mut counts = self.lock();
+        let may = counts.kept < CONNECTIONS_KEPT;
+        counts.kept += usize::from(may);
+        may
+    }
+
+    /// A connection that stayed between beats has ended.
+    pub fn unkept(&self) {
+        let mut counts = self.lock();
+        counts.kept = counts.kept.saturating_sub(1);
+    }
+
     /// A connection of this source has ended, or its caller is known.
     pub fn closed(&self, source: IpAddr) {
         let mut counts = self.lock();
@@ -191,6 +208,16 @@ mod tests {
             .filter(|n| limits.may_connect(IpAddr::V4((0xc000_0200 + n).into())))
             .count();
         assert_eq!(all, CONNECTIONS);
+    }
+
+    #[test]
+    fn so_many_connections_are_kept_and_no_more() {
+        let limits = Limits::new(clock);
+        let kept = (0..CONNECTIONS_KEPT + 10).filter(|_| limits.may_keep()).count();
+        assert_eq!(kept, CONNECTIONS_KEPT);
+        limits.unkept();
+        assert!(limits.may_keep());
+        assert!(!limits.may_keep());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The listeners: TLS first, then HTTP/1.1, each within its time; and who is on the other end goes with every request.
 //!
 //! Before it is known who calls, connections are few for each source and for all together, and short. A site that is
-//! known keeps its connection, and no longer counts.
+//! known keeps its connection between beats, if there aren't too many such already, and no longer counts.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -27,7 +27,10 @@ use crate::federation::peer::{PeerId, Status};
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long the head of a request may take, and an idle connection may stay.
-const HEADERS: Duration = Duration::from_secs(5);
+pub(super) const HEADERS: Duration = Duration::from_secs(5);
+/// The same for a known peer whose connection is kept: longer than it is between two beats (60 s, and less than 90 s at the
+/// other end), so that who has beaten ends it.
+const KEPT: Duration = Duration::from_secs(100);
 /// How often it is looked whether a connected peer may still call.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a request that is under way may take to end once its connection is told to.
@@ -130,17 +133,18 @@ pub(super) async fn handshake(
     }
 }
 
-/// The HTTP of a connection: `who` goes with every request. Once `enough` is there, the request under way is the last.
+/// The HTTP of a connection: `who` goes with every request. `idle` is how long each may be waited for. Once `enough` is there, the request under way is the last.
 pub(super) async fn http(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     router: Router,
     who: impl Clone + Send + Sync + 'static,
+    idle: Duration,
     enough: impl Future<Output = ()>,
 ) {
     let service = hyper::service::service_fn(|request| answer(router.clone(), who.clone(), request));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS)
+        .header_read_timeout(idle)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
@@ -179,7 +183,7 @@ async fn peer(
     };
     let Ok(known) = serving.gateway.identify(&caller.chain, (serving.wall)()) else {
         tokio::select! {
-            () = http(stream, router, caller, stopped(&mut stop)) => {}
+            () = http(stream, router, caller, HEADERS, stopped(&mut stop)) => {}
             () = tokio::time::sleep(STRANGERS) => {}
         }
         return;
@@ -190,28 +194,34 @@ async fn peer(
         tracing::debug!(peer = %known.id, "it has too many connections");
         return;
     }
-    let _staying = Staying {
+    let staying = Staying {
+        is_kept: limits.may_keep(),
         limits,
         peer: known.id,
     };
+    let idle = if staying.is_kept { KEPT } else { HEADERS };
     let enough = async {
         tokio::select! {
             () = stopped(&mut stop) => {}
             () = turned_away(&serving, known.id) => {}
         }
     };
-    http(stream, router, caller, enough).await;
+    http(stream, router, caller, idle, enough).await;
 }
 
 /// Counts a known peer's connection down, however it ends.
 struct Staying {
     limits: Arc<Limits>,
     peer: PeerId,
+    is_kept: bool,
 }
 
 impl Drop for Staying {
     fn drop(&mut self) {
         self.limits.left(self.peer);
+        if self.is_kept {
+            self.limits.unkept();
+        }
     }
 }
 

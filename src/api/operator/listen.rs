@@ -10,7 +10,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::ways::Arrival;
 use crate::api::limits::Limits;
-use crate::api::listener::{accept, handshake, http, stopped};
+use crate::api::listener::{HEADERS, accept, handshake, http, stopped};
 
 /// How long a connection over TCP takes requests: who sends nothing sound can't keep it.
 const LIFE: Duration = Duration::from_secs(30);
@@ -34,10 +34,10 @@ pub async fn tcp(
                 }
             };
             match tls {
-                None => http(stream, router, Arrival::Tcp, enough).await,
+                None => http(stream, router, Arrival::Tcp, HEADERS, enough).await,
                 Some(tls) => {
                     if let Some(stream) = handshake(stream, counted.source, &tls).await {
-                        http(stream, router, Arrival::Tcp, enough).await;
+                        http(stream, router, Arrival::Tcp, HEADERS, enough).await;
                     }
                 }
             }
@@ -64,7 +64,9 @@ pub async fn unix(
         match known {
             Ok((uid, stream)) => {
                 let (router, mut stop) = (router.clone(), stop.clone());
-                tokio::spawn(async move { http(stream, router, way(uid), stopped(&mut stop)).await });
+                tokio::spawn(
+                    async move { http(stream, router, way(uid), HEADERS, stopped(&mut stop)).await },
+                );
             }
             Err(error) => {
                 // Out of descriptors, most likely: give others the time to close some.
