@@ -1,4 +1,8 @@
 //! Calls to a peer: resolved once, TLS 1.3 by that peer's anchors alone, no proxy, no redirect, 10 s and 64 KiB in all.
+//!
+//! A connection is a [`Session`]. Most calls have one to themselves; beats go over one that is kept ([`call_over`]).
+
+mod session;
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,19 +11,17 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Bytes;
-use hyper::header::{AUTHORIZATION, HeaderValue};
-use hyper::{Method, Request};
-use hyper_util::rt::TokioIo;
+use hyper::Method;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+pub use session::{Room, Session};
+
 use super::url::PeerUrl;
-use super::wire::{API, MAX_BODY};
+use super::wire::MAX_BODY;
 
 /// How long a call may take, from the name to the last byte.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -39,7 +41,7 @@ pub struct Reply {
     pub data: Value,
     /// What stands in `error`, if anything does.
     pub error: Option<String>,
-    /// The chain that the listener showed.
+    /// The chain that the listener showed; empty where an earlier answer over the same connection had it.
     pub chain: Vec<CertificateDer<'static>>,
 }
 
@@ -132,6 +134,22 @@ pub enum CallError {
     Own(String),
 }
 
+impl CallError {
+    /// Whether nothing of an answer had come: over another connection, the call may yet come through.
+    const fn is_before_any_answer(&self) -> bool {
+        match self {
+            Self::Http { .. } | Self::Timeout { .. } => true,
+            Self::Resolve { .. }
+            | Self::Connect { .. }
+            | Self::Tls { .. }
+            | Self::Answer { .. }
+            | Self::Barred { .. }
+            | Self::Everywhere { .. }
+            | Self::Own(_) => false,
+        }
+    }
+}
+
 /// Which of some addresses may be dialled.
 pub type Filter<'f> = dyn Fn(&[SocketAddr]) -> Vec<SocketAddr> + Send + Sync + 'f;
 
@@ -170,14 +188,55 @@ pub async fn call_by(
 ) -> Result<Reply, CallError> {
     let whole = async {
         let (url, line) = reach(tls, ways).await?;
-        exchange(line, url, call).await
+        Session::begin(line, None).await?.ask(url, &call).await
     };
+    in_time(ways, whole).await
+}
+
+/// Makes one call over `kept`, if it comes through there, and else over a new connection, which is kept if `room` has a place
+/// for it and the peer is at its operator-given URL. What is called must bear being called twice: a connection that has
+/// gone stale may have carried the call before it broke.
+///
+/// # Errors
+/// It didn't come through, at the step that the error names, and no connection is kept. Any HTTP status is a reply.
+pub async fn call_over<E: From<CallError>>(
+    kept: Option<Session>,
+    tls: impl FnOnce() -> Result<Arc<rustls::ClientConfig>, E>,
+    ways: &Ways<'_>,
+    room: &Room,
+    call: Call<'_>,
+) -> Result<(Reply, Option<Session>), E> {
+    let whole = async {
+        if let Some(mut session) = kept {
+            match within_a_way(ways.url, session.ask(ways.url, &call)).await {
+                Ok(reply) => return Ok((reply, Some(session))),
+                Err(error) if error.is_before_any_answer() => {
+                    tracing::debug!(url = %ways.url, %error, "a kept connection has gone stale");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let (url, line) = reach(tls()?, ways).await?;
+        let is_at_its_url = url == ways.url;
+        let mut session = Session::begin(line, room.place().filter(|_| is_at_its_url)).await?;
+        let reply = session.ask(url, &call).await?;
+        Ok((reply, Some(session).filter(Session::is_kept)))
+    };
+    in_time(ways, whole).await
+}
+
+/// What takes longer than [`PATIENCE`] in all is given up.
+async fn in_time<T, E: From<CallError>>(
+    ways: &Ways<'_>,
+    whole: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     match tokio::time::timeout(PATIENCE, whole).await {
         Ok(outcome) => outcome,
         Err(_) => Err(CallError::Timeout {
             url: ways.url.clone(),
             within: PATIENCE,
-        }),
+        }
+        .into()),
     }
 }
 
@@ -211,11 +270,11 @@ async fn reach<'a>(
     })
 }
 
-async fn within_a_way(
+async fn within_a_way<T>(
     url: &PeerUrl,
-    opened: impl Future<Output = Result<Line, CallError>>,
-) -> Result<Line, CallError> {
-    match tokio::time::timeout(WAY, opened).await {
+    tried: impl Future<Output = Result<T, CallError>>,
+) -> Result<T, CallError> {
+    match tokio::time::timeout(WAY, tried).await {
         Ok(outcome) => outcome,
         Err(_) => Err(CallError::Timeout {
             url: url.clone(),
@@ -254,62 +313,6 @@ async fn open(
         .await
         .map_err(|source| CallError::Tls { address, source })?;
     Ok(Line { address, stream })
-}
-
-async fn exchange(line: Line, url: &PeerUrl, call: Call<'_>) -> Result<Reply, CallError> {
-    let Line { address, stream } = line;
-    let chain = stream
-        .get_ref()
-        .1
-        .peer_certificates()
-        .unwrap_or_default()
-        .to_vec();
-    let http = |source| CallError::Http { address, source };
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(http)?;
-    let mut request = Request::builder()
-        .method(call.method)
-        .uri(format!("{}{API}/{}", url.path(), call.path))
-        .header("host", url.authority())
-        .header("user-agent", concat!("sdwand/", env!("CARGO_PKG_VERSION")))
-        .header("accept", "application/json")
-        .header("content-type", "application/json");
-    if let Some(bearer) = call.bearer {
-        let own = |_| CallError::Own("the token has bytes that a header can't carry".to_owned());
-        let mut value = HeaderValue::try_from(format!("Bearer {bearer}")).map_err(own)?;
-        value.set_sensitive(true);
-        request = request.header(AUTHORIZATION, value);
-    }
-    let request = request
-        .body(Full::new(Bytes::from(call.body.unwrap_or_default())))
-        .map_err(|error| CallError::Own(error.to_string()))?;
-    let answer = async {
-        let response = sender.send_request(request).await.map_err(http)?;
-        let status = response.status().as_u16();
-        let limited = Limited::new(response.into_body(), MAX_BODY).collect().await;
-        let unsound = |reason: String| CallError::Answer { address, reason };
-        let bytes = limited.map_err(|error| unsound(error.to_string()))?.to_bytes();
-        let body: Value = serde_json::from_slice(&bytes).map_err(|error| unsound(error.to_string()))?;
-        Ok((status, body))
-    };
-    // The connection is driven while the answer is awaited, and goes when both are done.
-    let driven = async {
-        let _ = connection.await;
-        std::future::pending::<()>().await;
-    };
-    let (status, mut body) = tokio::select! {
-        answer = answer => answer?,
-        () = driven => return Err(CallError::Answer { address, reason: "it ended early".to_owned() }),
-    };
-    let error = body.get("error").and_then(Value::as_str).map(str::to_owned);
-    let data = body.get_mut("data").map(Value::take);
-    Ok(Reply {
-        status,
-        data: data.unwrap_or(body),
-        error,
-        chain,
-    })
 }
 
 /// Connects to the first of `addresses` that answers: each has a start of [`STAGGER`] over the next, and a refusal starts

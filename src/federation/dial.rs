@@ -8,14 +8,15 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 
-use super::client::{Call, CallError, Reply, Ways, call, call_by};
+use super::client::{Call, CallError, Reply, Ways, call, call_by, call_over};
 use super::endpoints::{self, Bounds};
-use super::gateway::{BeatError, Gateway, TakeError};
+use super::gateway::{Basis, BeatError, Gateway, TakeError};
 use super::moment::Moment;
 use super::peer::{Peer, PeerId, SpawnRole, Status};
 use super::pki::authority::StoreError;
 use super::pki::tls::{Callee, client_config};
 use super::pki::{PkiError, Usage, certificates_of};
+use super::policy::Policy;
 use super::url::{PeerUrl, UrlError};
 use super::wire::{
     AcceptAnswer, HeartbeatAnswer, HeartbeatRequest, Notice, NoticeRequest, RenewAnswer, ResourceAnswer,
@@ -118,7 +119,7 @@ impl Gateway {
     ) -> Result<(), DialError> {
         let request = self.beating(peer.id, nonce, sequence);
         let body = serde_json::to_vec(&request)?;
-        let data = self.call_peer(peer, posted("heartbeat", body), wall).await?;
+        let data = self.beat_peer(peer, posted("heartbeat", body), wall).await?;
         self.beat_answered(peer.id, &request, data, wall)
     }
 
@@ -237,6 +238,50 @@ impl Gateway {
         if !peer.declared.is_dialable() {
             return Err(DialError::Undialable(peer.id));
         }
+        let (tls, url) = (self.tls_to(peer, wall)?, PeerUrl::new(&peer.url)?);
+        let policy = self.policy();
+        let bounds = bounds(&policy);
+        let ways = Ways {
+            url: &url,
+            named: &endpoints::named(&url, &peer.declared.endpoints),
+            may_dial: &|resolved| endpoints::dialable(resolved, bounds, is_hosts),
+        };
+        Ok(accepted(call_by(tls, &ways, wanted).await?)?.0)
+    }
+
+    /// The same over the connection that is kept for the peer, or over one that then is. What it carries must bear being
+    /// carried twice: the other side only ever takes over what a beat says, so that the second one is no news.
+    async fn beat_peer(&self, peer: &Peer, wanted: Call<'_>, wall: Moment) -> Result<Value, DialError> {
+        if !peer.declared.is_dialable() {
+            return Err(DialError::Undialable(peer.id));
+        }
+        let trust = peer.trust.as_ref().ok_or(DialError::NoTrust(peer.id))?;
+        let url = PeerUrl::new(&peer.url)?;
+        let named = endpoints::named(&url, &peer.declared.endpoints);
+        let now = self.ledger.read(|book| book.now(wall));
+        let basis = Basis {
+            leaf: self.call_leaf(peer.id, &trust.outbound_subject, wall)?,
+            anchors: trust.anchors_at(now).map(|anchor| anchor.fingerprint).collect(),
+            urls: std::iter::once(&url).chain(&named).cloned().collect(),
+        };
+        let policy = self.policy();
+        let bounds = bounds(&policy);
+        let ways = Ways {
+            url: &url,
+            named: &named,
+            may_dial: &|resolved| endpoints::dialable(resolved, bounds, is_hosts),
+        };
+        let (kept, tls) = (self.line(peer.id, &basis), || self.tls_to(peer, wall));
+        let (reply, session) = call_over(kept, tls, &ways, self.room(), wanted).await?;
+        let (data, _) = accepted(reply)?;
+        if let Some(session) = session {
+            self.keep_line(peer.id, basis, session);
+        }
+        Ok(data)
+    }
+
+    /// How a peer is called: by its anchors alone, with the certificate that it expects.
+    fn tls_to(&self, peer: &Peer, wall: Moment) -> Result<Arc<rustls::ClientConfig>, DialError> {
         let trust = peer.trust.as_ref().ok_or(DialError::NoTrust(peer.id))?;
         let mut anchors = Vec::new();
         // A clock that was set back wakes no anchor.
@@ -252,19 +297,14 @@ impl Gateway {
             site: trust.site.clone(),
         };
         let leaf = self.call_leaf(peer.id, &trust.outbound_subject, wall)?;
-        let tls = client_config(callee, Some(&leaf))?;
-        let url = PeerUrl::new(&peer.url)?;
-        let policy = self.policy();
-        let bounds = Bounds {
-            allow: &policy.allow_dial,
-            own: &policy.own,
-        };
-        let ways = Ways {
-            url: &url,
-            named: &endpoints::named(&url, &peer.declared.endpoints),
-            may_dial: &|resolved| endpoints::dialable(resolved, bounds, is_hosts),
-        };
-        Ok(accepted(call_by(Arc::new(tls), &ways, wanted).await?)?.0)
+        Ok(Arc::new(client_config(callee, Some(&leaf))?))
+    }
+}
+
+const fn bounds(policy: &Policy) -> Bounds<'_> {
+    Bounds {
+        allow: policy.allow_dial.as_slice(),
+        own: policy.own.as_slice(),
     }
 }
 

@@ -9,6 +9,7 @@ mod excerpts;
 mod grants;
 mod heads;
 mod leaves;
+mod lines;
 mod notices;
 mod operator;
 mod oversight;
@@ -30,6 +31,8 @@ pub use accept::AcceptError;
 use children::is_managed_here;
 pub use children::{ChildrenError, RenewError};
 pub use excerpts::{ExcerptError, Excerpts, ExcerptsAsked};
+pub(in crate::federation) use lines::Basis;
+
 pub use grants::{GrantError, Granted, Granting};
 pub use heads::{REGRESSED, Verified, Witness};
 pub use operator::{OperatorError, Proposal, Proposed};
@@ -133,6 +136,8 @@ pub struct Gateway {
     holdings: spawned::Holdings,
     /// Where ledgers are.
     heads: heads::Heads,
+    /// The connections that are kept for beats.
+    lines: lines::Lines,
     /// Who was refused, since the audit was last told.
     refusals: refusals::Refusals,
 }
@@ -192,6 +197,7 @@ impl Gateway {
             node,
             ca: ca.into(),
             ledger,
+            lines: lines::Lines::new(settings.heartbeat),
             settings,
             heard: Heard::default(),
             fleet: RwLock::default(),

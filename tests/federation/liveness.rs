@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sdwand::federation::liveness::Probe;
 use sdwand::federation::moment::Moment;
-use sdwand::federation::peer::{Peer, PeerId, Status};
+use sdwand::federation::peer::{PeerId, Status};
 use tokio::net::TcpListener;
 
 use crate::site::{Site, enrolled, wall};
@@ -14,16 +14,6 @@ async fn active(a: &Site, b: &Site) -> (PeerId, PeerId) {
     let (b_at_a, a_at_b) = enrolled(a, b).await;
     b.gateway.beat_to(&a_at_b, [1; 16], 1, wall()).await.unwrap();
     (b_at_a.id, a_at_b.id)
-}
-
-/// Changes what `site` has of a peer.
-fn change(site: &Site, id: PeerId, change: impl FnOnce(&mut Peer)) {
-    let changed = site.gateway.ledger.transact(wall(), |draft| {
-        let mut peer = draft.peer(&id).cloned().unwrap();
-        change(&mut peer);
-        draft.put_peer(peer)
-    });
-    changed.unwrap();
 }
 
 /// Later than a silence may last; less than clocks may differ, for the other side is asked at its own time.
@@ -80,7 +70,7 @@ async fn who_is_gone_refuses_or_is_another_is_degraded_and_why_is_told() {
         .unwrap();
     let (b_url, c_url) = (b.url.to_string(), c.url.to_string());
     let degraded = async |url: String, reason: &str| {
-        change(&a, b_at_a, |peer| {
+        a.change(b_at_a, |peer| {
             peer.url = url;
             peer.declared.endpoints.clear();
             peer.status = Status::Active;
@@ -117,13 +107,13 @@ async fn only_the_active_are_swept_by_the_limit_that_was_asked_for() {
     let (b_at_a, _) = enrolled(&a, &b).await;
     let swept = a.gateway.sweep(false, None, late()).await.unwrap();
     assert_eq!(swept.swept, 0, "enrolled");
-    change(&a, b_at_a.id, |peer| {
+    a.change(b_at_a.id, |peer| {
         peer.status = Status::Active;
         peer.last_heartbeat_at = None;
     });
     let dry = a.gateway.sweep(true, None, wall()).await.unwrap();
     assert_eq!(dry.silent.len(), 1, "never heard of");
-    change(&a, b_at_a.id, |peer| peer.last_heartbeat_at = Some(wall()));
+    a.change(b_at_a.id, |peer| peer.last_heartbeat_at = Some(wall()));
     let minute = Some(Duration::from_secs(60));
     let soon = wall().after(Duration::from_secs(100));
     assert_eq!(a.gateway.sweep(true, None, soon).await.unwrap().silent.len(), 0);

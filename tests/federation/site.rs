@@ -175,6 +175,16 @@ members = [ {{ node = "hub-1", role = "hub" }} ]
             .read(|book| (**book.peer(&id).unwrap()).clone())
     }
 
+    /// Changes what it has of a peer.
+    pub(crate) fn change(&self, id: PeerId, change: impl FnOnce(&mut Peer)) {
+        let changed = self.gateway.ledger.transact(wall(), |draft| {
+            let mut peer = draft.peer(&id).cloned().unwrap();
+            change(&mut peer);
+            draft.put_peer(peer)
+        });
+        changed.unwrap();
+    }
+
     /// What this site's certificates for calls to a peer are made of.
     pub(crate) fn leaf(&self, subject: &str) -> Leaf {
         self.gateway

@@ -320,6 +320,9 @@ impl Gateway {
             draft.put_peer(peer.clone())?;
             Ok::<_, OperatorError>(peer)
         })?;
+        if !peer.status.may_call() {
+            self.hang_up(id);
+        }
         Ok(peer)
     }
 }
