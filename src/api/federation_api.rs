@@ -20,7 +20,9 @@ use std::net::SocketAddr;
 
 use super::error::{ApiError, in_our_shape};
 use super::limits::{Limits, Source};
-use crate::federation::gateway::{Asked, ExcerptsAsked, Gateway, Refused, RenewError, ResourceError, Via};
+use crate::federation::gateway::{
+    Asked, BeatError, ExcerptsAsked, Gateway, Refused, RenewError, ResourceError, Via,
+};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Peer, PeerId};
 use crate::federation::wire::{API, AcceptRequest, HeartbeatRequest, MAX_BODY, NoticeRequest, RenewRequest};
@@ -162,16 +164,27 @@ async fn heartbeat(
     bytes: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let wall = (serving.wall)();
-    let peer = known(&serving, &caller)?;
-    let bytes = bytes?;
-    let request: HeartbeatRequest = if bytes.is_empty() {
-        HeartbeatRequest::default()
-    } else {
-        body(&bytes)?
+    let request: Result<HeartbeatRequest, ApiError> = match bytes {
+        Ok(bytes) if bytes.is_empty() => Ok(HeartbeatRequest::default()),
+        Ok(bytes) => body(&bytes),
+        Err(rejection) => Err(rejection.into()),
     };
-    let gateway = Arc::clone(&serving.gateway);
-    let answer = blocking(move || gateway.beaten(&caller.chain, request, wall)).await??;
-    (serving.heard)(peer.id);
+    let request = match request {
+        Ok(request) => request,
+        Err(malformed) => {
+            // Strangers aren't told what a beat looks like.
+            known(&serving, &caller)?;
+            return Err(malformed);
+        }
+    };
+    let (gateway, from) = (Arc::clone(&serving.gateway), caller.clone());
+    let beaten = blocking(move || gateway.beaten(&from.chain, request, wall)).await?;
+    if let Err(BeatError::Stranger(stranger)) = &beaten {
+        tracing::debug!(source = %caller.source.ip(), error = %stranger, "a caller isn't known");
+        count(&serving, &caller, Refused::Stranger, stranger.code());
+    }
+    let (peer, answer) = beaten?;
+    (serving.heard)(peer);
     Ok(Json(json!({ "success": true, "data": answer })))
 }
 

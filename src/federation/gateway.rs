@@ -276,7 +276,7 @@ impl Gateway {
         self.ledger.read(|book| identify(chain, book, book.now(wall)))
     }
 
-    /// Takes a beat: whoever it is from is heard of now, and active.
+    /// Takes a beat: whoever it is from is heard of now, and active. Who that is, and what it is answered.
     ///
     /// # Errors
     /// It is nobody's, says too much, or the ledger can't be written.
@@ -285,7 +285,7 @@ impl Gateway {
         chain: &[CertificateDer<'_>],
         request: HeartbeatRequest,
         wall: Moment,
-    ) -> Result<HeartbeatAnswer, BeatError> {
+    ) -> Result<(PeerId, HeartbeatAnswer), BeatError> {
         let peer = self.identify(chain, wall)?;
         request.said.check()?;
         let compatibility = version::compatibility(
@@ -319,7 +319,7 @@ impl Gateway {
         self.hear_trust(peer.id, &trust, wall)?;
         let status = self.beat(&peer, said, wall)?;
         let Mark { epoch, head } = self.mark();
-        Ok(HeartbeatAnswer {
+        let answer = HeartbeatAnswer {
             status,
             last_heartbeat_at: self.heard.last(&peer).unwrap_or(wall),
             our_endpoints: self.endpoints(),
@@ -331,7 +331,8 @@ impl Gateway {
             witnessed: self.seen_of(peer.id).map(|mark| mark.to_string()),
             cluster: self.cluster_for(&peer),
             trust: self.tell_trust(peer.id),
-        })
+        };
+        Ok((peer.id, answer))
     }
 
     /// One verified exchange with a peer, whoever began it. What is no news isn't written: see [`Heard`].

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use sdwand::api::limits::CONNECTIONS_PER_PEER;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::site::{Connection, Site, enrolled, wall};
+use crate::site::{Connection, Site, ask, enrolled, wall};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_known_peer_has_a_few_connections_and_none_once_it_is_revoked() {
@@ -50,4 +50,23 @@ async fn a_known_peer_has_a_few_connections_and_none_once_it_is_revoked() {
     tokio::time::timeout(Duration::from_secs(25), ended)
         .await
         .expect("its connections end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_who_is_known_is_told_what_a_beat_looks_like() {
+    let (a, b) = (Site::new("site-a", 1).await, Site::new("site-b", 2).await);
+    let (b_at_a, _) = enrolled(&a, &b).await;
+    let nonsense = [("heartbeat", b"no beat".to_vec())];
+    let known = b.leaf(&b_at_a.id.subject());
+    let told = ask(&a, Some(&known), &nonsense).await.unwrap();
+    assert_eq!((told[0].0, told[0].1["code"].as_str()), (400, Some("malformed")));
+    assert_eq!(a.peer(b_at_a.id).last_heartbeat_at, None, "that was none");
+    let stranger = b.leaf("fed:somebody");
+    for leaf in [None, Some(&stranger)] {
+        let told = ask(&a, leaf, &nonsense).await.unwrap();
+        assert_eq!(
+            (told[0].0, told[0].1["code"].as_str()),
+            (401, Some("UNAUTHORIZED"))
+        );
+    }
 }

@@ -102,7 +102,7 @@ impl Sim {
                 })
             }
             Request::Beat(request) => gateway.identify(chain, wall).map_err(|_| 401).and_then(|peer| {
-                let answer = gateway.beaten(chain, *request, wall).map_err(|_| 401_u16)?;
+                let (_, answer) = gateway.beaten(chain, *request, wall).map_err(|_| 401_u16)?;
                 running.pulse.heard(peer.id, mono);
                 exchanged = true;
                 Ok(serde_json::to_value(answer).unwrap())

@@ -3,8 +3,8 @@
 //! The server's verifier proves possession only; who the caller is, is settled later and elsewhere, per peer. The
 //! client's verifier knows one peer's anchors and its site id, and nothing else.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, Resumption};
@@ -26,8 +26,11 @@ pub const MAX_CHAIN: usize = 3;
 /// The most bytes of them.
 pub const MAX_CHAIN_BYTES: usize = 16 * 1024;
 
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
+/// One for all: every connection holds on to it.
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+
+pub(super) fn provider() -> Arc<CryptoProvider> {
+    Arc::clone(&PROVIDER)
 }
 
 fn certified(leaf: &Leaf) -> Result<CertifiedKey, PkiError> {
@@ -113,7 +116,7 @@ pub struct PossessionOnly {
 impl Default for PossessionOnly {
     fn default() -> Self {
         Self {
-            algorithms: aws_lc_rs::default_provider().signature_verification_algorithms,
+            algorithms: provider().signature_verification_algorithms,
             mandatory: AtomicBool::new(true),
         }
     }
@@ -193,7 +196,7 @@ pub enum Callee {
 /// The leaf's key can't be used.
 pub fn client_config(callee: Callee, leaf: Option<&Leaf>) -> Result<ClientConfig, PkiError> {
     let verifier = Arc::new(CalleeVerifier {
-        algorithms: aws_lc_rs::default_provider().signature_verification_algorithms,
+        algorithms: provider().signature_verification_algorithms,
         callee,
     });
     let builder = ClientConfig::builder_with_provider(provider())

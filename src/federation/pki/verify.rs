@@ -8,6 +8,7 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::PkiError;
+use super::tls::provider;
 use crate::federation::moment::Moment;
 use crate::federation::token::Fingerprint;
 
@@ -126,9 +127,7 @@ pub fn verify_path(
         Purpose::Client => KeyUsage::client_auth(),
         Purpose::Server => KeyUsage::server_auth(),
     };
-    let algorithms = rustls::crypto::aws_lc_rs::default_provider()
-        .signature_verification_algorithms
-        .all;
+    let algorithms = provider().signature_verification_algorithms.all;
     let time = UnixTime::since_unix_epoch(Duration::from_secs(now.seconds()));
     leaf.verify_for_usage(algorithms, &anchors, intermediates, time, usage, None, None)
         .map(|_| ())
@@ -159,9 +158,7 @@ pub fn check_root(der: &CertificateDer<'_>, now: Moment) -> Result<Fingerprint, 
     }
     // Its key has signed it: else anyone could submit another's key as its own.
     let root = EndEntityCert::try_from(der).map_err(PkiError::foreign)?;
-    let algorithms = rustls::crypto::aws_lc_rs::default_provider()
-        .signature_verification_algorithms
-        .all;
+    let algorithms = provider().signature_verification_algorithms.all;
     let signed = &certificate.tbs_certificate;
     let is_signed = algorithms.iter().any(|algorithm| {
         root.verify_signature(*algorithm, signed.as_ref(), &certificate.signature_value.data)
