@@ -39,7 +39,7 @@ async fn a_ledger_that_goes_back_is_degraded_until_an_operator_or_its_own_word_s
     let start = wall();
     let say = |request: HeartbeatRequest, after: u64| {
         let at = start.after(Duration::from_secs(after));
-        a.gateway.beaten(&chain, request, at).unwrap().status
+        a.gateway.beaten(&chain, request, at).unwrap().1.status
     };
     assert_eq!(say(saying(1, 100, 1), 0), Status::Active);
     assert_eq!(say(saying(1, 120, 2), 60), Status::Active);
@@ -139,7 +139,7 @@ async fn nonsense_about_ledgers_is_no_news() {
             witnessed: Some(witnessed.to_owned()),
             ..HeartbeatRequest::default()
         };
-        let answer = a.gateway.beaten(&chain, request, wall()).unwrap();
+        let (_, answer) = a.gateway.beaten(&chain, request, wall()).unwrap();
         assert_eq!((answer.status, answer.witnessed), (Status::Active, None));
     }
     let far = Moment::EPOCH;

@@ -8,6 +8,7 @@
 //! | `audit` | `/api/v1/system/federation/{audit,site,pki,governance}` |
 //! | `sweep` | `/api/v1/system/federation/sweep` |
 //! | `tokens` | `/api/v1/system/federation/tokens` |
+//! | `view` | a peer, as operators are shown it |
 //! | `ways`, `listen` | who asks, by which way, and what that allows |
 
 mod audit;
@@ -18,6 +19,7 @@ pub mod listen;
 mod peers;
 mod sweep;
 mod tokens;
+mod view;
 mod ways;
 
 use std::sync::Arc;

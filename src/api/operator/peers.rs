@@ -5,12 +5,15 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::view::PeerView;
 use super::{API, Operating, Routes, find, optional};
 use crate::api::error::ApiError;
 use crate::api::federation_api::{blocking, body};
@@ -43,43 +46,7 @@ pub(super) fn routes() -> Routes {
 
 /// A peer, for operators.
 pub(super) fn peer_view(gateway: &Gateway, peer: &Peer) -> Value {
-    let trust = peer.trust.as_ref();
-    let anchors: Vec<String> = trust
-        .iter()
-        .flat_map(|trust| &trust.anchors)
-        .map(|anchor| anchor.fingerprint.to_string())
-        .collect();
-    json!({
-        "id": peer.id,
-        "alias": peer.alias,
-        "remote_instance_url": peer.url,
-        "peer_kind": "platform",
-        "status": peer.status,
-        "since": peer.since,
-        "reason": peer.reason,
-        "spawn_role": peer.role,
-        "spawn_mode": peer.mode,
-        "signed_here": trust.is_some_and(|trust| trust.signed_here.is_some()),
-        "cluster": peer.cluster,
-        "site_id": trust.map(|trust| &trust.site),
-        "remote_prefix_advertisement": trust.and_then(|trust| trust.site.prefix()),
-        "trust_anchors": anchors,
-        "contract_version_agreed": peer.contract_version,
-        "verified": peer.verified,
-        "verification_words": peer.words,
-        "signed_at": peer.signed_at,
-        "last_handshake_at": peer.last_handshake_at,
-        "last_heartbeat_at": gateway.heard.last(peer),
-        "acceptance_token_expires_at": peer.offer.as_ref().map(|offer| offer.expires_at),
-        "endpoints": peer.declared.endpoints,
-        "capabilities": peer.declared.capabilities,
-        "extension_slugs": peer.declared.extension_slugs,
-        "platform_version": peer.declared.platform_version,
-        "data_residency": peer.declared.data_residency,
-        "dialable": peer.declared.dialable,
-        "generation": peer.generation,
-        "allowed_transitions": peer.status.allowed(),
-    })
+    json!(PeerView::of(gateway, peer))
 }
 
 #[derive(Deserialize)]
@@ -91,22 +58,35 @@ struct Filter {
 async fn list(
     State(operating): State<Operating>,
     Query(filter): Query<Filter>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<impl IntoResponse, ApiError> {
     let mut wanted = Vec::new();
     for word in filter.status.iter().flat_map(|words| words.split(',')) {
         let status = Status::ALL.into_iter().find(|status| status.as_str() == word);
         wanted
             .push(status.ok_or_else(|| ApiError::new(400, "bad_status", format!("{word:?} is no status")))?);
     }
-    let gateway = &operating.gateway;
-    let peers: Vec<Value> = gateway.ledger.read(|book| {
+    let gateway = Arc::clone(&operating.gateway);
+    let peers: Vec<Arc<Peer>> = gateway.ledger.read(|book| {
         book.peers()
             .filter(|peer| wanted.is_empty() || wanted.contains(&peer.status))
             .filter(|peer| filter.spawn_mode.is_none_or(|mode| peer.mode == mode))
-            .map(|peer| peer_view(gateway, peer))
+            .cloned()
             .collect()
     });
-    Ok(Json(json!({ "data": peers })))
+    // There may be thousands: nobody else waits for them to be written.
+    let written = blocking(move || {
+        let views = peers.iter().map(|peer| PeerView::of(&gateway, peer));
+        serde_json::to_vec(&Listed {
+            data: views.collect(),
+        })
+    });
+    let written = written.await?.map_err(|error| ApiError::internal(&error))?;
+    Ok(([(CONTENT_TYPE, "application/json")], written))
+}
+
+#[derive(Serialize)]
+struct Listed<'a> {
+    data: Vec<PeerView<'a>>,
 }
 
 async fn show(State(operating): State<Operating>, Path(peer): Path<String>) -> Result<Json<Value>, ApiError> {
