@@ -344,14 +344,17 @@ async fn drive(
                     let (gateway, seen, gate) = (Arc::clone(gateway), seen.clone(), Arc::clone(&gate));
                     tokio::spawn(async move {
                         let _turn = gate.acquire().await;
-                        let _ = seen.send((id, probe(&gateway, id).await));
+                        let seen_as = Box::pin(probe(&gateway, id)).await;
+                        let _ = seen.send((id, seen_as));
                     });
                 }
                 for (id, sequence) in pulse.due(&peers, now) {
                     let (gateway, done, gate) = (Arc::clone(gateway), done.clone(), Arc::clone(&gate));
                     tokio::spawn(async move {
                         let _turn = gate.acquire().await;
-                        let _ = done.send((id, beat(&gateway, id, sequence).await));
+                        // Thousands may wait for their turn: what a call needs is there only while it is made.
+                        let outcome = Box::pin(beat(&gateway, id, sequence)).await;
+                        let _ = done.send((id, outcome));
                     });
                 }
                 if now.duration_since(flushed) >= FLUSH {

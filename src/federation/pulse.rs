@@ -53,8 +53,6 @@ impl Pulse {
 
     /// Which of these peers are due now, each with the number of its beat. They count as out until [`Pulse::ended`].
     pub fn due(&mut self, peers: &[(PeerId, Status)], now: Instant) -> Vec<(PeerId, u64)> {
-        let standing: BTreeSet<PeerId> = peers.iter().map(|(id, _)| *id).collect();
-        self.beats.retain(|id, _| standing.contains(id));
         let mut due = Vec::new();
         for (id, status) in peers.iter().filter(|(_, status)| status.may_call()) {
             let beat = self.beats.entry(*id).or_default();
@@ -66,6 +64,11 @@ impl Pulse {
                 beat.sequence += 1;
                 due.push((*id, self.before + beat.sequence));
             }
+        }
+        // This is asked several times a second, and hardly ever is anyone gone.
+        if self.beats.len() > peers.len() {
+            let standing: BTreeSet<PeerId> = peers.iter().map(|(id, _)| *id).collect();
+            self.beats.retain(|id, _| standing.contains(id));
         }
         due
     }
@@ -214,6 +217,14 @@ mod tests {
         let mut pulse = Pulse::new(MINUTE, MINUTE);
         pulse.heard(id(1), now);
         let _ = pulse.due(&[(id(2), Status::Active)], now);
-        assert_eq!(pulse.beats.len(), 1);
+        assert_eq!(pulse.beats.keys().collect::<Vec<_>>(), [&id(2)]);
+        // As many others as there are peers that were never beaten for: they go all the same.
+        for n in 3..6 {
+            pulse.heard(id(n), now);
+        }
+        let stopped = [(id(2), Status::Active), (id(7), Status::Revoked)];
+        let _ = pulse.silent(&stopped, now);
+        let _ = pulse.due(&stopped, now);
+        assert_eq!(pulse.beats.keys().collect::<Vec<_>>(), [&id(2), &id(7)]);
     }
 }
