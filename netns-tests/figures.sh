@@ -1,7 +1,9 @@
 #!/bin/bash
 # The figures of the README, measured on this machine: netns-tests/figures.sh
 #
-# Time is told by criterion (medians), memory by the kernel (peak resident set of the process).
+# Time is told by criterion (medians), memory by the kernel (peak resident set of the process). What a gateway under load
+# does is told by benches/federation, which says how; its last part takes four minutes. nginx, if it is installed (Debian:
+# nginx-light), is measured beside it.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/.."
@@ -13,11 +15,19 @@ trap 'rm -rf "$work"' EXIT
 cargo build --locked --quiet --profile "$profile" --bin sdwand
 sdwand=$(cargo metadata --locked --no-deps --format-version 1 | jq -r .target_directory)/$profile/sdwand
 
+model=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)
+echo "Measured on $(date -u +%F): $(nproc) × ${model:-$(uname -m)}, Linux $(uname -r), profile $profile."
+echo
 echo "| what | figure |"
 echo "|---|---|"
 cargo bench --locked --quiet --profile "$profile" --bench fleet -- --output-format bencher 2>/dev/null |
   sed -n 's/^test \(.*\) \.\.\. bench: *\([0-9,]*\) ns.*/\1\t\2/p' | tr -d , |
   awk -F'\t' '{ printf "| %s | %.1f ms |\n", $1, $2 / 1e6 }'
+
+# A connection for each of 10,000 sites, and for each beat to them: the callers' process needs as many files.
+ulimit -n 32768 2>/dev/null || ulimit -n "$(ulimit -Hn)"
+command -v nginx >/dev/null || echo "nginx isn't installed: there is nothing to compare a gateway with" >&2
+cargo bench --locked --quiet --profile "$profile" --bench federation
 
 # A fleet of 10,000 nodes on disk, and the peak memory of a process that reads, checks and compiles it.
 mkdir -p "$work/fleet.d"
