@@ -124,6 +124,11 @@ fn memory_of(pid: u32, line: &str) -> f64 {
     kib / 1024.0
 }
 
+/// What a process has resident, in MiB.
+pub(crate) fn resident_of(pid: u32) -> f64 {
+    memory_of(pid, "VmRSS")
+}
+
 /// `sdwand serve`, until it is dropped.
 pub(crate) struct Daemon {
     child: Child,
@@ -174,7 +179,7 @@ impl Daemon {
 
     /// Resident, in MiB.
     pub(crate) fn resident(&self) -> f64 {
-        memory_of(self.child.id(), "VmRSS")
+        resident_of(self.child.id())
     }
 
     /// The most that was ever resident, in MiB.

@@ -26,7 +26,9 @@ mod web;
 use std::time::{Duration, Instant};
 
 use daemon::{Daemon, Layout};
+use sdwand::federation::peer::Status;
 use sites::Sites;
+use steady::Ways;
 
 /// One line of the README's table.
 fn figure(what: &str, figure: &str) {
@@ -54,8 +56,14 @@ fn main() {
         if is_wanted("ledger") {
             audit::large_ledger().await;
         }
+        if is_wanted("memory") {
+            memory().await;
+        }
         if is_wanted("steady") {
-            steady::ten_thousand().await;
+            steady::ten_thousand(Ways::Both).await;
+        }
+        if is_wanted("inbound") {
+            steady::ten_thousand(Ways::Inbound).await;
         }
     });
 }
@@ -103,6 +111,51 @@ async fn beats() {
         // The script says so.
         None => {}
     }
+}
+
+/// What a connection that is kept costs in memory, on either side.
+async fn memory() {
+    const OPEN: usize = 1_000;
+    let layout = Layout::new("hub", 1);
+    let sites = Sites::draw(OPEN);
+    sites.write_as(&layout, &[], Status::Enrolled);
+    let daemon = Daemon::start(&layout).await;
+    let server = load::Target::of(&layout);
+    // Everybody once: what a gateway knows of its peers isn't what a connection costs.
+    for (n, site) in sites.0.iter().enumerate() {
+        let mut caller = load::Caller::open(&server, site).await.unwrap();
+        assert_eq!(
+            caller
+                .beat(sites::Site::beat(&sites::nowhere(n), 1))
+                .await
+                .unwrap(),
+            200
+        );
+    }
+    let own = || daemon::resident_of(std::process::id());
+    let (before, own_before) = (daemon.resident(), own());
+    let mut callers = Vec::new();
+    for (n, site) in sites.0.iter().enumerate() {
+        let mut caller = load::Caller::open(&server, site).await.unwrap();
+        assert_eq!(
+            caller
+                .beat(sites::Site::beat(&sites::nowhere(n), 2))
+                .await
+                .unwrap(),
+            200
+        );
+        callers.push(caller);
+    }
+    let each = |grown: f64| format!("{:.1} KiB", grown * 1024.0 / OPEN as f64);
+    figure(
+        "a kept connection in memory: where it is called, and (the same libraries) where it calls",
+        &format!(
+            "{}, {}",
+            each(daemon.resident() - before),
+            each(own() - own_before)
+        ),
+    );
+    drop(callers);
 }
 
 /// From a proposal until both sites are active.

@@ -1,6 +1,7 @@
-//! 10,000 peers at one beat a minute, in real time: each beats the gateway, and is beaten for by it.
+//! 10,000 peers at one beat a minute, in real time: each beats the gateway, and the gateway each of them.
 //!
-//! Every peer has an address of its own in 127.1.0.0/16, where this process answers for it.
+//! Every peer has an address of its own in 127.1.0.0/16, where this process answers for it; or nobody does, as for sites that
+//! can't be dialled.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -60,7 +61,16 @@ fn add(count: &AtomicU64) {
     count.fetch_add(1, Ordering::Relaxed);
 }
 
-pub(crate) async fn ten_thousand() {
+/// Who can be called.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ways {
+    /// Everyone.
+    Both,
+    /// The gateway alone: its own calls are refused where the peers should be.
+    Inbound,
+}
+
+pub(crate) async fn ten_thousand(ways: Ways) {
     let layout = Layout::new("hub", 1);
     let sites = Arc::new(Sites::draw(PEERS));
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
@@ -72,12 +82,17 @@ pub(crate) async fn ten_thousand() {
     );
     sites.write_into(&layout, &urls);
     let counts = Arc::new(Counts::default());
-    tokio::spawn(answer_all(
-        listener,
-        Arc::clone(&sites),
-        Arc::clone(&urls),
-        Arc::clone(&counts),
-    ));
+    let what = match ways {
+        Ways::Both => {
+            let (sites, urls) = (Arc::clone(&sites), Arc::clone(&urls));
+            tokio::spawn(answer_all(listener, sites, urls, Arc::clone(&counts)));
+            "10,000 peers, a beat a minute each way"
+        }
+        Ways::Inbound => {
+            drop(listener);
+            "10,000 peers that can't be dialled, a beat a minute"
+        }
+    };
     let daemon = Daemon::start(&layout).await;
     let beating = tokio::spawn(beat_all(Target::of(&layout), sites, urls, Arc::clone(&counts)));
     tokio::time::sleep(BEFORE).await;
@@ -87,7 +102,7 @@ pub(crate) async fn ten_thousand() {
     let (cpu, took) = (daemon.cpu().saturating_sub(cpu), begun.elapsed());
     let [beats, opened, failed, answered, accepted] = counts.take();
     figure(
-        "10,000 peers, a beat a minute each way: CPU of the gateway, of one core",
+        &format!("{what}: CPU of the gateway, of one core"),
         &format!("{:.1} %", 100.0 * cpu.as_secs_f64() / took.as_secs_f64()),
     );
     figure(
