@@ -19,7 +19,7 @@ use crate::daemon::{Layout, wall};
 pub(crate) struct Site {
     /// Its id at the gateway.
     pub(crate) id: PeerId,
-    site: SiteId,
+    named: SiteId,
     ca: SiteCa,
     /// What it shows when it calls.
     pub(crate) leaf: Leaf,
@@ -50,7 +50,7 @@ impl Site {
             leaf: issue(Usage::Call { subject: &subject }),
             serves: issue(Usage::Serve),
             id,
-            site,
+            named: site,
             ca,
         }
     }
@@ -63,6 +63,7 @@ impl Site {
             endpoints: Some(Self::endpoints(url)),
             platform_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             data_residency: Some("JP".to_owned()),
+            dialable: Some(true),
         }
     }
 
@@ -91,7 +92,7 @@ impl Site {
             reason: None,
             offer: None,
             trust: Some(Trust {
-                site: self.site.clone(),
+                site: self.named.clone(),
                 anchors: vec![Anchor {
                     pem: self.ca.pem().to_owned(),
                     fingerprint: self.ca.fingerprint(),
@@ -101,6 +102,7 @@ impl Site {
                 }],
                 sequence: 1,
                 outbound_subject: self.id.subject(),
+                signed_here: None,
             }),
             verified: false,
             words: Some("abandon ability able about above absent".to_owned()),
@@ -111,6 +113,11 @@ impl Site {
             last_handshake_at: Some(wall()),
             last_heartbeat_at: Some(wall()),
             generation: 1,
+            enrolment: None,
+            taken: None,
+            shown: None,
+            regressed: None,
+            cluster: None,
         }
     }
 
@@ -130,6 +137,8 @@ impl Site {
                 known_trust_sequence: Some(1),
                 ca_bundle_pem: None,
             },
+            witnessed: None,
+            spawn_mode: None,
             said: Self::said(url),
         };
         serde_json::to_vec(&request).unwrap()
@@ -167,7 +176,7 @@ impl Sites {
                         row.id.to_string(),
                         row.status.as_str(),
                         url,
-                        site.site.to_string(),
+                        site.named.to_string(),
                         doc
                     ],
                 )

@@ -224,6 +224,8 @@ async fn answer(stream: TcpStream, tls: TlsAcceptor, n: usize, urls: Arc<Vec<Str
                 sequence: asked.sequence,
                 ledger_epoch: 1,
                 audit_head: format!("1:{}", "0".repeat(64)),
+                witnessed: None,
+                cluster: None,
                 trust: TrustNews {
                     trust_sequence: Some(1),
                     known_trust_sequence: Some(1),
