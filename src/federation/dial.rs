@@ -120,7 +120,11 @@ impl Gateway {
         let request = self.beating(peer.id, nonce, sequence);
         let body = serde_json::to_vec(&request)?;
         let data = self.beat_peer(peer, posted("heartbeat", body), wall).await?;
-        self.beat_answered(peer.id, &request, data, wall)
+        let answered = self.beat_answered(peer.id, &request, data, wall);
+        if answered.is_err() {
+            self.hang_up(peer.id);
+        }
+        answered
     }
 
     /// What a beat to a peer says. `nonce` is random.

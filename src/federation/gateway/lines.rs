@@ -76,8 +76,9 @@ impl Gateway {
         }
     }
 
-    /// Ends the connection that is kept for a peer: it may no longer be called, as the ledger says by now.
-    pub(super) fn hang_up(&self, id: PeerId) {
+    /// Ends the connection that is kept for a peer: it may no longer be called, as the ledger says by now, or what came over
+    /// it made no sense.
+    pub(in crate::federation) fn hang_up(&self, id: PeerId) {
         self.lines.lock().remove(&id);
     }
 
