@@ -357,6 +357,12 @@ impl Gateway {
         match beat {
             Ok(status) => Ok(status),
             Err(Aborted::ByCaller(stranger)) => Err(stranger.into()),
+            // Its news comes again with its next beat: a full disk doesn't make it silent.
+            Err(Aborted::ByLedger(error)) if !moves => {
+                tracing::error!(peer = %peer.id, %error, "what a peer says of itself can't be written");
+                self.heard.note(peer.id, now);
+                Ok(peer.status)
+            }
             Err(Aborted::ByLedger(error)) => Err(error.into()),
         }
     }

@@ -119,3 +119,24 @@ async fn only_the_active_are_swept_by_the_limit_that_was_asked_for() {
     assert_eq!(a.gateway.sweep(true, None, soon).await.unwrap().silent.len(), 0);
     assert_eq!(a.gateway.sweep(true, minute, soon).await.unwrap().silent.len(), 1);
 }
+
+/// Line 47 of the contract: what can't be written down doesn't make a peer silent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_that_cant_be_written_fails_no_beat_of_who_is_active() {
+    let (a, b) = (Site::new("site-a", 1).await, Site::new("site-b", 2).await);
+    let (b_at_a, _) = active(&a, &b).await;
+    let before = a.gateway.heard.last(&a.peer(b_at_a));
+    let file = rusqlite::Connection::open(a.folder.path().join("ledger.db")).unwrap();
+    file.execute_batch("DROP TABLE audit").unwrap();
+    let leaf = b.leaf(&b_at_a.subject());
+    let body = serde_json::to_vec(&serde_json::json!({ "data_residency": "DE" })).unwrap();
+    let answers = crate::site::ask(&a, Some(&leaf), &[("heartbeat", body)])
+        .await
+        .unwrap();
+    assert_eq!(
+        (answers[0].0, &answers[0].1["data"]["status"]),
+        (200, &serde_json::json!("active"))
+    );
+    assert!(a.gateway.heard.last(&a.peer(b_at_a)) > before);
+    assert_ne!(a.peer(b_at_a).declared.data_residency.as_deref(), Some("DE"));
+}
