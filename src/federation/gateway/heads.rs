@@ -232,9 +232,14 @@ impl Gateway {
             contradicted: Vec::new(),
         };
         for (id, (mark, at)) in seen.into_iter().filter(|(_, (mark, _))| mark.epoch == epoch) {
-            let alias = self
-                .ledger
-                .read(|book| book.peer(&id).map(|peer| peer.alias.to_string()));
+            // Who is stopped is no witness, for us or against us.
+            let alias = self.ledger.read(|book| {
+                let peer = book.peer(&id).filter(|peer| peer.status.may_call());
+                peer.map(|peer| peer.alias.to_string())
+            });
+            if alias.is_none() {
+                continue;
+            }
             let witness = Witness {
                 peer_id: id,
                 alias: alias.unwrap_or_default(),
