@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{random, wall};
 use crate::federation::dial::DialError;
-use crate::federation::gateway::{Gateway, OperatorError, Proposal};
+use crate::federation::gateway::{Gateway, OperatorError, Proposal, TakeError};
 use crate::federation::peer::SpawnRole;
 use crate::federation::spawn::{Errand, MAX_PAYLOAD, Step};
 use crate::model::Name;
@@ -127,6 +127,14 @@ fn is_final(failure: &Failure) -> bool {
         Failure::Dial(DialError::Refused { status, .. }) => {
             (400..500).contains(status) && !matches!(status, 408 | 425 | 429)
         }
+        Failure::Dial(DialError::Take(error)) => match error {
+            TakeError::Token(_)
+            | TakeError::Own
+            | TakeError::Unknown(_)
+            | TakeError::Transition(_)
+            | TakeError::Conflict(_) => true,
+            TakeError::Answer(_) | TakeError::Store(_) | TakeError::Ledger(_) => false,
+        },
         Failure::Dial(_) => false,
     }
 }
