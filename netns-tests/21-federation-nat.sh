@@ -55,7 +55,7 @@ wait_for "and stays" 10 is gb active
 kill "$dump"
 wait "$dump" 2>/dev/null || true
 calls_of() { tcpdump -n -r "$LAB/calls.pcap" src host "$1" >"$LAB/calls" 2>"$LAB/calls.err" && wc -l <"$LAB/calls" || cat "$LAB/calls.err"; }
-check "it called" eval '(( $(calls_of "${V4[nat]}") > 10 ))'
+check "it called" eval '(( $(calls_of "${V4[nat]}") > 0 ))'
 expect "and was never called" 0 calls_of "${V4[ga]}"
 
 # --- A foreign client's look at the listener.

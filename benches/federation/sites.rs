@@ -102,7 +102,7 @@ impl Site {
                 }],
                 sequence: 1,
                 outbound_subject: self.id.subject(),
-                signed_here: None,
+                signed_here: Vec::new(),
             }),
             verified: false,
             words: Some("abandon ability able about above absent".to_owned()),

@@ -89,7 +89,7 @@ mod tests {
             }],
             sequence: 1,
             outbound_subject: "fed:x".to_owned(),
-            signed_here: None,
+            signed_here: Vec::new(),
         }
     }
 

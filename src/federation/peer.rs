@@ -295,6 +295,19 @@ pub struct Anchor {
     pub proven: bool,
 }
 
+impl Anchor {
+    /// Whether it is good at this time.
+    #[must_use]
+    pub fn is_good(&self, now: Moment) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+
+    /// It is good no longer than until then.
+    pub fn end_at(&mut self, until: Moment) {
+        self.until = Some(self.until.map_or(until, |end| end.min(until)));
+    }
+}
+
 /// What was exchanged, so that each knows the other's calls.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trust {
@@ -306,21 +319,28 @@ pub struct Trust {
     pub sequence: u64,
     /// The name that our certificate must carry when we call it.
     pub outbound_subject: String,
-    /// The CA of ours that signs for it, where one does: its calls may lead to that, too. Its listener may not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub signed_here: Option<Anchor>,
+    /// The CAs of ours that sign for it, where one does: its calls may lead to them, too. Its listener may not. The last one
+    /// signs; what was before it is good for a while, since an answer may be lost.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signed_here: Vec<Anchor>,
 }
 
 impl Trust {
     /// What the peer's calls may lead to at this time.
     pub fn callers_at(&self, now: Moment) -> impl Iterator<Item = &Anchor> {
-        self.anchors_at(now).chain(&self.signed_here)
+        let ours = self.signed_here.iter().filter(move |anchor| anchor.is_good(now));
+        self.anchors_at(now).chain(ours)
     }
 
     /// The peer's own anchors that are good at this time.
     pub fn anchors_at(&self, now: Moment) -> impl Iterator<Item = &Anchor> {
-        let good = move |anchor: &&Anchor| anchor.until.is_none_or(|until| now < until);
-        self.anchors.iter().filter(good)
+        self.anchors.iter().filter(move |anchor| anchor.is_good(now))
+    }
+
+    /// Whether a CA of ours signs for it.
+    #[must_use]
+    pub fn is_signed_here(&self, now: Moment) -> bool {
+        self.signed_here.iter().any(|anchor| anchor.is_good(now))
     }
 }
 

@@ -474,7 +474,7 @@ async fn other_modes_are_sovereign_and_a_cluster_is_told_where_it_is() {
     for (site, peer) in [(&a, &b_at_a), (&b, &a_at_b), (&a, &c_at_a), (&c, &a_at_c)] {
         assert!(authority(site, peer.id).is_empty());
         let trust = peer.trust.as_ref().unwrap();
-        assert!(trust.signed_here.is_none() && trust.anchors.len() == 1);
+        assert!(trust.signed_here.is_empty() && trust.anchors.len() == 1);
     }
     // A site whose cluster has moved: as after a start with another setting.
     let moved = cluster("etcd.site-a.example:2380");

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use sdwand::federation::gateway::{Gateway, Settings};
+use sdwand::federation::anchors::OVERLAP;
+use sdwand::federation::gateway::{Gateway, RenewError, Settings};
 use sdwand::federation::ledger::{Ledger, backup, restore};
 use sdwand::federation::peer::{SpawnMode, SpawnRole, Status};
 use sdwand::federation::pki::SiteCa;
@@ -127,4 +128,57 @@ async fn a_child_that_was_restored_can_still_be_emancipated() {
         .unwrap();
     peer(Status::Enrolled, SpawnMode::AutonomousPeer);
     assert!(restored.revoke_grant(a_at_b.id, grant, "twice", wall()).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_on_its_own_isnt_signed_for_any_more() {
+    let (a, b) = (Site::new("site-a", 1).await, Site::new("site-b", 2).await);
+    let (b_at_a, a_at_b) = spawned(&a, &b, SpawnMode::ManagedChild, 1).await;
+    let subject = b_at_a.id.subject();
+    beats(&b, a_at_b.id, 2).await;
+    let signed = b.gateway.call_leaf(a_at_b.id, &subject, wall()).unwrap();
+    let request = || b.gateway.renewing(a_at_b.id).unwrap();
+    assert!(a.gateway.renewed(&signed.chain, request(), wall()).is_ok());
+    let grant = authority(&b, a_at_b.id).remove(0).id;
+    b.gateway
+        .revoke_grant(a_at_b.id, grant, "on our own", wall())
+        .unwrap();
+    beats(&b, a_at_b.id, 1).await;
+    // What was signed, or stolen, is good for another week, and for no other certificate.
+    assert_eq!(beat(&a, Some(&signed)).await, 200);
+    let refused = a.gateway.renewed(&signed.chain, request(), wall());
+    assert!(matches!(refused, Err(RenewError::Sovereign)), "{refused:?}");
+    let later = wall().after(OVERLAP);
+    assert!(a.gateway.identify(&signed.chain, later).is_err());
+    let own = b.gateway.call_leaf(a_at_b.id, &subject, wall()).unwrap();
+    assert!(a.gateway.identify(&own.chain, later).is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parent_that_has_lost_its_childrens_ca_signs_anew_and_the_old_one_lasts_a_week() {
+    let (a, b) = (Site::new("site-a", 1).await, Site::new("site-b", 2).await);
+    let (b_at_a, a_at_b) = spawned(&a, &b, SpawnMode::ManagedChild, 1).await;
+    beats(&b, a_at_b.id, 1).await;
+    let subject = b_at_a.id.subject();
+    let signed = b.gateway.call_leaf(a_at_b.id, &subject, wall()).unwrap();
+    // Another start, without children.pem and children.key.
+    let ledger = Arc::clone(&a.gateway.ledger);
+    let ca = SiteCa::generate(&a.gateway.site, wall()).unwrap().0;
+    let again = Gateway::new(
+        a.gateway.site.clone(),
+        a.gateway.node.clone(),
+        ca,
+        ledger,
+        a.gateway.settings.clone(),
+    );
+    let request = b.gateway.renewing(a_at_b.id).unwrap();
+    let answer = again.renewed(&signed.chain, request, wall()).unwrap();
+    // The answer was lost: what the child has is as good as before, for a week.
+    assert!(again.identify(&signed.chain, wall()).is_ok());
+    assert!(again.identify(&signed.chain, wall().after(OVERLAP)).is_err());
+    b.gateway
+        .take_renewed(a_at_b.id, &answer.federation_certificate, wall())
+        .unwrap();
+    let renewed = b.gateway.call_leaf(a_at_b.id, &subject, wall()).unwrap();
+    assert!(again.identify(&renewed.chain, wall().after(OVERLAP)).is_ok());
 }

@@ -60,7 +60,8 @@ impl<'a> PeerView<'a> {
             reason: peer.reason.as_deref(),
             spawn_role: peer.role,
             spawn_mode: peer.mode,
-            signed_here: trust.is_some_and(|trust| trust.signed_here.is_some()),
+            signed_here: trust
+                .is_some_and(|trust| trust.signed_here.iter().any(|anchor| anchor.until.is_none())),
             cluster: peer.cluster.as_ref(),
             site_id: trust.map(|trust| &trust.site),
             remote_prefix_advertisement: trust.and_then(|trust| trust.site.prefix()),

@@ -400,7 +400,7 @@ impl Gateway {
             }],
             sequence: 1,
             outbound_subject: subject,
-            signed_here: None,
+            signed_here: Vec::new(),
         });
         peer.happen(Event::Enroll, None, now)?;
         Ok(TrustExchange {

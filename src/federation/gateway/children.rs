@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::accept::generations;
 use super::{ANSWER_LIFE, Gateway, note_status};
+use crate::federation::anchors::OVERLAP;
 use crate::federation::grant::{Grant, GrantId, Origin, Scope, State, Terms};
 use crate::federation::identity::Stranger;
 use crate::federation::ledger::{Aborted, Conflict, Draft, Happening, KeptAnswer, LedgerError};
@@ -19,7 +20,7 @@ use crate::federation::peer::{
 use crate::federation::pki::authority::StoreError;
 use crate::federation::pki::request::{Request, Signed};
 use crate::federation::pki::{PkiError, SiteCa};
-use crate::federation::token::{BootstrapToken, Fingerprint, TokenDigest};
+use crate::federation::token::{BootstrapToken, Fingerprint, TokenDigest, verification_words};
 use crate::federation::wire::{NodeEnrollment, RenewAnswer, RenewRequest};
 
 /// How long a node of a managed child may ask for its first certificate.
@@ -122,7 +123,7 @@ impl Gateway {
         let mut signed = children.sign(request, &peer.id.subject(), now)?;
         signed.ca_chain_pem.push_str(&self.ca.pem());
         if let Some(trust) = &mut peer.trust {
-            trust.signed_here = Some(anchor(children, now));
+            signs_now(trust, children, now);
         } else {
             peer.generation = 1 + generations(draft, &request.site);
             peer.trust = Some(Trust {
@@ -131,7 +132,7 @@ impl Gateway {
                 anchors: Vec::new(),
                 sequence: 0,
                 outbound_subject,
-                signed_here: Some(anchor(children, now)),
+                signed_here: vec![anchor(children, now)],
             });
         }
         Ok(signed)
@@ -197,11 +198,7 @@ impl Gateway {
             })?);
         }
         let peer = self.identify(chain, wall)?;
-        if peer
-            .trust
-            .as_ref()
-            .is_none_or(|trust| trust.signed_here.is_none())
-        {
+        if !is_signed_for(&peer, now) {
             return Err(RenewError::Sovereign);
         }
         let request = asked(csr_pem)?;
@@ -213,6 +210,9 @@ impl Gateway {
             // The row may have moved since the caller was known: judged again where it counts.
             let found = draft.peer(&peer.id).filter(|peer| peer.status.may_call());
             let mut peer = found.cloned().ok_or(Stranger::NotNow(peer.id))?;
+            if !is_signed_for(&peer, now) {
+                return Err(RenewError::Sovereign);
+            }
             self.another_in(draft, &mut peer, &request, &children)
         })?;
         Ok(answer)
@@ -280,6 +280,10 @@ impl Gateway {
         }
         let mut peer = draft.enrolling(token).cloned().ok_or(RenewError::Token)?;
         peer.enrolment = None;
+        if peer.words.is_none() {
+            let words = verification_words(self.ca.fingerprint(), request.fingerprint, token);
+            peer.words = Some(words.join(" "));
+        }
         if peer.trust.is_none() {
             let outbound = outbound_subject.filter(|subject| super::accept::is_subject(subject));
             peer.trust = Some(Trust {
@@ -287,7 +291,7 @@ impl Gateway {
                 anchors: Vec::new(),
                 sequence: 0,
                 outbound_subject: outbound.unwrap_or_else(|| peer.id.subject()),
-                signed_here: None,
+                signed_here: Vec::new(),
             });
             peer.generation = 1 + generations(draft, &request.site);
         }
@@ -349,9 +353,33 @@ fn anchor(ca: &SiteCa, now: Moment) -> Anchor {
     }
 }
 
+/// Whether we sign for a peer: not for one that is on its own, and whose own CA we know.
+fn is_signed_for(peer: &Peer, now: Moment) -> bool {
+    let is_on_its_own = |trust: &Trust| !is_managed(peer) && trust.anchors_at(now).next().is_some();
+    let trust = peer.trust.as_ref();
+    trust.is_some_and(|trust| trust.is_signed_here(now) && !is_on_its_own(trust))
+}
+
+/// This CA of ours signs for the peer from now on.
+fn signs_now(trust: &mut Trust, children: &SiteCa, now: Moment) {
+    let signs = children.fingerprint();
+    trust.signed_here.retain(|anchor| anchor.is_good(now));
+    for anchor in &mut trust.signed_here {
+        if anchor.fingerprint == signs {
+            anchor.until = None;
+        } else {
+            anchor.end_at(now.after(OVERLAP));
+        }
+    }
+    if trust.signed_here.iter().all(|anchor| anchor.fingerprint != signs) {
+        trust.signed_here.push(anchor(children, now));
+    }
+}
+
 /// The CAs of ours that some peer's calls may lead to.
 pub(super) fn signed_here<'a>(peers: impl Iterator<Item = &'a Peer>) -> impl Iterator<Item = Fingerprint> {
-    peers.filter_map(|peer| Some(peer.trust.as_ref()?.signed_here.as_ref()?.fingerprint))
+    let trusts = peers.filter_map(|peer| peer.trust.as_ref());
+    trusts.flat_map(|trust| trust.signed_here.iter().map(|anchor| anchor.fingerprint))
 }
 
 /// Whether it is a managed child of this site.
@@ -407,6 +435,15 @@ pub(super) fn emancipate_in(draft: &mut Draft<'_>, peer: &mut Peer, by: &str) {
         return;
     }
     peer.mode = SpawnMode::AutonomousPeer;
+    let now = draft.now();
+    // What we signed is good until it has moved on to its own, if we know that.
+    if let Some(trust) = &mut peer.trust
+        && trust.anchors_at(now).next().is_some()
+    {
+        for anchor in &mut trust.signed_here {
+            anchor.end_at(now.after(OVERLAP));
+        }
+    }
     // Who still has its node's token has it from the parent.
     peer.enrolment = None;
     draft.note(Happening {

@@ -152,7 +152,7 @@ impl Gateway {
                 }],
                 sequence: 1,
                 outbound_subject: subject.clone(),
-                signed_here: None,
+                signed_here: Vec::new(),
             });
             peer.happen(Event::Enroll, None, now)?;
             if peer.role == SpawnRole::Child {

@@ -109,7 +109,7 @@ fn sound(n: u16) -> Peer {
             site,
             sequence: 1,
             outbound_subject: "fed:x".to_owned(),
-            signed_here: None,
+            signed_here: Vec::new(),
         }),
         declared,
         since: NOW,
