@@ -305,6 +305,14 @@ fn read_federation(cursor: &Cursor<'_>, folder: &Path) -> Federation {
             bad.hint("say where data resides: jurisdiction = \"JP\""),
         );
     }
+    if federation
+        .jurisdiction
+        .as_deref()
+        .is_some_and(|place| !(1..=64).contains(&place.len()))
+    {
+        let bad = Bad::new("peers take a place of 1 to 64 bytes, and refuse heartbeats with another");
+        cursor.fail("jurisdiction", bad.hint("a country's code, like \"JP\""));
+    }
     if federation.stale_after <= federation.heartbeat {
         let key = if cursor.has("stale_after_seconds") {
             "stale_after_seconds"
