@@ -226,11 +226,13 @@ async fn answer(stream: TcpStream, tls: TlsAcceptor, n: usize, urls: Arc<Vec<Str
                 audit_head: format!("1:{}", "0".repeat(64)),
                 witnessed: None,
                 cluster: None,
+                spawn_mode: None,
                 trust: TrustNews {
                     trust_sequence: Some(1),
                     known_trust_sequence: Some(1),
                     ca_bundle_pem: None,
                 },
+                said: sdwand::federation::wire::Said::default(),
             };
             add(&counts.answered);
             let body = json!({ "success": true, "data": answer }).to_string();

@@ -165,7 +165,7 @@ impl Gateway {
 
 impl Gateway {
     /// What we are to a parent, for its eyes.
-    fn spawned_as(&self, id: PeerId) -> Option<String> {
+    pub(super) fn spawned_as(&self, id: PeerId) -> Option<String> {
         let peer = self.ledger.read(|book| book.peer(&id).cloned())?;
         let word = serde_json::to_value(peer.mode).ok()?;
         (peer.role == SpawnRole::Child).then(|| word.as_str().unwrap_or_default().to_owned())

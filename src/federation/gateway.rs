@@ -330,7 +330,12 @@ impl Gateway {
             audit_head: head.to_string(),
             witnessed: self.seen_of(peer.id).map(|mark| mark.to_string()),
             cluster: self.cluster_for(&peer),
+            spawn_mode: self.spawned_as(peer.id),
             trust: self.tell_trust(peer.id),
+            said: Said {
+                endpoints: None,
+                ..self.said()
+            },
         };
         Ok((peer.id, answer))
     }
@@ -374,7 +379,7 @@ impl Gateway {
     pub fn answered(&self, id: PeerId, answer: &HeartbeatAnswer, wall: Moment) -> Result<(), BeatError> {
         let said = Said {
             endpoints: Some(answer.our_endpoints.clone()),
-            ..Said::default()
+            ..answer.said.clone()
         };
         said.check()?;
         self.hear_trust(id, &answer.trust, wall)?;
@@ -383,6 +388,9 @@ impl Gateway {
             .filter(|peer| peer.status.may_call())
             .ok_or(Stranger::NotNow(id))?;
         self.hear_cluster(&peer, answer.cluster.as_ref(), wall)?;
+        if is_managed_here(&peer) && answer.spawn_mode.as_deref() == Some("autonomous_peer") {
+            self.released(id, wall)?;
+        }
         let mark = answer.audit_head.parse().ok().map(|head| Mark {
             epoch: answer.ledger_epoch,
             head,

@@ -17,7 +17,16 @@ pub struct Moment(i64);
 #[error("{0:?} is no time: RFC 3339 reads 2026-05-17T13:45:12Z")]
 pub struct MomentError(String);
 
+/// No part of this version is older: a wall clock that says so isn't set. Raised with each release.
+const WRITTEN: Moment = Moment(1_793_491_200_000);
+
 impl Moment {
+    /// Whether a wall clock that says this has been set.
+    #[must_use]
+    pub fn is_plausible(self) -> bool {
+        self >= WRITTEN
+    }
+
     /// The earliest and the latest that RFC 3339 can write: years 0 to 9999.
     const RANGE: std::ops::RangeInclusive<i64> = -62_167_219_200_000..=253_402_300_799_999;
 

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::peer::{PeerId, Status};
 
+/// For how many intervals the beats of a peer may stand in for ours: only ours show that we can call it.
+const STAND_IN: u32 = 10;
 /// The wait after a beat that wasn't answered; it doubles up to the interval.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -27,6 +29,8 @@ struct Beat {
     heard: Option<Instant>,
     /// Since when it is seen to be active: the ledger says so before the driver is told of the beat that made it so.
     active: Option<Instant>,
+    /// When a beat of ours was last answered.
+    answered: Option<Instant>,
     failures: u32,
     is_out: bool,
     sequence: u64,
@@ -81,7 +85,7 @@ impl Pulse {
         beat.is_out = false;
         let wait = if answered {
             beat.failures = 0;
-            beat.heard = Some(now);
+            (beat.heard, beat.answered) = (Some(now), Some(now));
             self.heartbeat.mul_f64(0.9 + jitter.clamp(0.0, 1.0) / 10.0)
         } else {
             beat.failures = beat.failures.saturating_add(1);
@@ -90,9 +94,16 @@ impl Pulse {
         beat.due = Some(now + wait);
     }
 
-    /// A peer has called.
+    /// A peer has beaten for us. One exchange proves both ends, so ours can wait: until the peer's next one is late, and no
+    /// longer than [`STAND_IN`] intervals after the last one of ours that was answered.
     pub fn heard(&mut self, id: PeerId, now: Instant) {
-        self.beats.entry(id).or_default().heard = Some(now);
+        let heartbeat = self.heartbeat;
+        let beat = self.beats.entry(id).or_default();
+        beat.heard = Some(now);
+        let stands_in = |answered: Instant| now.duration_since(answered) < heartbeat * STAND_IN;
+        if beat.failures == 0 && !beat.is_out && beat.answered.is_some_and(stands_in) {
+            beat.due = beat.due.map(|due| due.max(now + heartbeat * 5 / 4));
+        }
     }
 
     /// Which active peers have been silent for too long.
@@ -160,6 +171,34 @@ mod tests {
         pulse.ended(id(1), true, 1.0, now);
         assert_eq!(pulse.due(&peers, now + NEARLY), []);
         assert_eq!(pulse.due(&peers, now + MINUTE).len(), 1);
+    }
+
+    #[test]
+    fn a_peers_beats_stand_in_for_ours_but_not_for_ever() {
+        let mut now = start();
+        let mut pulse = Pulse::new(MINUTE, MINUTE * 5 / 2);
+        let peers = [(id(1), Status::Active)];
+        pulse.heard(id(1), now);
+        assert_eq!(pulse.due(&peers, now).len(), 1, "it was never called yet");
+        pulse.ended(id(1), true, 1.0, now);
+        let mut ours = 0;
+        for _ in 0..100 {
+            now += MINUTE;
+            pulse.heard(id(1), now);
+            if !pulse.due(&peers, now).is_empty() {
+                ours += 1;
+                pulse.ended(id(1), true, 1.0, now);
+            }
+        }
+        assert_eq!(ours, 100 / (STAND_IN + 1), "once in a while, whoever calls");
+        // Its beats stay away: ours come before it counts as silent.
+        assert_eq!(pulse.due(&peers, now + MINUTE), []);
+        assert_eq!(pulse.due(&peers, now + MINUTE * 5 / 4).len(), 1);
+        assert_eq!(pulse.silent(&peers, now + MINUTE * 5 / 4), []);
+        // One of ours that fails isn't put off.
+        pulse.ended(id(1), false, 1.0, now);
+        pulse.heard(id(1), now);
+        assert_eq!(pulse.due(&peers, now + RETRY).len(), 1);
     }
 
     #[test]

@@ -332,9 +332,15 @@ pub struct HeartbeatAnswer {
     /// The cluster that the caller joins, where that is agreed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<Value>,
+    /// As in the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spawn_mode: Option<String>,
     /// What we say of our anchors.
     #[serde(flatten)]
     pub trust: TrustNews,
+    /// What we say of ourselves, as in the request: so one beat does for both.
+    #[serde(flatten)]
+    pub said: Said,
 }
 
 /// What `trust_bundle` answers.
