@@ -25,6 +25,7 @@ tcpdump tcpdump
 jq jq
 curl curl
 openssl openssl
+faketime faketime
 python3-minimal /usr/bin/python3
 procps sysctl
 kmod modprobe

@@ -7,6 +7,7 @@
 //!                                    └─▶ calls to peers
 //! ```
 
+mod clock;
 mod notify;
 mod operators;
 mod spawn;
@@ -131,16 +132,12 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
         .federation
         .clone()
         .ok_or_else(|| ServeError::NotAGateway(config.to_owned()))?;
-    let folder = state_dir(&own);
-    let sockets = run_dir(&own);
-    for (path, mode) in [(&folder, 0o700), (&sockets, 0o755)] {
-        let mut builder = std::fs::DirBuilder::new();
-        builder
-            .recursive(true)
-            .mode(mode)
-            .create(path)
-            .map_err(at("creating", path))?;
+    if !clock::is_set().await? {
+        return Ok(());
     }
+    let folder = state_dir(&own);
+    create(&folder, 0o700)?;
+    create(&run_dir(&own), 0o755)?;
     let lock = crate::sys::lock::FileLock::acquire(&folder.join("lock"))
         .map_err(|error| at("locking", &folder)(std::io::Error::other(error.to_string())))?;
     let gateway = Arc::new(gateway(&own, &federation, fleet, &folder)?);
@@ -199,6 +196,15 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     operators::close(&own);
     drop(lock);
     outcome
+}
+
+fn create(folder: &Path, mode: u32) -> Result<(), ServeError> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder
+        .recursive(true)
+        .mode(mode)
+        .create(folder)
+        .map_err(at("creating", folder))
 }
 
 /// What is told to the ledger when the gateway stops.

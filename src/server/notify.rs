@@ -44,6 +44,15 @@ impl Manager {
     }
 }
 
+/// Says that the start takes longer, and why.
+pub(super) fn waiting(why: &str) {
+    // Longer than it takes until it is said again.
+    tell(&[
+        NotifyState::ExtendTimeoutUsec(10_000_000),
+        NotifyState::Status(why),
+    ]);
+}
+
 /// Says that the gateway ends.
 pub(super) fn stopping() {
     tell(&[NotifyState::Stopping]);

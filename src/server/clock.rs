@@ -1,0 +1,28 @@
+//! A wall clock that isn't set yet.
+
+use std::time::Duration;
+
+use super::{ServeError, notify, until_told, wall};
+
+/// Waits until the wall clock is set: what would be dated, judged and written by another is worth nothing, and what expires
+/// would live again. Says whether it is; it isn't where the gateway is told to stop meanwhile.
+pub(super) async fn is_set() -> Result<bool, ServeError> {
+    const WHY: &str = "clock_unset: federation waits for the wall clock to be set (NTP, or `date -s`)";
+    if wall().is_plausible() {
+        return Ok(true);
+    }
+    tracing::error!(event = "clock_unset", wall = %wall(), "the wall clock isn't set: federation waits until it is; the data plane doesn't");
+    let set = async {
+        while !wall().is_plausible() {
+            notify::waiting(WHY);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::select! {
+        told = until_told() => told.map(|()| false),
+        () = set => {
+            tracing::info!(wall = %wall(), "the wall clock is set");
+            Ok(true)
+        }
+    }
+}
