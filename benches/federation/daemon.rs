@@ -151,6 +151,8 @@ impl Daemon {
             .arg("--config")
             .arg(layout.root().join("sdwand.toml"))
             .arg("serve")
+            // As in systemd/sdwand-serve.service.
+            .env("MALLOC_ARENA_MAX", "2")
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
