@@ -152,8 +152,10 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
         .issue(&gateway.site, &gateway.node, Usage::Serve, wall())?;
     gateway.tell_leaf(leaf.not_after);
     let current = Arc::new(CurrentLeaf::new(&leaf)?);
-    let verifier = Arc::new(PossessionOnly::default());
-    let tls = Arc::new(server_config(Arc::clone(&current) as _, Arc::clone(&verifier))?);
+    let of = Arc::clone(&gateway);
+    let awaits = move || of.ledger.read(|book| book.has_offers(wall()));
+    let verifier = Arc::new(PossessionOnly::unless(awaits));
+    let tls = Arc::new(server_config(Arc::clone(&current) as _, verifier)?);
     let tcp = TcpListener::bind(federation.listen)
         .await
         .map_err(|error| ServeError::Runtime("listening on [federation] listen", error))?;
@@ -181,7 +183,7 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     let spawned = tokio::spawn(spawn::follow(Arc::clone(&gateway), federation.payload.clone()));
     // From here on all sockets listen.
     let mut manager = Manager::ready(monotonic());
-    let driver = drive(&gateway, &mut calls, &verifier, &current, &mut leaf, &mut manager);
+    let driver = drive(&gateway, &mut calls, &current, &mut leaf, &mut manager);
     let outcome = tokio::select! {
         ended = until_told() => ended,
         () = driver => Ok(()),
@@ -317,7 +319,6 @@ async fn follow_fleet(gateway: Arc<Gateway>, config: PathBuf, folder: PathBuf) {
 async fn drive(
     gateway: &Arc<Gateway>,
     calls: &mut mpsc::UnboundedReceiver<PeerId>,
-    verifier: &PossessionOnly,
     current: &CurrentLeaf,
     leaf: &mut Leaf,
     manager: &mut Manager,
@@ -345,7 +346,6 @@ async fn drive(
             _ = ticks.tick() => {
                 let (now, peers) = (monotonic(), standing(gateway));
                 manager.alive(&peers, now);
-                verifier.require(!gateway.ledger.read(|book| book.has_offers(wall())));
                 for id in probes.due(&pulse.silent(&peers, now), now) {
                     let (gateway, seen, gate) = (Arc::clone(gateway), seen.clone(), Arc::clone(&gate));
                     tokio::spawn(async move {

@@ -107,10 +107,19 @@ impl ResolvesServerCert for CurrentLeaf {
 }
 
 /// Takes any client certificate that isn't too long, if the caller has its key.
-#[derive(Debug)]
 pub struct PossessionOnly {
     algorithms: WebPkiSupportedAlgorithms,
     mandatory: AtomicBool,
+    /// Says whether anyone is awaited who has no certificate that we know; it is asked at each handshake.
+    awaits: Option<Box<dyn Fn() -> bool + Send + Sync>>,
+}
+
+impl std::fmt::Debug for PossessionOnly {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PossessionOnly")
+            .field("mandatory", &self.client_auth_mandatory())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for PossessionOnly {
@@ -118,11 +127,22 @@ impl Default for PossessionOnly {
         Self {
             algorithms: provider().signature_verification_algorithms,
             mandatory: AtomicBool::new(true),
+            awaits: None,
         }
     }
 }
 
 impl PossessionOnly {
+    /// Callers without a certificate are turned away in the handshake unless `awaits` says that one is expected: at that
+    /// moment, since an operator may hand a token over as soon as it is shown.
+    #[must_use]
+    pub fn unless(awaits: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self {
+            awaits: Some(Box::new(awaits)),
+            ..Self::default()
+        }
+    }
+
     /// Whether callers without a certificate are turned away in the handshake: so it is while nothing is offered to them.
     pub fn require(&self, mandatory: bool) {
         self.mandatory.store(mandatory, Ordering::Relaxed);
@@ -131,7 +151,10 @@ impl PossessionOnly {
 
 impl ClientCertVerifier for PossessionOnly {
     fn client_auth_mandatory(&self) -> bool {
-        self.mandatory.load(Ordering::Relaxed)
+        match &self.awaits {
+            Some(awaits) => !awaits(),
+            None => self.mandatory.load(Ordering::Relaxed),
+        }
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
