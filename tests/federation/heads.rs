@@ -152,3 +152,23 @@ async fn nonsense_about_ledgers_is_no_news() {
             .all(|seen| seen.at > far)
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_cant_fill_our_ledger_by_saying_that_its_own_was_restored() {
+    let (a, b) = (Site::new("site-a", 1).await, Site::new("site-b", 2).await);
+    let (b_at_a, _) = enrolled(&a, &b).await;
+    let chain = b.leaf(&b_at_a.id.subject()).chain;
+    let start = wall();
+    let before = a.gateway.ledger.head().sequence;
+    for epoch in 1..200 {
+        let (_, answer) = a.gateway.beaten(&chain, saying(epoch, 1, 1), start).unwrap();
+        assert_eq!(answer.status, Status::Active, "it lives all the same");
+    }
+    let written = a.gateway.ledger.head().sequence - before;
+    assert!(written < 40, "{written} records in one minute");
+    // What was too much is told again, and taken when there is room.
+    let later = start.after(Duration::from_secs(61));
+    a.gateway.beaten(&chain, saying(200, 1, 1), later).unwrap();
+    a.gateway.flush(later).unwrap();
+    assert_eq!(a.peer(b_at_a.id).shown.unwrap().epoch, 200);
+}

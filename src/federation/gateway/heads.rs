@@ -84,10 +84,12 @@ impl Gateway {
         if let Some(mark) = witnessed.and_then(|text| text.parse::<Mark>().ok()) {
             let ours = self.mark();
             if mark.epoch == ours.epoch {
-                if mark.head.sequence > ours.head.sequence {
+                let is_ahead = |mark: &Mark| mark.head.sequence > ours.head.sequence;
+                let before = self.ours().insert(peer.id, (mark, now));
+                // Once, however often it says so.
+                if is_ahead(&mark) && !before.is_some_and(|(before, _)| is_ahead(&before)) {
                     tracing::error!(peer = %peer.id, seen = mark.head.sequence, ours = ours.head.sequence, "a peer has seen more of our audit than there is: records are gone, `sdwand audit verify`");
                 }
-                self.ours().insert(peer.id, (mark, now));
             }
         }
         let Some(mark) = shown else { return Ok(()) };
@@ -101,6 +103,8 @@ impl Gateway {
                 }
                 return Ok(());
             }
+            // What is too much now is told again with the next beats.
+            Verdict::Restored if !self.quota.take(peer.id, now) => return Ok(()),
             Verdict::Restored => self.restored(peer.id, before, mark, wall)?,
             Verdict::Regressed if peer.regressed.is_some() => return Ok(()),
             Verdict::Regressed => return self.regressed(peer.id, before, mark, wall),
