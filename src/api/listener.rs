@@ -22,6 +22,7 @@ use tower::ServiceExt as _;
 
 use super::federation_api::{Caller, Serving};
 use super::limits::Limits;
+use super::pace::{Pace, Paced};
 use crate::federation::peer::{PeerId, Status};
 
 /// How long a handshake may take.
@@ -133,7 +134,8 @@ pub(super) async fn handshake(
     }
 }
 
-/// The HTTP of a connection: `who` goes with every request. `idle` is how long each may be waited for. Once `enough` is there, the request under way is the last.
+/// The HTTP of a connection: `who` goes with every request. `idle` is how long each may be waited for; once it begins, its
+/// head has [`HEADERS`]. Once `enough` is there, the request under way is the last.
 pub(super) async fn http(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     router: Router,
@@ -141,7 +143,17 @@ pub(super) async fn http(
     idle: Duration,
     enough: impl Future<Output = ()>,
 ) {
-    let service = hyper::service::service_fn(|request| answer(router.clone(), who.clone(), request));
+    let pace = Pace::default();
+    let service = hyper::service::service_fn(|request| {
+        pace.turn();
+        let (answered, pace) = (answer(router.clone(), who.clone(), request), pace.clone());
+        async move {
+            let response = answered.await;
+            pace.turn();
+            response
+        }
+    });
+    let stream = Paced::new(stream, pace.clone(), HEADERS);
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(idle)

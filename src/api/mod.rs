@@ -6,3 +6,4 @@ pub mod federation_api;
 pub mod limits;
 pub mod listener;
 pub mod operator;
+mod pace;
