@@ -102,6 +102,8 @@ accept_c() {
 check "the member accepts" accept_c
 expect "and knows where the cluster is" 'postgresql db.site-a.example:5432 vault:sdwan/db' \
   eval 'sdw gc peer show site-a --json | jq -r ".cluster | [.kind, .address, .credential] | join(\" \")"'
+status "who has no certificate is turned away in the handshake while nobody is awaited" 56 \
+  on gc curl -sk --max-time 10 "https://${V4[ga]}:8443/api/v1/system/federation_api/trust_bundle"
 for host in ga gb gc; do check "$host: the audit is whole" sdw "$host" audit verify; done
 stop_serve ga TERM
 stop_serve gb TERM
