@@ -5,9 +5,7 @@ use std::sync::Arc;
 use ipnet::Ipv6Net;
 use rusqlite::{Connection, params};
 use sdwand::federation::ledger::Ledger;
-use sdwand::federation::peer::{
-    Anchor, Declared, Endpoint, Peer, PeerId, SpawnMode, SpawnRole, Status, Trust,
-};
+use sdwand::federation::peer::{Anchor, Declared, Endpoint, Peer, PeerId, Status, Trust};
 use sdwand::federation::pki::{Leaf, SiteCa, Usage};
 use sdwand::federation::site::SiteId;
 use sdwand::federation::wire::{HeartbeatRequest, Said, TrustNews};
@@ -82,15 +80,7 @@ impl Site {
         let mut declared = Declared::default();
         Self::said(url).update(&mut declared);
         Peer {
-            id: self.id,
-            alias: name(n),
-            url: url.to_owned(),
-            role: SpawnRole::Symmetric,
-            mode: SpawnMode::OutOfBand,
             status,
-            since: wall(),
-            reason: None,
-            offer: None,
             trust: Some(Trust {
                 site: self.named.clone(),
                 anchors: vec![Anchor {
@@ -104,20 +94,13 @@ impl Site {
                 outbound_subject: self.id.subject(),
                 signed_here: Vec::new(),
             }),
-            verified: false,
             words: Some("abandon ability able about above absent".to_owned()),
             contract_version: Some(1),
             declared,
-            proposed_at: wall(),
             signed_at: Some(wall()),
             last_handshake_at: Some(wall()),
             last_heartbeat_at: Some(wall()),
-            generation: 1,
-            enrolment: None,
-            taken: None,
-            shown: None,
-            regressed: None,
-            cluster: None,
+            ..Peer::new(self.id, name(n), url.to_owned(), wall())
         }
     }
 

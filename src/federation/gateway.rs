@@ -5,6 +5,7 @@
 
 mod accept;
 mod children;
+mod cluster;
 mod excerpts;
 mod grants;
 mod heads;
@@ -28,13 +29,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 pub use accept::AcceptError;
-use children::is_managed_here;
 pub use children::{ChildrenError, RenewError};
 pub use excerpts::{ExcerptError, Excerpts, ExcerptsAsked};
-pub(in crate::federation) use lines::Basis;
-
 pub use grants::{GrantError, Granted, Granting};
 pub use heads::{REGRESSED, Verified, Witness};
+pub(in crate::federation) use lines::Basis;
 pub use operator::{OperatorError, Proposal, Proposed};
 pub use oversight::{Soft, SoftStep};
 pub use refusals::Refused;
@@ -44,10 +43,10 @@ pub use take::{Accepting, TakeError};
 pub use trust::{RotateError, Rotating};
 
 use super::identity::{Stranger, identify};
-use super::ledger::{Aborted, Conflict, Draft, Happening, Ledger, LedgerError};
+use super::ledger::{Aborted, Draft, Happening, Ledger, LedgerError};
 use super::liveness;
 use super::moment::Moment;
-use super::peer::{Endpoint, Event, Peer, PeerId, SpawnMode, SpawnRole, Status};
+use super::peer::{Endpoint, Event, Peer, PeerId, Status};
 use super::pki::SiteCa;
 use super::pki::authority::{Authority, Store};
 use super::policy::Policy;
@@ -232,16 +231,6 @@ impl Gateway {
         *self.fleet.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(fleet));
     }
 
-    /// The cluster that a child of ours joins.
-    fn cluster_for(&self, peer: &Peer) -> Option<Value> {
-        let is_member = peer.mode == SpawnMode::ClusterMember && peer.role != SpawnRole::Child;
-        self.settings
-            .cluster
-            .as_ref()
-            .filter(|_| is_member)
-            .map(|cluster| json!(cluster))
-    }
-
     /// Where we are reached, for peers.
     #[must_use]
     pub fn endpoints(&self) -> Vec<Endpoint> {
@@ -313,9 +302,7 @@ impl Gateway {
         let peer = self
             .ledger
             .read(|book| book.peer(&peer.id).cloned().unwrap_or(peer));
-        if is_managed_here(&peer) && spawn_mode.as_deref() == Some("autonomous_peer") {
-            self.released(peer.id, wall)?;
-        }
+        self.hear_emancipation(&peer, spawn_mode.as_deref(), wall)?;
         self.hear_trust(peer.id, &trust, wall)?;
         let status = self.beat(&peer, said, wall)?;
         let Mark { epoch, head } = self.mark();
@@ -388,9 +375,7 @@ impl Gateway {
             .filter(|peer| peer.status.may_call())
             .ok_or(Stranger::NotNow(id))?;
         self.hear_cluster(&peer, answer.cluster.as_ref(), wall)?;
-        if is_managed_here(&peer) && answer.spawn_mode.as_deref() == Some("autonomous_peer") {
-            self.released(id, wall)?;
-        }
+        self.hear_emancipation(&peer, answer.spawn_mode.as_deref(), wall)?;
         let mark = answer.audit_head.parse().ok().map(|head| Mark {
             epoch: answer.ledger_epoch,
             head,
@@ -398,32 +383,6 @@ impl Gateway {
         self.hear_heads(&peer, mark, answer.witnessed.as_deref(), wall)?;
         let peer = self.ledger.read(|book| book.peer(&id).cloned().unwrap_or(peer));
         self.beat(&peer, said, wall).map(|_| ())
-    }
-
-    /// A cluster's parent says where it is now. What it no longer says stays as it was said last.
-    fn hear_cluster(&self, peer: &Peer, said: Option<&Value>, wall: Moment) -> Result<(), BeatError> {
-        let cluster = said.and_then(|said| cluster_of(peer, said));
-        let now = self.ledger.read(|book| book.now(wall));
-        if cluster.is_none() || cluster == peer.cluster || !self.quota.take(peer.id, now) {
-            return Ok(());
-        }
-        let told = self.ledger.transact(wall, |draft| {
-            if let Some(mut peer) = draft.peer(&peer.id).cloned() {
-                draft.note(Happening {
-                    kind: "federation.peer.cluster_changed".to_owned(),
-                    severity: "medium",
-                    peer: Some(peer.id),
-                    payload: json!({ "previous": peer.cluster, "new": cluster }),
-                });
-                peer.cluster = cluster;
-                draft.put_peer(peer)?;
-            }
-            Ok::<_, Conflict>(())
-        });
-        match told {
-            Err(Aborted::ByLedger(error)) => Err(error.into()),
-            Ok(()) | Err(Aborted::ByCaller(_)) => Ok(()),
-        }
     }
 
     /// Tells the ledger when peers were last heard of.
@@ -495,13 +454,6 @@ impl Gateway {
             Err(Aborted::ByLedger(error)) => Err(error),
         }
     }
-}
-
-/// The cluster that a peer lets us join, if we are to and what it says makes sense.
-fn cluster_of(peer: &Peer, said: &Value) -> Option<Cluster> {
-    let is_member = peer.mode == SpawnMode::ClusterMember && peer.role == SpawnRole::Child;
-    let cluster = serde_json::from_value::<Cluster>(said.clone()).ok();
-    cluster.filter(|cluster| is_member && cluster.is_sound())
 }
 
 fn beat_in(draft: &mut Draft<'_>, mut peer: Peer, said: Said) -> Result<Status, Stranger> {

@@ -77,6 +77,19 @@ pub enum SpawnMode {
     ClusterMember,
 }
 
+impl SpawnMode {
+    /// The word that stands in requests and answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OutOfBand => "out_of_band",
+            Self::ManagedChild => "managed_child",
+            Self::AutonomousPeer => "autonomous_peer",
+            Self::ClusterMember => "cluster_member",
+        }
+    }
+}
+
 /// Where a peer stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -477,6 +490,37 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// One that is proposed, and of which nothing is known yet but where it is.
+    #[must_use]
+    pub fn new(id: PeerId, alias: Name, url: String, now: Moment) -> Self {
+        Self {
+            id,
+            alias,
+            url,
+            role: SpawnRole::default(),
+            mode: SpawnMode::default(),
+            status: Status::Proposed,
+            since: now,
+            reason: None,
+            offer: None,
+            trust: None,
+            verified: false,
+            words: None,
+            contract_version: None,
+            declared: Declared::default(),
+            proposed_at: now,
+            signed_at: None,
+            last_handshake_at: None,
+            last_heartbeat_at: None,
+            generation: 1,
+            enrolment: None,
+            taken: None,
+            shown: None,
+            regressed: None,
+            cluster: None,
+        }
+    }
+
     /// Lets `event` happen.
     ///
     /// # Errors

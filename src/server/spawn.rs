@@ -12,6 +12,7 @@ use crate::federation::gateway::{Gateway, OperatorError, Proposal, TakeError};
 use crate::federation::peer::SpawnRole;
 use crate::federation::spawn::{Errand, MAX_PAYLOAD, Step};
 use crate::model::Name;
+use crate::report::chain;
 
 /// How long is waited after a try that failed, at first and at most.
 const WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
@@ -32,7 +33,7 @@ pub(super) async fn follow(gateway: Arc<Gateway>, path: std::path::PathBuf) {
                 return;
             }
             Err(error) => {
-                tracing::warn!(parent = %errand.url, error = %with_causes(&error), again_s = wait.as_secs(), "the parent wasn't reached");
+                tracing::warn!(parent = %errand.url, error = %chain(&error), again_s = wait.as_secs(), "the parent wasn't reached");
             }
         }
         tokio::time::sleep(wait).await;
@@ -136,36 +137,5 @@ fn is_final(failure: &Failure) -> bool {
             TakeError::Answer(_) | TakeError::Store(_) | TakeError::Ledger(_) => false,
         },
         Failure::Dial(_) => false,
-    }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_busy_parent_says_isnt_final() {
-        let refused = |status| {
-            is_final(&Failure::Dial(DialError::Refused {
-                status,
-                error: String::new(),
-            }))
-        };
-        for status in [408, 425, 429, 500, 502, 503, 504] {
-            assert!(!refused(status), "{status}");
-        }
-        for status in [400, 401, 403, 404, 409, 422] {
-            assert!(refused(status), "{status}");
-        }
     }
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
 use sdwand::federation::dial::{DialError, Wanted};
-use sdwand::federation::gateway::{Proposal, Proposed};
 use sdwand::federation::grant::{Grant, Origin, Scope, State};
 use sdwand::federation::moment::Moment;
 use sdwand::federation::peer::{Peer, PeerId, SpawnMode, SpawnRole, Status};
@@ -22,22 +21,10 @@ use serde_json::{Value, json};
 
 use crate::site::{Site, ask, beat, node, wall};
 
-pub(crate) fn propose(site: &Site, url: &PeerUrl, role: SpawnRole, mode: SpawnMode, n: u8) -> Proposed {
-    let proposal = Proposal {
-        url: url.clone(),
-        alias: None,
-        role,
-        mode,
-        token_ttl_seconds: None,
-        expect_ca: None,
-    };
-    site.gateway.propose(&proposal, [n; 32], [n; 10], wall()).unwrap()
-}
-
 /// `a` has spawned `b`: both rows.
 pub(crate) async fn spawned(a: &Site, b: &Site, mode: SpawnMode, n: u8) -> (Peer, Peer) {
-    let proposed = propose(a, &b.url, SpawnRole::Parent, mode, n);
-    let registered = propose(b, &a.url, SpawnRole::Child, mode, n + 100);
+    let proposed = a.propose_as(&b.url, SpawnRole::Parent, mode, n);
+    let registered = b.propose_as(&a.url, SpawnRole::Child, mode, n + 100);
     let taken = b
         .gateway
         .take(registered.peer.id, &proposed.token.reveal(), wall())
@@ -284,7 +271,7 @@ async fn a_managed_child_lets_its_parent_in_until_it_is_emancipated() {
 async fn a_node_asks_for_its_first_certificate_once() {
     let a = Site::new("site-a", 1).await;
     let url = PeerUrl::new("https://x.example").unwrap();
-    let proposed = propose(&a, &url, SpawnRole::Parent, SpawnMode::ManagedChild, 1);
+    let proposed = a.propose_as(&url, SpawnRole::Parent, SpawnMode::ManagedChild, 1);
     let acceptance = json!({ "acceptance_token": proposed.token.reveal(), "contract_version": "v1" });
     let (status, body) = post(&a, None, "accept", &acceptance).await;
     assert_eq!(
@@ -355,7 +342,7 @@ async fn a_bootstrap_token_dies_with_time_and_with_its_row_and_isnt_kept_for_a_l
     let child = Foreign::new(7);
     let spawn = async |n: u8| {
         let url = PeerUrl::new(&format!("https://x{n}.example")).unwrap();
-        let proposed = propose(&a, &url, SpawnRole::Parent, SpawnMode::ManagedChild, n);
+        let proposed = a.propose_as(&url, SpawnRole::Parent, SpawnMode::ManagedChild, n);
         let csr = Foreign::new(n.into()).csr;
         let acceptance = json!({
             "acceptance_token": proposed.token.reveal(), "contract_version": 1, "csr_pem": csr,
@@ -394,7 +381,7 @@ async fn a_bootstrap_token_dies_with_time_and_with_its_row_and_isnt_kept_for_a_l
 async fn of_64_nodes_with_one_bootstrap_token_one_gets_it() {
     let a = Site::new("site-a", 1).await;
     let url = PeerUrl::new("https://x.example").unwrap();
-    let proposed = propose(&a, &url, SpawnRole::Parent, SpawnMode::ManagedChild, 1);
+    let proposed = a.propose_as(&url, SpawnRole::Parent, SpawnMode::ManagedChild, 1);
     let acceptance = json!({ "acceptance_token": proposed.token.reveal(), "contract_version": 1 });
     let (_, body) = post(&a, None, "accept", &acceptance).await;
     let token = &body["data"]["node_enrollment"]["bootstrap_token"];
@@ -516,8 +503,8 @@ async fn other_modes_are_sovereign_and_a_cluster_is_told_where_it_is() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_child_that_isnt_signed_for_or_by_another_takes_nothing_over() {
     let (a, b) = (Site::new("site-a", 1).await, Site::new("site-b", 2).await);
-    let proposed = propose(&a, &b.url, SpawnRole::Parent, SpawnMode::ManagedChild, 1);
-    let registered = propose(&b, &a.url, SpawnRole::Child, SpawnMode::ManagedChild, 2);
+    let proposed = a.propose_as(&b.url, SpawnRole::Parent, SpawnMode::ManagedChild, 1);
+    let registered = b.propose_as(&a.url, SpawnRole::Child, SpawnMode::ManagedChild, 2);
     let token = proposed.token.reveal();
     let accepting = b.gateway.accepting(registered.peer.id, &token).unwrap();
     assert!(accepting.request.csr_pem.is_some() && accepting.request.peer_ca_bundle_pem.is_none());

@@ -10,7 +10,7 @@ use sdwand::federation::pki::SiteCa;
 use sdwand::federation::url::PeerUrl;
 use serde_json::json;
 
-use crate::children::{Foreign, authority, beats, post, propose, spawned};
+use crate::children::{Foreign, authority, beats, post, spawned};
 use crate::site::{Site, beat, node, wall};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -18,7 +18,7 @@ async fn a_bootstrap_token_dies_with_the_parents_authority() {
     let a = Site::new("site-a", 1).await;
     for (n, who) in [(20_u8, "the parent's operator"), (21, "the child")] {
         let url = PeerUrl::new(&format!("https://x{n}.example")).unwrap();
-        let proposed = propose(&a, &url, SpawnRole::Parent, SpawnMode::ManagedChild, n);
+        let proposed = a.propose_as(&url, SpawnRole::Parent, SpawnMode::ManagedChild, n);
         let child = Foreign::new(n.into());
         let acceptance = json!({
             "acceptance_token": proposed.token.reveal(), "contract_version": 1, "csr_pem": child.csr,
@@ -51,7 +51,7 @@ async fn a_bootstrap_token_dies_with_the_parents_authority() {
 async fn a_parent_that_calls_its_managed_child_an_equal_hears_of_its_emancipation() {
     let a = Site::new("site-a", 1).await;
     let url = PeerUrl::new("https://x.example").unwrap();
-    let proposed = propose(&a, &url, SpawnRole::Symmetric, SpawnMode::ManagedChild, 1);
+    let proposed = a.propose_as(&url, SpawnRole::Symmetric, SpawnMode::ManagedChild, 1);
     let child = Foreign::new(7);
     let acceptance = json!({
         "acceptance_token": proposed.token.reveal(), "contract_version": 1, "csr_pem": child.csr,

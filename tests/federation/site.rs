@@ -74,8 +74,7 @@ impl Site {
             .ca
             .issue(&gateway.site, &gateway.node, Usage::Serve, wall())
             .unwrap();
-        let verifier = Arc::new(PossessionOnly::default());
-        verifier.require(false);
+        let verifier = Arc::new(PossessionOnly::unless(|| true));
         let tls = server_config(Arc::new(CurrentLeaf::new(&leaf).unwrap()), verifier).unwrap();
         let serving = Serving {
             gateway: Arc::clone(&gateway),
@@ -96,11 +95,15 @@ impl Site {
     }
 
     pub(crate) fn propose(&self, url: &PeerUrl, n: u8) -> Proposed {
+        self.propose_as(url, SpawnRole::Symmetric, SpawnMode::OutOfBand, n)
+    }
+
+    pub(crate) fn propose_as(&self, url: &PeerUrl, role: SpawnRole, mode: SpawnMode, n: u8) -> Proposed {
         let proposal = Proposal {
             url: url.clone(),
             alias: None,
-            role: SpawnRole::Symmetric,
-            mode: SpawnMode::OutOfBand,
+            role,
+            mode,
             token_ttl_seconds: None,
             expect_ca: None,
         };

@@ -8,6 +8,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::accept::generations;
+use super::grants::GrantError;
 use super::{ANSWER_LIFE, Gateway, note_status};
 use crate::federation::anchors::OVERLAP;
 use crate::federation::grant::{Grant, GrantId, Origin, Scope, State, Terms};
@@ -313,8 +314,21 @@ impl Gateway {
         Ok(answer)
     }
 
+    /// A child of ours says what it is to us: whether it is on its own now.
+    pub(super) fn hear_emancipation(
+        &self,
+        peer: &Peer,
+        said: Option<&str>,
+        wall: Moment,
+    ) -> Result<(), LedgerError> {
+        if is_managed_here(peer) && said == Some(SpawnMode::AutonomousPeer.as_str()) {
+            self.released(peer.id, wall)?;
+        }
+        Ok(())
+    }
+
     /// A child of ours says that it is on its own now: its operator has taken our authority back.
-    pub(super) fn released(&self, id: PeerId, wall: Moment) -> Result<(), LedgerError> {
+    fn released(&self, id: PeerId, wall: Moment) -> Result<(), LedgerError> {
         let released = self.ledger.transact(wall, |draft| {
             let found = draft.peer(&id).filter(|peer| is_managed_here(peer));
             if let Some(mut peer) = found.cloned() {
@@ -383,7 +397,7 @@ pub(super) fn signed_here<'a>(peers: impl Iterator<Item = &'a Peer>) -> impl Ite
 }
 
 /// Whether it is a managed child of this site.
-pub(super) const fn is_managed_here(peer: &Peer) -> bool {
+const fn is_managed_here(peer: &Peer) -> bool {
     match peer.role {
         SpawnRole::Parent | SpawnRole::Symmetric => is_managed(peer),
         SpawnRole::Child => false,
@@ -421,12 +435,16 @@ pub(super) fn manage_in(draft: &mut Draft<'_>, peer: &Peer, parents_name: &str) 
         scopes: [Scope::Read, Scope::Write, Scope::Admin].into(),
         ..Terms::default()
     };
-    let Ok(mut grant) = Grant::new(GrantId(now.uuid(random)), peer.id, terms, NO_TOKEN, now, MANAGED) else {
-        return;
-    };
-    grant.origin = Origin::ManagedChildOperator;
-    // There is none in force: the only thing that it could collide with.
-    let _ = super::grants::put(draft, grant);
+    let given = Grant::new(GrantId(now.uuid(random)), peer.id, terms, NO_TOKEN, now, MANAGED)
+        .map_err(GrantError::from)
+        .and_then(|mut grant| {
+            grant.origin = Origin::ManagedChildOperator;
+            super::grants::put(draft, grant)
+        });
+    if let Err(error) = given {
+        // The peering stands without: as after a year, the child is managed by name only.
+        tracing::error!(peer = %peer.id, %error, "a parent's authority over its child can't be written");
+    }
 }
 
 /// A managed child is on its own from now on.

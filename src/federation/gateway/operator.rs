@@ -5,9 +5,7 @@ use std::time::Duration;
 use super::{Gateway, note_status};
 use crate::federation::ledger::{Aborted, Conflict, Draft, Happening, LedgerError};
 use crate::federation::moment::Moment;
-use crate::federation::peer::{
-    Declared, Event, Offer, Peer, PeerId, SpawnMode, SpawnRole, Status, TransitionError,
-};
+use crate::federation::peer::{Event, Offer, Peer, PeerId, SpawnMode, SpawnRole, Status, TransitionError};
 use crate::federation::token::{AcceptanceToken, DEFAULT_TTL_SECONDS, Fingerprint};
 use crate::federation::url::PeerUrl;
 use crate::federation::wire::{Said, TooLong};
@@ -99,34 +97,14 @@ impl Gateway {
             let now = draft.now();
             let alias = alias_of(draft, proposal)?;
             let peer = Peer {
-                id,
-                alias,
-                url: proposal.url.to_string(),
                 role: proposal.role,
                 mode: proposal.mode,
-                status: Status::Proposed,
-                since: now,
-                reason: None,
                 offer: Some(Offer {
                     digest: token.digest(),
                     expires_at: now.after(life(proposal.token_ttl_seconds)),
                     expect_ca: proposal.expect_ca,
                 }),
-                trust: None,
-                verified: false,
-                words: None,
-                contract_version: None,
-                declared: Declared::default(),
-                proposed_at: now,
-                signed_at: None,
-                last_handshake_at: None,
-                last_heartbeat_at: None,
-                generation: 1,
-                enrolment: None,
-                taken: None,
-                shown: None,
-                regressed: None,
-                cluster: None,
+                ..Peer::new(id, alias, proposal.url.to_string(), now)
             };
             note_status(draft, &peer, json!({ "url": peer.url }));
             draft.put_peer(peer.clone())?;

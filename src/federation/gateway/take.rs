@@ -5,8 +5,9 @@ use serde_json::json;
 
 use super::accept::generations;
 use super::children::manage_in;
+use super::cluster::cluster_of;
 use super::spawned::is_signed_for;
-use super::{Gateway, VERSION, cluster_of, note_status};
+use super::{Gateway, VERSION, note_status};
 use crate::federation::ledger::{Aborted, Conflict, LedgerError};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Anchor, Event, Peer, PeerId, SpawnRole, TransitionError, Trust};

@@ -3,34 +3,17 @@ use super::*;
 pub(crate) fn proposed() -> Peer {
     let now = Moment::from_millis(1_000_000);
     Peer {
-        id: PeerId(Uuid::from_u128(1)),
-        alias: Name::new("site-b").unwrap(),
-        url: "https://site-b.example.com:8443".to_owned(),
-        role: SpawnRole::Symmetric,
-        mode: SpawnMode::OutOfBand,
-        status: Status::Proposed,
-        since: now,
-        reason: None,
         offer: Some(Offer {
             digest: TokenDigest([1; 32]),
             expires_at: now.after(std::time::Duration::from_secs(3_600)),
             expect_ca: None,
         }),
-        trust: None,
-        verified: false,
-        words: None,
-        contract_version: None,
-        declared: Declared::default(),
-        proposed_at: now,
-        signed_at: None,
-        last_handshake_at: None,
-        last_heartbeat_at: None,
-        generation: 1,
-        enrolment: None,
-        taken: None,
-        shown: None,
-        regressed: None,
-        cluster: None,
+        ..Peer::new(
+            PeerId(Uuid::from_u128(1)),
+            Name::new("site-b").unwrap(),
+            "https://site-b.example.com:8443".to_owned(),
+            now,
+        )
     }
 }
 

@@ -3,7 +3,6 @@
 //! The server's verifier proves possession only; who the caller is, is settled later and elsewhere, per peer. The
 //! client's verifier knows one peer's anchors and its site id, and nothing else.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -109,7 +108,6 @@ impl ResolvesServerCert for CurrentLeaf {
 /// Takes any client certificate that isn't too long, if the caller has its key.
 pub struct PossessionOnly {
     algorithms: WebPkiSupportedAlgorithms,
-    mandatory: AtomicBool,
     /// Says whether anyone is awaited who has no certificate that we know; it is asked at each handshake.
     awaits: Option<Box<dyn Fn() -> bool + Send + Sync>>,
 }
@@ -126,7 +124,6 @@ impl Default for PossessionOnly {
     fn default() -> Self {
         Self {
             algorithms: provider().signature_verification_algorithms,
-            mandatory: AtomicBool::new(true),
             awaits: None,
         }
     }
@@ -142,19 +139,11 @@ impl PossessionOnly {
             ..Self::default()
         }
     }
-
-    /// Whether callers without a certificate are turned away in the handshake: so it is while nothing is offered to them.
-    pub fn require(&self, mandatory: bool) {
-        self.mandatory.store(mandatory, Ordering::Relaxed);
-    }
 }
 
 impl ClientCertVerifier for PossessionOnly {
     fn client_auth_mandatory(&self) -> bool {
-        match &self.awaits {
-            Some(awaits) => !awaits(),
-            None => self.mandatory.load(Ordering::Relaxed),
-        }
+        !self.awaits.as_ref().is_some_and(|awaits| awaits())
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
