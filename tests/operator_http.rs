@@ -21,7 +21,7 @@ use ipnet::Ipv6Net;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use sdwand::api::limits::Limits;
-use sdwand::api::operator::{Arrival, Operating, listen, router};
+use sdwand::api::operator::{Arrival, DOCUMENT, Operating, listen, router};
 use sdwand::federation::gateway::{Gateway, Settings};
 use sdwand::federation::ledger::Ledger;
 use sdwand::federation::moment::Moment;
@@ -243,39 +243,122 @@ fn routes() -> Vec<(&'static str, String, Need)> {
     ]
 }
 
-/// The routes of a file of `src/api/operator`, by how often it says `.route(` and the methods in it.
-fn handlers(text: &str) -> usize {
-    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-    let code: String = code.collect();
-    ["get(", "post(", "delete(", "put(", "patch("]
-        .iter()
-        .map(|method| {
-            let found = code.match_indices(method);
-            // `, get(list)` and `.post(issue)`: a handler is named, and nothing else begins like this.
-            found
-                .filter(|(at, _)| code[..*at].ends_with(", ") || code[..*at].ends_with('.'))
-                .filter(|(at, _)| {
-                    let inside = &code[at + method.len()..];
-                    let name: String = inside.chars().take_while(|c| *c != ')').collect();
-                    !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
-                })
-                .count()
-        })
-        .sum()
+fn document() -> Value {
+    serde_json::to_value(sdwand::api::openapi::operators()).unwrap()
 }
 
+/// Every route of the router, as it says of itself: method, path, and what it needs.
 #[test]
-fn every_route_is_listed() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/api/operator");
-    let mut found = 0;
-    for entry in std::fs::read_dir(folder).unwrap() {
-        found += handlers(&std::fs::read_to_string(entry.unwrap().path()).unwrap());
+fn every_route_is_listed_with_what_it_says_that_it_needs() {
+    let of_words = |path: &str| path.split('/').map(str::to_owned).collect::<Vec<_>>();
+    let mut listed: Vec<_> = routes()
+        .into_iter()
+        .map(|(method, path, need)| {
+            let need = need.map_or("api.sock", Permission::as_str);
+            (method.to_lowercase(), of_words(&path), json!([need]))
+        })
+        .collect();
+    listed.push(("get".to_owned(), of_words(DOCUMENT), json!([])));
+    let mut described = 0;
+    for (path, item) in document()["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            described += 1;
+            let words = of_words(path);
+            let is_this = |listed: &[String]| {
+                let pairs = listed.iter().zip(&words);
+                listed.len() == words.len() && { pairs }
+                    .all(|(one, other)| one == other || other.starts_with('{'))
+            };
+            let needs = &operation["security"][0]["operator"];
+            let found = listed
+                .iter()
+                .any(|(listed, path, need)| listed == method && is_this(path) && need == needs);
+            assert!(
+                found,
+                "{method} {path} needs {needs}: it isn't in this test's table so"
+            );
+        }
     }
-    assert_eq!(
-        found,
-        routes().len(),
-        "a route isn't in this test's table, or is gone"
-    );
+    assert_eq!(described, listed.len(), "a route is gone");
+}
+
+/// Whether an answer is what the document says of it.
+fn is_described(
+    document: &Value,
+    method: &str,
+    path: &str,
+    status: u16,
+    answer: &Value,
+) -> Result<(), String> {
+    let described = &document["paths"][path][method.to_lowercase()]["responses"][status.to_string()];
+    let mut schema = described["content"]["application/json"]["schema"].clone();
+    if !schema.is_object() {
+        return Err(format!("{method} {path}: {status} isn't described"));
+    }
+    schema["components"] = document["components"].clone();
+    jsonschema::validate(&schema, answer).map_err(|error| format!("{method} {path}: {status}: {error}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_answered_is_what_the_served_document_says() {
+    let site = Site::new("site-a", 1).await;
+    let served = |headers: String| request("GET", DOCUMENT, &headers, "");
+    assert_eq!(site.https(&served(String::new())).await.0, 401);
+    for may in Permission::ALL {
+        assert_eq!(site.https(&served(bearer(&site.token(&[may])))).await.0, 200);
+    }
+    let (status, answer) = site.unix("status.sock", &served(String::new())).await;
+    assert_eq!(status, 200);
+    let document = json_of(&answer);
+    let of = |rest: &str| format!("{PEERS}/{{peer}}{rest}");
+    let body = r#"{"remote_instance_url":"https://b.example.com","alias":"b"}"#;
+    let kind = r#"{"resource_kind":"network","direction":"bidirectional"}"#;
+    let tokens = format!("{FEDERATION}/tokens");
+    for (method, path, query, body, expected) in [
+        ("POST", PEERS.to_owned(), "", body, 201),
+        ("POST", PEERS.to_owned(), "", body, 409),
+        ("POST", PEERS.to_owned(), "", "{}", 400),
+        ("POST", PEERS.to_owned(), "", r#"["https://b.example.com"]"#, 400),
+        ("GET", PEERS.to_owned(), "", "", 200),
+        ("GET", PEERS.to_owned(), "?status=x", "", 400),
+        ("GET", of(""), "", "", 200),
+        ("PATCH", of(""), "", r#"{"data_residency":"JP"}"#, 200),
+        ("PATCH", of(""), "", "{}", 400),
+        ("POST", of("/rotate-token"), "", "", 200),
+        ("POST", of("/retry"), "", r#"{"step":"governance"}"#, 200),
+        ("POST", of("/capabilities"), "", kind, 201),
+        ("GET", of("/capabilities"), "", "", 200),
+        ("GET", of("/grants"), "", "", 200),
+        ("GET", format!("{FEDERATION}/audit"), "?verify=true", "", 200),
+        ("GET", format!("{FEDERATION}/site"), "", "", 200),
+        ("GET", format!("{FEDERATION}/governance"), "", "", 200),
+        ("POST", format!("{FEDERATION}/sweep"), "", "", 200),
+        (
+            "POST",
+            tokens.clone(),
+            "",
+            r#"{"sub":"a","permissions":["read"]}"#,
+            201,
+        ),
+        ("GET", tokens, "", "", 200),
+        ("POST", of("/revoke"), "", "", 200),
+        ("POST", of("/revoke"), "", "", 409),
+        ("POST", format!("{FEDERATION}/pki/rotate"), "", "", 202),
+    ] {
+        let asked = request(
+            method,
+            &format!("{}{query}", path.replace("{peer}", "b")),
+            "",
+            body,
+        );
+        let (status, answer) = site.unix("api.sock", &asked).await;
+        assert_eq!(status, expected, "{method} {path}: {answer}");
+        let judged = is_described(&document, method, &path, status, &json_of(&answer));
+        assert_eq!(judged, Ok(()), "{answer}");
+    }
+    let (_, answer) = site.https(&request("GET", PEERS, "", "")).await;
+    let judged = is_described(&document, "GET", PEERS, 401, &json_of(&answer));
+    assert_eq!(judged, Ok(()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,22 +10,29 @@ use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::{Next, from_fn, map_response};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use rustls::pki_types::CertificateDer;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
+use utoipa::openapi::OpenApi;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::error::{ApiError, in_our_shape};
 use super::limits::{Limits, Source};
+use super::openapi::{PEER, secured};
 use crate::federation::gateway::{
-    Asked, BeatError, ExcerptsAsked, Gateway, Refused, RenewError, ResourceError, Via,
+    Asked, BeatError, Excerpts, ExcerptsAsked, Gateway, Refused, RenewError, ResourceError, Via,
 };
 use crate::federation::moment::Moment;
-use crate::federation::peer::{Peer, PeerId};
-use crate::federation::wire::{API, AcceptRequest, HeartbeatRequest, MAX_BODY, NoticeRequest, RenewRequest};
+use crate::federation::peer::{Peer, PeerId, Status};
+use crate::federation::wire::{
+    API, AcceptAnswer, AcceptRequest, Envelope, HeartbeatAnswer, HeartbeatRequest, MAX_BODY, NoticeRequest,
+    RenewAnswer, RenewRequest, ResourceAnswer, TrustBundle,
+};
 use crate::model::Name;
 
 /// Who is on the other end of a connection, as TLS and the socket say.
@@ -37,6 +44,12 @@ pub struct Caller {
     pub source: SocketAddr,
     /// The network of ours that the listener is in, if it is in one.
     pub network: Option<Name>,
+}
+
+/// Where a notice has left the caller.
+#[derive(Serialize, ToSchema)]
+struct Noticed {
+    status: Status,
 }
 
 /// What the handlers need.
@@ -55,16 +68,30 @@ pub struct Serving {
 }
 
 /// The routes.
+fn all() -> OpenApiRouter<Serving> {
+    // Who has a token but no certificate yet, is no stranger to these.
+    let open = OpenApiRouter::new()
+        .routes(routes!(accept))
+        .routes(routes!(renew));
+    let of_peers = OpenApiRouter::new()
+        .routes(routes!(heartbeat))
+        .routes(routes!(trust_bundle))
+        .routes(routes!(notices))
+        .routes(routes!(audit_excerpts))
+        .routes(routes!(resources))
+        .routes(routes!(resource));
+    open.merge(secured(of_peers, PEER, &[]))
+}
+
+/// What the routes say of themselves.
+pub(super) fn described() -> OpenApi {
+    all().into_openapi()
+}
+
+/// The routes, served.
 pub fn router(serving: Serving) -> Router {
-    Router::new()
-        .route(&format!("{API}/accept"), post(accept))
-        .route(&format!("{API}/heartbeat"), post(heartbeat))
-        .route(&format!("{API}/trust_bundle"), get(trust_bundle))
-        .route(&format!("{API}/renew"), post(renew))
-        .route(&format!("{API}/notices"), post(notices))
-        .route(&format!("{API}/audit_excerpts"), get(audit_excerpts))
-        .route(&format!("{API}/resources/{{kind}}"), get(resources))
-        .route(&format!("{API}/resources/{{kind}}/{{id}}"), get(resource))
+    let (routes, _) = all().split_for_parts();
+    routes
         .fallback(async || ApiError::new(404, "not_found", "there is no such path"))
         .method_not_allowed_fallback(async || {
             ApiError::new(405, "method_not_allowed", "not with this method")
@@ -89,14 +116,17 @@ async fn in_time(request: Request, next: Next) -> Response {
 
 /// Reads a body; what it is said to be doesn't matter, what it is does.
 pub(super) fn body<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, ApiError> {
+    let malformed = |place| {
+        let text = format!("the body is no JSON of the expected shape: {place}");
+        ApiError::new(400, "malformed", text)
+    };
+    // serde reads a struct from an array, too: field by field, in an order that nobody promised.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(malformed("it is an object".to_owned()));
+    }
     serde_json::from_slice(bytes).map_err(|error| {
         // serde's words may repeat what was sent, and that may be a token.
-        let place = format!("line {}, column {}", error.line(), error.column());
-        ApiError::new(
-            400,
-            "malformed",
-            format!("the body is no JSON of the expected shape: {place}"),
-        )
+        malformed(format!("line {}, column {}", error.line(), error.column()))
     })
 }
 
@@ -127,6 +157,8 @@ fn known(serving: &Serving, caller: &Caller) -> Result<Arc<Peer>, ApiError> {
     })
 }
 
+/// Redeems a token: the caller becomes a peer.
+#[utoipa::path(post, context_path = API, path = "/accept", tag = "peer_facing", request_body = AcceptRequest, responses((status = 200, body = Envelope<AcceptAnswer>), (status = 409), (status = 422), (status = 429)))]
 async fn accept(
     State(serving): State<Serving>,
     Extension(caller): Extension<Caller>,
@@ -158,6 +190,8 @@ async fn accept(
     Ok(Json(json!({ "success": true, "data": data? })))
 }
 
+/// A beat.
+#[utoipa::path(post, context_path = API, path = "/heartbeat", tag = "peer_facing", request_body = Option<HeartbeatRequest>, responses((status = 200, body = Envelope<HeartbeatAnswer>), (status = 422), (status = 429)))]
 async fn heartbeat(
     State(serving): State<Serving>,
     Extension(caller): Extension<Caller>,
@@ -188,6 +222,8 @@ async fn heartbeat(
     Ok(Json(json!({ "success": true, "data": answer })))
 }
 
+/// Our anchors.
+#[utoipa::path(get, context_path = API, path = "/trust_bundle", tag = "peer_facing", responses((status = 200, body = Envelope<TrustBundle>)))]
 async fn trust_bundle(
     State(serving): State<Serving>,
     Extension(caller): Extension<Caller>,
@@ -197,6 +233,8 @@ async fn trust_bundle(
     Ok(Json(json!({ "success": true, "data": bundle })))
 }
 
+/// Signs another certificate for a child, or the first one for its node.
+#[utoipa::path(post, context_path = API, path = "/renew", tag = "peer_facing", request_body = RenewRequest, responses((status = 200, body = Envelope<RenewAnswer>), (status = 409), (status = 422), (status = 429)))]
 async fn renew(
     State(serving): State<Serving>,
     Extension(caller): Extension<Caller>,
@@ -233,6 +271,8 @@ async fn renew(
     Ok(Json(json!({ "success": true, "data": answer? })))
 }
 
+/// What the caller's operator has done to us.
+#[utoipa::path(post, context_path = API, path = "/notices", tag = "peer_facing", request_body = NoticeRequest, responses((status = 200, body = Envelope<Noticed>), (status = 422), (status = 429)))]
 async fn notices(
     State(serving): State<Serving>,
     Extension(caller): Extension<Caller>,
@@ -244,9 +284,11 @@ async fn notices(
     let NoticeRequest { notice } = body(&bytes?)?;
     let gateway = Arc::clone(&serving.gateway);
     let status = blocking(move || gateway.noticed(&caller.chain, notice, wall)).await??;
-    Ok(Json(json!({ "success": true, "data": { "status": status } })))
+    Ok(Json(json!({ "success": true, "data": Noticed { status } })))
 }
 
+/// What our audit has about the caller.
+#[utoipa::path(get, context_path = API, path = "/audit_excerpts", tag = "peer_facing", params(ExcerptsAsked), responses((status = 200, body = Envelope<Excerpts>), (status = 403), (status = 422)))]
 async fn audit_excerpts(
     State(serving): State<Serving>,
     Extension(caller): Extension<Caller>,
@@ -262,11 +304,16 @@ async fn audit_excerpts(
     Ok(Json(json!({ "success": true, "data": answer })))
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Page {
+    /// `next` of the answer before.
+    #[param(nullable = false)]
     after: Option<String>,
 }
 
+/// All of a kind that a grant allows.
+#[utoipa::path(get, context_path = API, path = "/resources/{kind}", tag = "peer_facing", params(Page), responses((status = 200, body = Envelope<ResourceAnswer>), (status = 403), (status = 422), (status = 503)))]
 async fn resources(
     State(serving): State<Serving>,
     Extension(caller): Extension<Caller>,
@@ -281,6 +328,8 @@ async fn resources(
     told(serving, caller, &headers, kind, None, page.after).await
 }
 
+/// One that a grant allows.
+#[utoipa::path(get, context_path = API, path = "/resources/{kind}/{id}", tag = "peer_facing", responses((status = 200, body = Envelope<ResourceAnswer>), (status = 403), (status = 422), (status = 503)))]
 async fn resource(
     State(serving): State<Serving>,
     Extension(caller): Extension<Caller>,

@@ -5,5 +5,6 @@ pub mod error;
 pub mod federation_api;
 pub mod limits;
 pub mod listener;
+pub mod openapi;
 pub mod operator;
 mod pace;

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use serde::Serialize;
 
+use crate::api::openapi;
 use crate::config::Diagnostics;
 
 /// Makes the overlay of an SD-WAN true on this host: WireGuard, VRFs and nftables from TOML, without a controller.
@@ -132,6 +133,15 @@ Exit status 1 if anything is critical or high.")]
 
 A running daemon stays, and leaves the host so until `sdwand apply` or its restart.")]
     Down,
+    /// Print the description of an API (OpenAPI 3.1); needs no daemon
+    #[command(after_help = "Examples:
+  sdwand openapi > openapi.json          # what operators ask: also served as /api/v1/openapi.json
+  sdwand openapi --peer-facing           # what peers call")]
+    Openapi {
+        /// What peers call, instead of what operators ask
+        #[arg(long)]
+        peer_facing: bool,
+    },
     /// Print completions for a shell
     #[command(after_help = "Example:
   sdwand completions bash > /etc/bash_completion.d/sdwand")]
@@ -332,6 +342,18 @@ fn dispatch(global: &Global, command: Command) -> Result<ExitCode, CliError> {
         Command::Token(command) => runtime(federation::token::token(global, command)),
         Command::Status(args) => runtime(status::status(global, args.watch)),
         Command::Down => runtime(online::down(global)),
+        Command::Openapi { peer_facing } => {
+            let document = if peer_facing {
+                openapi::peers()
+            } else {
+                openapi::operators()
+            };
+            let text = document
+                .to_pretty_json()
+                .map_err(|error| CliError::Other(format!("the document can't be written: {error}")))?;
+            global.print(&document, &format!("{text}\n"))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "sdwand", &mut script);

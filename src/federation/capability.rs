@@ -31,8 +31,9 @@ impl CapabilityId {
 }
 
 /// Which way it goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = CapabilityDirection)]
 pub enum Direction {
     /// From us to the peer.
     PushLocalToRemote,
@@ -45,8 +46,9 @@ pub enum Direction {
 }
 
 /// When it goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = CapabilityPolicy)]
 pub enum Policy {
     /// When an operator says so.
     #[default]
@@ -60,7 +62,7 @@ pub enum Policy {
 }
 
 /// Who wins where both have changed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ConflictRule {
     /// The newer one, by a logical clock.
@@ -75,7 +77,7 @@ pub enum ConflictRule {
 }
 
 /// An agreement.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Capability {
     /// Its id.
     pub id: CapabilityId,

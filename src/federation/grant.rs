@@ -57,8 +57,9 @@ impl fmt::Display for GrantId {
 }
 
 /// What may be done. None implies another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = GrantScope)]
 pub enum Scope {
     /// Read it.
     Read,
@@ -71,8 +72,9 @@ pub enum Scope {
 }
 
 /// What a grant came from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = GrantOrigin)]
 pub enum Origin {
     /// An operator.
     #[default]
@@ -82,8 +84,9 @@ pub enum Origin {
 }
 
 /// Where a grant stands: derived, never stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = GrantState)]
 pub enum State {
     /// It is good.
     Active,
@@ -152,8 +155,9 @@ pub enum TermsError {
 }
 
 /// What a grant may be restricted by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = GrantAxis)]
 pub enum Axis {
     /// The calling node.
     NodeInstanceIds,

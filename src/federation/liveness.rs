@@ -22,7 +22,7 @@ use super::peer::PeerId;
 pub const STALE: &str = "heartbeat_stale";
 
 /// What a probe has seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Probe {
     /// It answers, as who it is.

@@ -47,6 +47,7 @@ pub mod policy;
 pub mod pulse;
 pub mod residency;
 pub mod resources;
+mod schema;
 pub mod site;
 pub mod spawn;
 pub mod token;

@@ -44,7 +44,7 @@ const SKEW: Duration = Duration::from_secs(60);
 const MAX_SUBJECT: usize = 128;
 
 /// What an operator may do. None implies another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 pub enum Permission {
     /// Look.
     #[serde(rename = "system.peers.read")]
@@ -110,7 +110,7 @@ impl fmt::Display for Principal {
 }
 
 /// What is known of a token that was issued: all but the token.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct IssuedToken {
     /// Its id.
     pub jti: Uuid,

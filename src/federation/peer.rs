@@ -50,7 +50,9 @@ impl PeerId {
 }
 
 /// What one site is to the other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum SpawnRole {
     /// Two equals.
@@ -63,7 +65,9 @@ pub enum SpawnRole {
 }
 
 /// How the peering came about.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum SpawnMode {
     /// Two operators and a token.
@@ -91,8 +95,9 @@ impl SpawnMode {
 }
 
 /// Where a peer stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = PeerStatus)]
 pub enum Status {
     /// One operator has proposed; nobody has answered.
     Proposed,
@@ -378,7 +383,7 @@ pub struct Enrolment {
 }
 
 /// A place where a site is reached.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Endpoint {
     /// `https://…`
     pub url: String,

@@ -44,7 +44,7 @@ pub enum PayloadError {
 }
 
 /// As it is written.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Payload {
     /// Where the parent's API is.
     pub parent_url: String,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::version::{Version, VersionRange};
 
 /// What is made of a peer's version.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Compatibility {
     /// `compatible` or `incompatible`.
     pub status: Verdict,
@@ -24,7 +24,7 @@ pub struct Compatibility {
 }
 
 /// Whether versions get along.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// They do.
@@ -34,8 +34,9 @@ pub enum Verdict {
 }
 
 /// Which rule says so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = CompatibilitySource)]
 pub enum Source {
     /// The operator's.
     Operator,

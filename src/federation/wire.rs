@@ -25,7 +25,7 @@ const MAX_URL: usize = 2_048;
 pub const API: &str = "/api/v1/system/federation_api";
 
 /// `POST accept`.
-#[derive(Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct AcceptRequest {
     /// The token, as the operator pasted it.
@@ -58,11 +58,12 @@ impl std::fmt::Debug for AcceptRequest {
 }
 
 /// What a site says of itself; absent is unchanged.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct Said {
     /// What it can do.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
     pub capabilities: Option<Map<String, Value>>,
     /// What it is extended with.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -166,7 +167,7 @@ pub fn contract_version(value: Option<&Value>) -> Option<u32> {
 }
 
 /// What `accept` answers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AcceptAnswer {
     /// The caller's id at the site that it called.
     pub peer_id: PeerId,
@@ -203,7 +204,7 @@ pub struct AcceptAnswer {
 }
 
 /// Certificates of two sovereign sites.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TrustExchange {
     /// Our root.
     pub ca_bundle_pem: String,
@@ -212,7 +213,7 @@ pub struct TrustExchange {
 }
 
 /// What a node of a managed child asks for its certificate with.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct NodeEnrollment {
     /// Good once, for `renew`.
     pub bootstrap_token: String,
@@ -232,7 +233,7 @@ impl std::fmt::Debug for NodeEnrollment {
 }
 
 /// `POST renew`: a child asks for another certificate, or its node for the first one.
-#[derive(Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct RenewRequest {
     /// The request (PKCS #10, PEM), whose URI names the caller's gateway.
@@ -255,7 +256,7 @@ impl std::fmt::Debug for RenewRequest {
 }
 
 /// What `renew` answers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RenewAnswer {
     /// The caller's id here.
     pub peer_id: PeerId,
@@ -266,7 +267,7 @@ pub struct RenewAnswer {
 }
 
 /// What goes with a beat and its answer about anchors: so they move on where only one side can dial, too.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct TrustNews {
     /// How often the anchors of who says it have changed.
@@ -279,7 +280,7 @@ pub struct TrustNews {
 }
 
 /// `POST heartbeat`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct HeartbeatRequest {
     /// Comes back as it is: the answer is to this beat.
@@ -306,7 +307,7 @@ pub struct HeartbeatRequest {
 }
 
 /// What `heartbeat` answers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct HeartbeatAnswer {
     /// Where the caller stands here.
     pub status: Status,
@@ -344,7 +345,7 @@ pub struct HeartbeatAnswer {
 }
 
 /// What `trust_bundle` answers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TrustBundle {
     /// Our roots.
     pub ca_bundle_pem: String,
@@ -357,14 +358,14 @@ pub struct TrustBundle {
 }
 
 /// `POST notices`: what the caller's operator has done to us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct NoticeRequest {
     /// What.
     pub notice: Notice,
 }
 
 /// What an operator can have done to a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Notice {
     /// Ended it.
@@ -398,7 +399,7 @@ impl Notice {
 }
 
 /// What `resources/{kind}` and `resources/{kind}/{id}` answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ResourceAnswer {
     /// As it was asked.
     pub kind: String,
@@ -421,7 +422,7 @@ pub struct ResourceAnswer {
 }
 
 /// The envelope of answers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Envelope<T> {
     /// Whether it was done.
     #[serde(default = "yes")]
@@ -435,7 +436,7 @@ const fn yes() -> bool {
 }
 
 /// The envelope of refusals.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Refusal {
     /// Always false.
     pub success: bool,

@@ -187,7 +187,7 @@ pub struct Federation {
 }
 
 /// A cluster's store, which this program doesn't run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Cluster {
     /// What it speaks.
     pub kind: ClusterKind,
@@ -224,7 +224,7 @@ impl Cluster {
 }
 
 /// What a cluster's store speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClusterKind {
     /// etcd's API, version 3.

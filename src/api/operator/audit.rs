@@ -8,41 +8,52 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use super::answers::{Audit, Data, Site, Verdict};
 use super::{FEDERATION, Operating, Routes, find};
 use crate::api::error::ApiError;
 use crate::api::federation_api::blocking;
-use crate::federation::gateway::Verified;
+use crate::federation::gateway::{Rotating, Verified};
+use crate::federation::governance::Finding;
 use crate::federation::ledger::Window;
 use crate::federation::moment::Moment;
 
 pub(super) fn routes() -> Routes {
     Routes {
-        read: Router::new()
-            .route(&format!("{FEDERATION}/audit"), get(audit))
-            .route(&format!("{FEDERATION}/audit/export"), get(export))
-            .route(&format!("{FEDERATION}/site"), get(site))
-            .route(&format!("{FEDERATION}/governance"), get(governance)),
-        invite: Router::new(),
-        manage: Router::new().route(&format!("{FEDERATION}/pki/rotate"), post(rotate)),
+        read: OpenApiRouter::new()
+            .routes(routes!(audit))
+            .routes(routes!(export))
+            .routes(routes!(site))
+            .routes(routes!(governance)),
+        invite: OpenApiRouter::new(),
+        manage: OpenApiRouter::new().routes(routes!(rotate)),
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Tail {
+    /// How many; 100 without it, 5,000 at most.
+    #[param(minimum = 0, nullable = false)]
     count: Option<usize>,
+    /// Whether the whole chain is recomputed.
+    #[param(nullable = false)]
     verify: Option<bool>,
+    /// Of this one alone: its id, or the alias of a live one.
+    #[param(nullable = false)]
     peer: Option<String>,
 }
 
+/// The last records of the audit.
+#[utoipa::path(get, context_path = FEDERATION, path = "/audit", tag = "site", params(Tail), responses((status = 200, body = Data<Audit>), (status = 404)))]
 async fn audit(
     State(operating): State<Operating>,
     Query(tail): Query<Tail>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Data<Audit>, ApiError> {
     let peer = tail.peer.map(|peer| find(&operating, &peer)).transpose()?;
     let gateway = Arc::clone(&operating.gateway);
     let (verified, records) = blocking(move || {
@@ -53,28 +64,39 @@ async fn audit(
     .await?;
     let records = records.map_err(|error| ApiError::internal(&error))?;
     let verified = match verified {
-        None => Value::Null,
-        Some(Ok(verified)) => shown(&verified),
+        None => None,
+        Some(Ok(verified)) => Some(judged(verified)),
         Some(Err(error)) => {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
-            json!({ "ok": false, "error": cause.unwrap_or_else(|| error.to_string()) })
+            Some(Verdict {
+                error: Some(cause.unwrap_or_else(|| error.to_string())),
+                ..Verdict::default()
+            })
         }
     };
-    let head = operating.gateway.ledger.head().to_string();
-    Ok(Json(
-        json!({ "data": { "records": records, "head": head, "verified": verified } }),
-    ))
+    let head = operating.gateway.ledger.head();
+    let data = Audit {
+        records,
+        head,
+        verified,
+    };
+    Ok(Data { data })
 }
 
 /// What a chain that is consistent with itself shows, and whether peers say otherwise.
-fn shown(verified: &Verified) -> Value {
-    let head = verified.head.to_string();
+fn judged(verified: Verified) -> Verdict {
+    let head = Some(verified.head);
     if let Some(first) = verified.contradicted.first() {
         let error = format!(
             "truncated or rewritten: {} has seen record {} with another hash, or it isn't there",
             first.alias, first.sequence
         );
-        return json!({ "ok": false, "error": error, "head": head, "contradicted": verified.contradicted });
+        return Verdict {
+            error: Some(error),
+            head,
+            contradicted: Some(verified.contradicted),
+            ..Verdict::default()
+        };
     }
     let last = verified.witnessed.iter().map(|witness| witness.sequence).max();
     let shows = last.map_or_else(
@@ -87,20 +109,34 @@ fn shown(verified: &Verified) -> Value {
             format!("that nothing was cut or rewritten up to record {last}: {peers} peers have seen it")
         },
     );
-    json!({ "ok": true, "head": head, "shows": shows, "witnessed": verified.witnessed })
+    Verdict {
+        ok: true,
+        head,
+        shows: Some(shows),
+        witnessed: Some(verified.witnessed),
+        ..Verdict::default()
+    }
 }
 
 /// How many records are in memory at once.
 const PAGE: usize = 500;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Export {
+    /// RFC 3339; the beginning without it.
+    #[param(format = DateTime, nullable = false)]
     since: Option<String>,
+    /// RFC 3339; now without it.
+    #[param(format = DateTime, nullable = false)]
     until: Option<String>,
+    /// Of this one alone: its id, or the alias of a live one.
+    #[param(nullable = false)]
     peer: Option<String>,
 }
 
 /// The audit as JSON lines, each with what is needed to recompute it.
+#[utoipa::path(get, context_path = FEDERATION, path = "/audit/export", tag = "site", params(Export), responses((status = 200, body = String, content_type = "application/x-ndjson"), (status = 404), (status = 422)))]
 async fn export(
     State(operating): State<Operating>,
     Query(asked): Query<Export>,
@@ -145,35 +181,45 @@ async fn export(
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
 
-async fn site(State(operating): State<Operating>) -> Json<Value> {
+/// This site and its CA.
+#[utoipa::path(get, context_path = FEDERATION, path = "/site", tag = "site", responses((status = 200, body = Data<Site>)))]
+async fn site(State(operating): State<Operating>) -> Data<Site> {
     let gateway = &operating.gateway;
-    Json(json!({ "data": {
-        "site_id": gateway.site,
-        "node": gateway.node,
-        "url": gateway.settings.url,
-        "ca_fingerprint": gateway.ca.fingerprint().to_string(),
-        "ca_pem": gateway.ca.pem(),
-        "rotation": gateway.rotation((operating.wall)()),
-    } }))
+    let data = Site {
+        site_id: gateway.site.clone(),
+        node: gateway.node.clone(),
+        url: gateway.settings.url.clone(),
+        ca_fingerprint: gateway.ca.fingerprint().to_string(),
+        ca_pem: gateway.ca.pem(),
+        rotation: gateway.rotation((operating.wall)()),
+    };
+    Data { data }
 }
 
-async fn rotate(State(operating): State<Operating>) -> Result<(StatusCode, Json<Value>), ApiError> {
+/// Draws another CA: peers take it up by and by.
+#[utoipa::path(post, context_path = FEDERATION, path = "/pki/rotate", tag = "site", responses((status = 202, body = Data<Rotating>), (status = 409)))]
+async fn rotate(State(operating): State<Operating>) -> Result<(StatusCode, Data<Rotating>), ApiError> {
     let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
     let rotation = blocking(move || gateway.rotate(wall)).await??;
-    Ok((StatusCode::ACCEPTED, Json(json!({ "data": rotation }))))
+    Ok((StatusCode::ACCEPTED, Data { data: rotation }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Of {
+    /// Of this one alone: its id, or the alias of a live one.
+    #[param(nullable = false)]
     peer: Option<String>,
 }
 
+/// What to look at.
+#[utoipa::path(get, context_path = FEDERATION, path = "/governance", tag = "site", params(Of), responses((status = 200, body = Data<Vec<Finding>>), (status = 404)))]
 async fn governance(
     State(operating): State<Operating>,
     Query(of): Query<Of>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Data<Vec<Finding>>, ApiError> {
     let id = of.peer.map(|peer| find(&operating, &peer)).transpose()?;
     let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
     let findings = blocking(move || gateway.governance(id, wall)).await?;
-    Ok(Json(json!({ "data": findings })))
+    Ok(Data { data: findings })
 }

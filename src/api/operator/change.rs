@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::routing::patch;
-use axum::{Json, Router};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use super::answers::{Changed, Data};
 use super::peers::{changed, peer_view};
 use super::{API, Operating, Routes, find};
 use crate::api::error::ApiError;
@@ -28,13 +29,15 @@ use crate::federation::wire::Notice;
 
 pub(super) fn routes() -> Routes {
     Routes {
-        read: Router::new(),
-        invite: Router::new(),
-        manage: Router::new().route(&format!("{API}/{{peer}}"), patch(change)),
+        read: OpenApiRouter::new(),
+        invite: OpenApiRouter::new(),
+        manage: OpenApiRouter::new().routes(routes!(change)),
     }
 }
 
-#[derive(Deserialize, Default)]
+/// One of them.
+#[derive(Deserialize, Default, ToSchema)]
+#[schema(as = PeerChange)]
 #[serde(default)]
 struct Change {
     status: Option<Status>,
@@ -42,11 +45,13 @@ struct Change {
     remote_instance_url: Option<String>,
 }
 
+/// Changes one thing about a peer.
+#[utoipa::path(patch, context_path = API, path = "/{peer}", tag = "peers", request_body = Change, responses((status = 200, body = Data<Changed>), (status = 409), (status = 422)))]
 async fn change(
     State(operating): State<Operating>,
     Path(peer): Path<String>,
     bytes: Bytes,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Data<Changed>, ApiError> {
     let id = find(&operating, &peer)?;
     let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
     let peer = match body::<Change>(&bytes)? {
@@ -82,11 +87,13 @@ async fn change(
         }
     };
     let view = peer_view(&operating.gateway, &peer?);
-    Ok(Json(json!({ "data": { "peer": view } })))
+    Ok(Data {
+        data: Changed { peer: view },
+    })
 }
 
 /// As the verbs do, but that what can't happen is 422: the row is as it was.
-async fn set_status(operating: &Operating, peer: &str, status: Status) -> Result<Json<Value>, ApiError> {
+async fn set_status(operating: &Operating, peer: &str, status: Status) -> Result<Data<Changed>, ApiError> {
     let reason = "by the operator";
     let set = match status {
         Status::Suspended => {

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use axum::routing::{delete, get, post};
-use axum::{Json, Router};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
+use super::answers::{Data, GrantView, Granted};
 use super::peers::word;
 use super::{API, Operating, Routes, find, optional};
 use crate::api::error::ApiError;
@@ -19,62 +21,37 @@ use crate::api::federation_api::{blocking, body};
 use crate::federation::capability::{Capability, CapabilityId, ConflictRule, Direction, Policy};
 use crate::federation::dial::Wanted;
 use crate::federation::gateway::Granting;
-use crate::federation::grant::{Grant, GrantId, Scope, State as GrantState, Terms};
-use crate::federation::moment::Moment;
+use crate::federation::grant::{GrantId, Scope, State as GrantState, Terms};
 use crate::federation::peer::{SpawnMode, SpawnRole};
-use crate::federation::resources::Kind;
+use crate::federation::wire::ResourceAnswer;
 
 pub(super) fn routes() -> Routes {
-    let of = |rest: &str| format!("{API}/{{peer}}/{rest}");
     Routes {
-        read: Router::new()
-            .route(&of("grants"), get(list))
-            .route(&of("capabilities"), get(agreed)),
-        invite: Router::new(),
-        manage: Router::new()
-            .route(&of("grants"), post(create))
-            .route(&of("grants/{grant}/revoke"), post(revoke))
-            .route(&of("capabilities"), post(agree))
-            .route(&of("capabilities/{capability}"), delete(disagree))
-            .route(&of("call"), post(call)),
+        read: OpenApiRouter::new().routes(routes!(list)).routes(routes!(agreed)),
+        invite: OpenApiRouter::new(),
+        manage: OpenApiRouter::new()
+            .routes(routes!(create))
+            .routes(routes!(revoke))
+            .routes(routes!(agree))
+            .routes(routes!(disagree))
+            .routes(routes!(call)),
     }
 }
 
-/// A grant, for operators: all but its token.
-fn view(grant: &Grant, now: Moment) -> Value {
-    json!({
-        "id": grant.id,
-        "peer_id": grant.peer,
-        "origin": grant.origin,
-        "remote_subject": grant.remote_subject,
-        "resource_kind": grant.resource_kind,
-        "resource_id": grant.resource_id,
-        "permission_scopes": grant.scopes,
-        "node_instance_ids": grant.node_instance_ids,
-        "sdwan_network_ids": grant.sdwan_network_ids,
-        "source_cidrs": grant.source_cidrs,
-        "unrestricted_axes": grant.unrestricted_axes(),
-        "state": grant.state(now),
-        // Any kind may be granted; not every one is served here.
-        "served": Kind::of(&grant.resource_kind).is_some(),
-        "issued_at": grant.issued_at,
-        "expires_at": grant.expires_at,
-        "revoked_at": grant.revoked_at,
-        "revoke_reason": grant.revoke_reason,
-        "archived_at": grant.archived_at,
-    })
-}
-
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Filter {
+    #[param(value_type = Option<GrantState>, nullable = false)]
     state: Option<String>,
 }
 
+/// What a peer is given.
+#[utoipa::path(get, context_path = API, path = "/{peer}/grants", tag = "grants", params(Filter), responses((status = 200, body = Data<Vec<GrantView>>)))]
 async fn list(
     State(operating): State<Operating>,
     Path(peer): Path<String>,
     Query(filter): Query<Filter>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Data<Vec<GrantView>>, ApiError> {
     let id = find(&operating, &peer)?;
     let wanted = filter.state.map(|state| {
         serde_json::from_value::<GrantState>(Value::String(state.clone()))
@@ -82,23 +59,31 @@ async fn list(
     });
     let wanted = wanted.transpose()?;
     let wall = (operating.wall)();
-    let grants: Vec<Value> = operating.gateway.ledger.read(|book| {
+    let grants = operating.gateway.ledger.read(|book| {
         let now = book.now(wall);
         let of_peer = book.grants().filter(|grant| grant.peer == id);
         of_peer
             .filter(|grant| wanted.is_none_or(|state| grant.state(now) == state))
-            .map(|grant| view(grant, now))
+            .map(|grant| GrantView::of(grant, now))
             .collect()
     });
-    Ok(Json(json!({ "data": grants })))
+    Ok(Data { data: grants })
 }
 
-#[derive(Default, Deserialize)]
+/// What is given.
+#[derive(Default, Deserialize, ToSchema)]
+#[schema(as = GrantAsked)]
 #[serde(default)]
 struct Create {
+    /// For whom at the peer.
+    #[schema(required = true, nullable = false, pattern = "^[!-~]{1,256}$")]
     remote_subject: Option<String>,
+    #[schema(required = true, nullable = false, pattern = "^[!-~]{1,64}$")]
     resource_kind: Option<String>,
+    /// Which one; none is all.
+    #[schema(pattern = "^[!-~]{1,128}$")]
     resource_id: Option<String>,
+    #[schema(value_type = Option<Vec<Scope>>, min_items = 1)]
     permission_scopes: Option<Vec<String>>,
     node_instance_ids: Vec<String>,
     sdwan_network_ids: Vec<String>,
@@ -106,11 +91,13 @@ struct Create {
     ttl_days: Option<i64>,
 }
 
+/// Gives a peer something to read: the answer has the token, once.
+#[utoipa::path(post, context_path = API, path = "/{peer}/grants", tag = "grants", request_body = Create, responses((status = 201, body = Data<Granted>), (status = 409), (status = 422)))]
 async fn create(
     State(operating): State<Operating>,
     Path(peer): Path<String>,
     bytes: Bytes,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
+) -> Result<(StatusCode, Data<Granted>), ApiError> {
     let id = find(&operating, &peer)?;
     let asked: Create = body(&bytes)?;
     let mut scopes = BTreeSet::new();
@@ -142,12 +129,16 @@ async fn create(
     (operating.random)(&mut id);
     let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
     let granted = blocking(move || gateway.grant(granting, secret, id, wall)).await??;
-    let mut data = view(&granted.grant, granted.grant.issued_at);
-    data["bearer_token"] = json!(granted.token.reveal());
-    Ok((StatusCode::CREATED, Json(json!({ "data": data }))))
+    let data = Granted {
+        grant: GrantView::of(&granted.grant, granted.grant.issued_at),
+        bearer_token: granted.token.reveal(),
+    };
+    Ok((StatusCode::CREATED, Data { data }))
 }
 
-#[derive(Default, Deserialize)]
+/// Why.
+#[derive(Default, Deserialize, ToSchema)]
+#[schema(as = GrantReason)]
 #[serde(default)]
 struct Reason {
     reason: Option<String>,
@@ -158,46 +149,60 @@ fn id_of(text: &str, code: &'static str) -> Result<Uuid, ApiError> {
     Uuid::try_parse(text).map_err(|_| ApiError::new(404, code, format!("there is no {text}")))
 }
 
+/// Ends a grant.
+#[utoipa::path(post, context_path = API, path = "/{peer}/grants/{grant}/revoke", tag = "grants", request_body = Option<Reason>, responses((status = 200, body = Data<GrantView>), (status = 409), (status = 422)))]
 async fn revoke(
     State(operating): State<Operating>,
     Path((peer, grant)): Path<(String, String)>,
     bytes: Bytes,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Data<GrantView>, ApiError> {
     let id = find(&operating, &peer)?;
     let grant = GrantId(id_of(&grant, "unknown_grant")?);
     let reason = optional::<Reason>(&bytes)?.reason;
     let reason = reason.unwrap_or_else(|| "by the operator".to_owned());
     let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
     let grant = blocking(move || gateway.revoke_grant(id, grant, &reason, wall)).await??;
-    Ok(Json(json!({ "data": view(&grant, wall) })))
+    Ok(Data {
+        data: GrantView::of(&grant, wall),
+    })
 }
 
+/// What is agreed with a peer.
+#[utoipa::path(get, context_path = API, path = "/{peer}/capabilities", tag = "grants", responses((status = 200, body = Data<Vec<Capability>>)))]
 async fn agreed(
     State(operating): State<Operating>,
     Path(peer): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Data<Vec<Capability>>, ApiError> {
     let id = find(&operating, &peer)?;
-    let found: Vec<Value> = operating.gateway.ledger.read(|book| {
+    let data = operating.gateway.ledger.read(|book| {
         let of_peer = book.capabilities_of(id);
-        of_peer.map(|capability| json!(**capability)).collect()
+        of_peer.map(|capability| (**capability).clone()).collect()
     });
-    Ok(Json(json!({ "data": found })))
+    Ok(Data { data })
 }
 
-#[derive(Default, Deserialize)]
+/// What is agreed.
+#[derive(Default, Deserialize, ToSchema)]
+#[schema(as = CapabilityAsked)]
 #[serde(default)]
 struct Agree {
+    #[schema(required = true, nullable = false, pattern = "^[!-~]{1,64}$")]
     resource_kind: Option<String>,
+    #[schema(required = true, nullable = false, value_type = Direction)]
     direction: Option<String>,
+    #[schema(value_type = Option<Policy>)]
     policy: Option<String>,
+    #[schema(value_type = Option<ConflictRule>)]
     conflict: Option<String>,
 }
 
+/// Agrees on a kind of resources.
+#[utoipa::path(post, context_path = API, path = "/{peer}/capabilities", tag = "grants", request_body = Agree, responses((status = 201, body = Data<Capability>), (status = 409), (status = 422)))]
 async fn agree(
     State(operating): State<Operating>,
     Path(peer): Path<String>,
     bytes: Bytes,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
+) -> Result<(StatusCode, Data<Capability>), ApiError> {
     let peer = find(&operating, &peer)?;
     let asked: Agree = body(&bytes)?;
     let missing = |field: &str| ApiError::new(400, "bad_request", format!("{field} is missing"));
@@ -225,34 +230,42 @@ async fn agree(
         conflict: conflict.unwrap_or_default(),
     };
     let capability = blocking(move || gateway.agree(capability, wall)).await??;
-    Ok((StatusCode::CREATED, Json(json!({ "data": capability }))))
+    Ok((StatusCode::CREATED, Data { data: capability }))
 }
 
+/// Ends an agreement.
+#[utoipa::path(delete, context_path = API, path = "/{peer}/capabilities/{capability}", tag = "grants", responses((status = 200, body = Data<Capability>), (status = 409)))]
 async fn disagree(
     State(operating): State<Operating>,
     Path((peer, capability)): Path<(String, String)>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Data<Capability>, ApiError> {
     let peer = find(&operating, &peer)?;
     let id = CapabilityId(id_of(&capability, "unknown_capability")?);
     let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
     let capability = blocking(move || gateway.disagree(peer, id, wall)).await??;
-    Ok(Json(json!({ "data": capability })))
+    Ok(Data { data: capability })
 }
 
-#[derive(Default, Deserialize)]
+/// What to read.
+#[derive(Default, Deserialize, ToSchema)]
+#[schema(as = CallAsked)]
 #[serde(default)]
 struct Call {
+    #[schema(required = true, nullable = false)]
     resource_kind: Option<String>,
     resource_id: Option<String>,
     after: Option<String>,
+    /// The grant's token; a managed child needs none to read its parent.
     bearer_token: Option<String>,
 }
 
+/// Reads what a peer has granted us.
+#[utoipa::path(post, context_path = API, path = "/{peer}/call", tag = "grants", request_body = Call, responses((status = 200, body = Data<ResourceAnswer>), (status = 409), (status = 422), (status = 502)))]
 async fn call(
     State(operating): State<Operating>,
     Path(peer): Path<String>,
     bytes: Bytes,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Data<ResourceAnswer>, ApiError> {
     let id = find(&operating, &peer)?;
     let asked: Call = body(&bytes)?;
     let missing = |field: &str| ApiError::new(400, "bad_request", format!("{field} is missing"));
@@ -271,5 +284,5 @@ async fn call(
         return Err(missing("bearer_token"));
     }
     let told = operating.gateway.fetch(id, &wanted, (operating.wall)()).await?;
-    Ok(Json(json!({ "data": told })))
+    Ok(Data { data: told })
 }

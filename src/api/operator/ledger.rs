@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::post;
 use tokio::io::AsyncReadExt as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{FEDERATION, Operating};
 use crate::api::error::ApiError;
@@ -18,10 +18,12 @@ use crate::api::federation_api::blocking;
 /// How much of the file is in memory at once.
 const CHUNK: usize = 64 * 1024;
 
-pub(super) fn routes() -> Router<Operating> {
-    Router::new().route(&format!("{FEDERATION}/ledger/backup"), post(backup))
+pub(super) fn routes() -> OpenApiRouter<Operating> {
+    OpenApiRouter::new().routes(routes!(backup))
 }
 
+/// A copy of the ledger; on the gateway alone.
+#[utoipa::path(post, context_path = FEDERATION, path = "/ledger/backup", tag = "ledger", responses((status = 200, body = Vec<u8>, content_type = "application/vnd.sqlite3")))]
 async fn backup(State(operating): State<Operating>) -> Result<Response, ApiError> {
     let gateway = Arc::clone(&operating.gateway);
     let copied = blocking(move || gateway.ledger.backup()).await?;

@@ -8,9 +8,10 @@
 //! | `audit` | `/api/v1/system/federation/{audit,site,pki,governance}` |
 //! | `sweep` | `/api/v1/system/federation/sweep` |
 //! | `tokens` | `/api/v1/system/federation/tokens` |
-//! | `view` | a peer, as operators are shown it |
+//! | `answers`, `view` | what operators are told; a peer, as they are shown it |
 //! | `ways`, `listen` | who asks, by which way, and what that allows |
 
+mod answers;
 mod audit;
 mod change;
 mod grants;
@@ -24,10 +25,13 @@ mod ways;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn_with_state, map_response};
+use axum::{Json, Router};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 pub use ways::Arrival;
@@ -44,6 +48,8 @@ use crate::federation::wire::MAX_BODY;
 pub const API: &str = "/api/v1/system/platform/peers";
 /// Where the federation as a whole is.
 pub const FEDERATION: &str = "/api/v1/system/federation";
+/// Where this API is described.
+pub const DOCUMENT: &str = "/api/v1/openapi.json";
 
 /// What the operator's handlers need.
 #[derive(Clone)]
@@ -60,9 +66,9 @@ pub struct Operating {
 
 /// The routes, by what they need: to read, to invite, to manage.
 struct Routes {
-    read: Router<Operating>,
-    invite: Router<Operating>,
-    manage: Router<Operating>,
+    read: OpenApiRouter<Operating>,
+    invite: OpenApiRouter<Operating>,
+    manage: OpenApiRouter<Operating>,
 }
 
 impl Routes {
@@ -75,17 +81,32 @@ impl Routes {
     }
 }
 
-/// The routes. Whoever serves them puts an [`Arrival`] on every request: see [`listen`].
-pub fn router(operating: Operating) -> Router {
+/// All routes, each with what it needs.
+fn all() -> OpenApiRouter<Operating> {
     let Routes { read, invite, manage } = peers::routes()
         .and(change::routes())
         .and(grants::routes())
         .and(audit::routes())
         .and(sweep::routes());
+    let on_the_gateway = tokens::routes().merge(ledger::routes());
     ways::needs(Permission::Read, read)
         .merge(ways::needs(Permission::Invite, invite))
         .merge(ways::needs(Permission::Manage, manage))
-        .merge(ways::needs_api_sock(tokens::routes().merge(ledger::routes())))
+        .merge(ways::needs_nothing(
+            OpenApiRouter::new().routes(routes!(document)),
+        ))
+        .merge(ways::needs_api_sock(on_the_gateway))
+}
+
+/// What the routes say of themselves.
+pub(super) fn described() -> OpenApi {
+    all().into_openapi()
+}
+
+/// The routes. Whoever serves them puts an [`Arrival`] on every request: see [`listen`].
+pub fn router(operating: Operating) -> Router {
+    let (routes, _) = all().split_for_parts();
+    routes
         .fallback(async || ApiError::new(404, "not_found", "there is no such path"))
         .method_not_allowed_fallback(async || {
             ApiError::new(405, "method_not_allowed", "not with this method")
@@ -94,6 +115,12 @@ pub fn router(operating: Operating) -> Router {
         .layer(map_response(in_our_shape))
         .layer(from_fn_with_state(operating.clone(), ways::admit))
         .with_state(operating)
+}
+
+/// This document. Whoever may do anything may read it.
+#[utoipa::path(get, path = DOCUMENT, tag = "site", responses((status = 200, body = Object)))]
+async fn document() -> Json<OpenApi> {
+    Json(super::openapi::operators())
 }
 
 /// A peer by its id, or by the alias of a live one.

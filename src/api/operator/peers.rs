@@ -7,17 +7,19 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
+use super::answers::{Accepted, Changed, Data, PeerDetails, Proposed, Retried};
 use super::view::PeerView;
 use super::{API, Operating, Routes, find, optional};
 use crate::api::error::ApiError;
 use crate::api::federation_api::{blocking, body};
-use crate::federation::gateway::{Gateway, OperatorError, Proposal, SoftStep};
+use crate::federation::gateway::{Gateway, OperatorError, Proposal, Proposed as Offered, SoftStep};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Peer, PeerId, SpawnMode, SpawnRole, Status};
 use crate::federation::spawn::Payload;
@@ -26,21 +28,18 @@ use crate::federation::wire::Notice;
 use crate::model::Name;
 
 pub(super) fn routes() -> Routes {
-    let of = |verb: &str| format!("{API}/{{peer}}/{verb}");
     Routes {
-        read: Router::new()
-            .route(API, get(list))
-            .route(&format!("{API}/{{peer}}"), get(show)),
-        invite: Router::new()
-            .route(API, post(propose))
-            .route(&of("accept"), post(accept))
-            .route(&of("rotate-token"), post(rotate_token)),
-        manage: Router::new()
-            .route(&of("verify"), post(verify))
-            .route(&of("suspend"), post(suspend))
-            .route(&of("resume"), post(resume))
-            .route(&of("revoke"), post(revoke))
-            .route(&of("retry"), post(retry)),
+        read: OpenApiRouter::new().routes(routes!(list)).routes(routes!(show)),
+        invite: OpenApiRouter::new()
+            .routes(routes!(propose))
+            .routes(routes!(accept))
+            .routes(routes!(rotate_token)),
+        manage: OpenApiRouter::new()
+            .routes(routes!(verify))
+            .routes(routes!(suspend))
+            .routes(routes!(resume))
+            .routes(routes!(revoke))
+            .routes(routes!(retry)),
     }
 }
 
@@ -49,12 +48,21 @@ pub(super) fn peer_view(gateway: &Gateway, peer: &Peer) -> Value {
     json!(PeerView::of(gateway, peer))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Filter {
+    /// Statuses, with commas between them.
+    #[param(
+        nullable = false,
+        pattern = "^(proposed|accepted|enrolled|active|degraded|suspended|revoked)(,(proposed|accepted|enrolled|active|degraded|suspended|revoked))*$"
+    )]
     status: Option<String>,
+    #[param(nullable = false)]
     spawn_mode: Option<SpawnMode>,
 }
 
+/// The peers.
+#[utoipa::path(get, context_path = API, path = "", tag = "peers", params(Filter), responses((status = 200, body = Data<Vec<PeerView<'static>>>)))]
 async fn list(
     State(operating): State<Operating>,
     Query(filter): Query<Filter>,
@@ -89,18 +97,19 @@ struct Listed<'a> {
     data: Vec<PeerView<'a>>,
 }
 
-async fn show(State(operating): State<Operating>, Path(peer): Path<String>) -> Result<Json<Value>, ApiError> {
+/// A peer.
+#[utoipa::path(get, context_path = API, path = "/{peer}", tag = "peers", responses((status = 200, body = Data<PeerDetails>)))]
+async fn show(
+    State(operating): State<Operating>,
+    Path(peer): Path<String>,
+) -> Result<Data<PeerDetails>, ApiError> {
     let id = find(&operating, &peer)?;
     let gateway = &operating.gateway;
     let fleet = gateway.fleet();
-    let peer = gateway.ledger.read(|book| {
+    let details = gateway.ledger.read(|book| {
         let peer = book.peer(&id)?;
-        let mut view = peer_view(gateway, peer);
-        view["grants_count"] = json!(book.grants().filter(|grant| grant.peer == id).count());
         let now = book.now((operating.wall)());
         let mut authority = book.grants().filter(|grant| grant.is_authority_of(id, now));
-        view["managed_until"] = json!(authority.next().map(|grant| grant.expires_at));
-        view["capabilities_count"] = json!(book.capabilities_of(id).count());
         let bridges = fleet.as_ref().map(|fleet| {
             fleet
                 .bridges
@@ -108,20 +117,40 @@ async fn show(State(operating): State<Operating>, Path(peer): Path<String>) -> R
                 .filter(|bridge| bridge.peer == peer.alias)
                 .count()
         });
-        view["bridges_count"] = json!(bridges);
-        Some(view)
+        Some(PeerDetails {
+            peer: peer_view(gateway, peer),
+            grants_count: book.grants().filter(|grant| grant.peer == id).count(),
+            capabilities_count: book.capabilities_of(id).count(),
+            bridges_count: bridges,
+            managed_until: authority.next().map(|grant| grant.expires_at),
+        })
     });
-    Ok(Json(json!({ "data": peer })))
+    let data = details.ok_or_else(|| ApiError::from(OperatorError::Unknown(id)))?;
+    Ok(Data { data })
 }
 
-#[derive(Deserialize, Default)]
+/// A proposal.
+#[derive(Deserialize, Default, ToSchema)]
 #[serde(default)]
 struct Propose {
+    /// Where the peer's API is.
+    #[schema(
+        required = true,
+        nullable = false,
+        max_length = 2048,
+        pattern = "^https://[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*(:[1-9][0-9]{0,3})?(/[a-zA-Z0-9_-]+)*$"
+    )]
     remote_instance_url: Option<String>,
+    /// What we call it; else a name is made of its host's. It doesn't read like an id.
+    #[schema(pattern = "^[a-z0-9][a-z0-9-]{0,30}$")]
     alias: Option<String>,
+    #[schema(value_type = Option<SpawnRole>)]
     spawn_role: Option<String>,
+    #[schema(value_type = Option<SpawnMode>)]
     spawn_mode: Option<String>,
     token_ttl_seconds: Option<i64>,
+    /// SHA-256 of the peer's CA.
+    #[schema(pattern = "^(sha256:)?[0-9a-fA-F]{64}$")]
     expect_ca: Option<String>,
 }
 
@@ -137,10 +166,12 @@ pub(super) fn word<T: for<'a> Deserialize<'a> + Default>(
     }
 }
 
+/// Proposes a peer: the answer has the token, once.
+#[utoipa::path(post, context_path = API, path = "", tag = "peers", request_body = Propose, responses((status = 201, body = Data<Proposed>), (status = 409), (status = 422)))]
 async fn propose(
     State(operating): State<Operating>,
     bytes: Bytes,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
+) -> Result<(StatusCode, Data<Proposed>), ApiError> {
     let asked: Propose = body(&bytes)?;
     let url = asked.remote_instance_url.filter(|url| !url.trim().is_empty());
     let url = url.ok_or_else(|| ApiError::new(400, "bad_request", "remote_instance_url is missing"))?;
@@ -183,57 +214,84 @@ async fn propose(
     (operating.random)(&mut id);
     let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
     let proposed = blocking(move || gateway.propose(&proposal, secret, id, wall)).await??;
-    let mut data = json!({
-        "peer": peer_view(&operating.gateway, &proposed.peer),
-        "acceptance_token": proposed.token.reveal(),
-    });
     let url = operating.gateway.settings.url.as_ref();
-    if url.is_none() {
-        data["warnings"] = json!([
-            "this site can't be dialled, so nobody can bring the token to it: let the other operator propose"
-        ]);
-    }
-    if let Some(url) = url.filter(|_| proposed.peer.role == SpawnRole::Parent) {
-        // What the child reads at its first start.
-        data["spawn_payload"] = json!(Payload {
+    let undialable =
+        "this site can't be dialled, so nobody can bring the token to it: let the other operator propose";
+    let spawns = url.filter(|_| proposed.peer.role == SpawnRole::Parent);
+    let data = Proposed {
+        spawn_payload: spawns.map(|url| Payload {
             parent_url: url.to_string(),
             acceptance_token: proposed.token.reveal(),
             spawn_mode: proposed.peer.mode,
             parent_peer_id: Some(proposed.peer.id),
             contract_version: json!("v1"),
             name: Name::new(operating.gateway.site.name()).ok(),
-        });
-    }
-    Ok((StatusCode::CREATED, Json(json!({ "data": data }))))
+        }),
+        warnings: url.map_or_else(|| vec![undialable], |_| Vec::new()),
+        ..shown_once(&operating, &proposed)
+    };
+    Ok((StatusCode::CREATED, Data { data }))
 }
 
-#[derive(Deserialize, Default)]
+/// A peer, and its token.
+fn shown_once(operating: &Operating, proposed: &Offered) -> Proposed {
+    Proposed {
+        peer: peer_view(&operating.gateway, &proposed.peer),
+        acceptance_token: proposed.token.reveal(),
+        spawn_payload: None,
+        warnings: Vec::new(),
+    }
+}
+
+/// A token to take to a peer.
+#[derive(Deserialize, Default, ToSchema)]
 #[serde(default)]
-struct Change {
+struct Accept {
+    #[schema(
+        required = true,
+        nullable = false,
+        pattern = "^sdw1\\.[A-Za-z0-9_-]+\\.[A-Za-z0-9_-]+\\.[A-Za-z0-9_-]+$"
+    )]
     acceptance_token: Option<String>,
+}
+
+/// Why.
+#[derive(Deserialize, Default, ToSchema)]
+#[schema(as = ChangeReason)]
+#[serde(default)]
+struct Reason {
     reason: Option<String>,
+}
+
+/// For how long a token is good.
+#[derive(Deserialize, Default, ToSchema)]
+#[serde(default)]
+struct Life {
     token_ttl_seconds: Option<i64>,
 }
 
+/// Takes a token to the peer that issued it.
+#[utoipa::path(post, context_path = API, path = "/{peer}/accept", tag = "peers", request_body = Accept, responses((status = 200, body = Data<Accepted>), (status = 409), (status = 422), (status = 429), (status = 502)))]
 async fn accept(
     State(operating): State<Operating>,
     Path(peer): Path<String>,
     bytes: Bytes,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Data<Accepted>, ApiError> {
     let id = find(&operating, &peer)?;
-    let token = optional::<Change>(&bytes)?
+    let token = optional::<Accept>(&bytes)?
         .acceptance_token
         .filter(|token| !token.trim().is_empty());
     let token = token.ok_or_else(|| ApiError::new(400, "bad_request", "acceptance_token is missing"))?;
     let gateway = &operating.gateway;
     let peer = gateway.take(id, &token, (operating.wall)()).await?;
     let scan = gateway.retry(id, SoftStep::Governance, (operating.wall)())?;
-    Ok(Json(json!({ "data": {
-        "peer": peer_view(gateway, &peer),
-        "sdwan_attach": gateway.attachment(&peer),
-        "governance": scan.outcome,
-        "warnings": scan.warnings,
-    } })))
+    let data = Accepted {
+        peer: peer_view(gateway, &peer),
+        sdwan_attach: gateway.attachment(&peer),
+        governance: scan.outcome,
+        warnings: scan.warnings,
+    };
+    Ok(Data { data })
 }
 
 /// One change of one peer, which it is told of: best effort, the change stands without.
@@ -242,7 +300,7 @@ pub(super) async fn changed(
     peer: &str,
     notice: Option<Notice>,
     work: impl FnOnce(&Gateway, PeerId, Moment) -> Result<Peer, OperatorError> + Send + 'static,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Data<Changed>, ApiError> {
     let id = find(operating, peer)?;
     let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
     let peer = blocking(move || work(&gateway, id, wall)).await??;
@@ -255,34 +313,42 @@ pub(super) async fn changed(
             }
         });
     }
-    Ok(Json(json!({ "data": { "peer": view } })))
+    Ok(Data {
+        data: Changed { peer: view },
+    })
 }
 
 /// Why, for the audit.
 fn reason(bytes: &Bytes) -> Result<String, ApiError> {
-    let said = optional::<Change>(bytes)?.reason;
+    let said = optional::<Reason>(bytes)?.reason;
     Ok(said.unwrap_or_else(|| "by the operator".to_owned()))
 }
 
+/// The operators have compared the six words.
+#[utoipa::path(post, context_path = API, path = "/{peer}/verify", tag = "peers", responses((status = 200, body = Data<Changed>), (status = 409)))]
 async fn verify(
     State(operating): State<Operating>,
     Path(peer): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Data<Changed>, ApiError> {
     changed(&operating, &peer, None, Gateway::verify).await
 }
 
+/// Ends a suspension.
+#[utoipa::path(post, context_path = API, path = "/{peer}/resume", tag = "peers", responses((status = 200, body = Data<Changed>), (status = 409)))]
 async fn resume(
     State(operating): State<Operating>,
     Path(peer): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Data<Changed>, ApiError> {
     changed(&operating, &peer, Some(Notice::Resumed), Gateway::resume).await
 }
 
+/// Stops a peer for the time being.
+#[utoipa::path(post, context_path = API, path = "/{peer}/suspend", tag = "peers", request_body = Option<Reason>, responses((status = 200, body = Data<Changed>), (status = 409), (status = 422)))]
 async fn suspend(
     State(operating): State<Operating>,
     Path(peer): Path<String>,
     bytes: Bytes,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Data<Changed>, ApiError> {
     let reason = reason(&bytes)?;
     changed(
         &operating,
@@ -293,11 +359,13 @@ async fn suspend(
     .await
 }
 
+/// Ends a peering for good.
+#[utoipa::path(post, context_path = API, path = "/{peer}/revoke", tag = "peers", request_body = Option<Reason>, responses((status = 200, body = Data<Changed>), (status = 409), (status = 422)))]
 async fn revoke(
     State(operating): State<Operating>,
     Path(peer): Path<String>,
     bytes: Bytes,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Data<Changed>, ApiError> {
     let reason = reason(&bytes)?;
     changed(
         &operating,
@@ -308,40 +376,46 @@ async fn revoke(
     .await
 }
 
-#[derive(Deserialize)]
+/// Which step.
+#[derive(Deserialize, ToSchema)]
 struct Retry {
     step: SoftStep,
 }
 
+/// Takes a soft step again.
+#[utoipa::path(post, context_path = API, path = "/{peer}/retry", tag = "peers", request_body = Retry, responses((status = 200, body = Data<Retried>)))]
 async fn retry(
     State(operating): State<Operating>,
     Path(peer): Path<String>,
     bytes: Bytes,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Data<Retried>, ApiError> {
     let id = find(&operating, &peer)?;
     let Retry { step } = body(&bytes)?;
     let taken = operating.gateway.retry(id, step, (operating.wall)())?;
-    Ok(Json(
-        json!({ "data": { "step": step, "outcome": taken.outcome, "warnings": taken.warnings } }),
-    ))
+    let data = Retried {
+        step,
+        outcome: taken.outcome,
+        warnings: taken.warnings,
+    };
+    Ok(Data { data })
 }
 
+/// Draws another token for a proposal.
+#[utoipa::path(post, context_path = API, path = "/{peer}/rotate-token", tag = "peers", request_body = Option<Life>, responses((status = 200, body = Data<Proposed>), (status = 409), (status = 422)))]
 async fn rotate_token(
     State(operating): State<Operating>,
     Path(peer): Path<String>,
     bytes: Bytes,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Data<Proposed>, ApiError> {
     let id = find(&operating, &peer)?;
-    let ttl = optional::<Change>(&bytes)?
+    let ttl = optional::<Life>(&bytes)?
         .token_ttl_seconds
         .and_then(|seconds| u64::try_from(seconds).ok());
     let mut secret = [0; 32];
     (operating.random)(&mut secret);
     let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
     let proposed = blocking(move || gateway.rotate_token(id, ttl, secret, wall)).await??;
-    let data = json!({
-        "peer": peer_view(&operating.gateway, &proposed.peer),
-        "acceptance_token": proposed.token.reveal(),
-    });
-    Ok(Json(json!({ "data": data })))
+    Ok(Data {
+        data: shown_once(&operating, &proposed),
+    })
 }

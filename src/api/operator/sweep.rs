@@ -4,30 +4,37 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::routing::post;
-use axum::{Json, Router};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use super::answers::Data;
 use super::{FEDERATION, Operating, Routes, optional};
 use crate::api::error::ApiError;
+use crate::federation::gateway::Sweep;
 
 pub(super) fn routes() -> Routes {
     Routes {
-        read: Router::new(),
-        invite: Router::new(),
-        manage: Router::new().route(&format!("{FEDERATION}/sweep"), post(sweep)),
+        read: OpenApiRouter::new(),
+        invite: OpenApiRouter::new(),
+        manage: OpenApiRouter::new().routes(routes!(sweep)),
     }
 }
 
-#[derive(Deserialize, Default)]
+/// How to sweep.
+#[derive(Deserialize, Default, ToSchema)]
+#[schema(as = SweepAsked)]
 #[serde(default)]
 struct Asked {
+    /// Nobody is asked, nothing changes.
     dry_run: bool,
     stale_after_seconds: Option<u64>,
 }
 
-async fn sweep(State(operating): State<Operating>, bytes: Bytes) -> Result<Json<Value>, ApiError> {
+/// Asks silent peers now.
+#[utoipa::path(post, context_path = FEDERATION, path = "/sweep", tag = "site", request_body = Option<Asked>, responses((status = 200, body = Data<Sweep>)))]
+async fn sweep(State(operating): State<Operating>, bytes: Bytes) -> Result<Data<Sweep>, ApiError> {
     let asked: Asked = optional(&bytes)?;
     let stale_after = asked.stale_after_seconds.map(Duration::from_secs);
     let swept = operating
@@ -35,5 +42,5 @@ async fn sweep(State(operating): State<Operating>, bytes: Bytes) -> Result<Json<
         .sweep(asked.dry_run, stale_after, (operating.wall)())
         .await;
     let swept = swept.map_err(|error| ApiError::internal(&error))?;
-    Ok(Json(json!({ "data": swept })))
+    Ok(Data { data: swept })
 }

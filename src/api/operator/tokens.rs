@@ -3,25 +3,27 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
+use super::answers::{Data, Issued};
 use super::ways::Access;
 use super::{FEDERATION, Operating};
 use crate::api::error::ApiError;
 use crate::api::federation_api::{blocking, body};
-use crate::federation::operators::{Issue, IssueError, Permission};
+use crate::federation::operators::{Issue, IssueError, IssuedToken, Permission};
 
-pub(super) fn routes() -> Router<Operating> {
-    Router::new()
-        .route(&format!("{FEDERATION}/tokens"), get(list).post(issue))
-        .route(&format!("{FEDERATION}/tokens/{{jti}}/revoke"), post(revoke))
+pub(super) fn routes() -> OpenApiRouter<Operating> {
+    OpenApiRouter::new()
+        .routes(routes!(list, issue))
+        .routes(routes!(revoke))
 }
 
 impl From<IssueError> for ApiError {
@@ -38,23 +40,36 @@ impl From<IssueError> for ApiError {
     }
 }
 
-async fn list(State(operating): State<Operating>) -> Json<Value> {
-    Json(json!({ "data": operating.operators.tokens((operating.wall)()) }))
+/// The operators' tokens; on the gateway alone.
+#[utoipa::path(get, context_path = FEDERATION, path = "/tokens", tag = "tokens", responses((status = 200, body = Data<Vec<IssuedToken>>)))]
+async fn list(State(operating): State<Operating>) -> Data<Vec<IssuedToken>> {
+    Data {
+        data: operating.operators.tokens((operating.wall)()),
+    }
 }
 
-#[derive(Default, Deserialize)]
+/// A token to issue.
+#[derive(Default, Deserialize, ToSchema)]
+#[schema(as = TokenAsked)]
 #[serde(default)]
 struct Asked {
+    /// The operator's name.
+    #[schema(required = true)]
     sub: String,
+    /// Whole names, or their last words.
+    #[schema(required = true, min_items = 1)]
     permissions: Vec<String>,
+    #[schema(minimum = 1, maximum = 43_200)]
     ttl_seconds: Option<u64>,
 }
 
+/// Issues a token; on the gateway alone.
+#[utoipa::path(post, context_path = FEDERATION, path = "/tokens", tag = "tokens", request_body = Asked, responses((status = 201, body = Data<Issued>), (status = 422)))]
 async fn issue(
     State(operating): State<Operating>,
     Extension(access): Extension<Access>,
     bytes: Bytes,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
+) -> Result<(StatusCode, Data<Issued>), ApiError> {
     let asked: Asked = body(&bytes)?;
     let permissions = asked.permissions.iter().map(|name| name.parse::<Permission>());
     let asked = Issue {
@@ -66,19 +81,23 @@ async fn issue(
     (operating.random)(&mut id);
     let (operators, wall) = (Arc::clone(&operating.operators), (operating.wall)());
     let (issued, token) = blocking(move || operators.issue(asked, &access.by, id, wall)).await??;
-    let mut data = json!(issued);
-    data["token"] = json!(*token);
-    Ok((StatusCode::CREATED, Json(json!({ "data": data }))))
+    let data = Issued {
+        issued,
+        token: token.to_string(),
+    };
+    Ok((StatusCode::CREATED, Data { data }))
 }
 
+/// Revokes a token; on the gateway alone.
+#[utoipa::path(post, context_path = FEDERATION, path = "/tokens/{jti}/revoke", tag = "tokens", responses((status = 200, body = Data<IssuedToken>), (status = 409)))]
 async fn revoke(
     State(operating): State<Operating>,
     Extension(access): Extension<Access>,
     Path(jti): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Data<IssuedToken>, ApiError> {
     let unknown = |_| ApiError::new(404, "unknown_token", format!("there is no token {jti}"));
     let id = Uuid::try_parse(&jti).map_err(unknown)?;
     let (operators, wall) = (Arc::clone(&operating.operators), (operating.wall)());
     let revoked = blocking(move || operators.revoke(id, &access.by, wall)).await??;
-    Ok(Json(json!({ "data": revoked })))
+    Ok(Data { data: revoked })
 }

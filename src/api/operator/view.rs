@@ -13,7 +13,8 @@ use crate::model::Name;
 use crate::model::host::Cluster;
 
 /// Borrowed from the row: 10,000 of them are one answer, written as they are looked at.
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Peer)]
 pub(super) struct PeerView<'a> {
     id: PeerId,
     alias: &'a Name,
@@ -27,6 +28,7 @@ pub(super) struct PeerView<'a> {
     signed_here: bool,
     cluster: Option<&'a Cluster>,
     site_id: Option<&'a SiteId>,
+    #[schema(value_type = Option<String>)]
     remote_prefix_advertisement: Option<Ipv6Net>,
     trust_anchors: Vec<Fingerprint>,
     contract_version_agreed: Option<u32>,
@@ -37,6 +39,7 @@ pub(super) struct PeerView<'a> {
     last_heartbeat_at: Option<Moment>,
     acceptance_token_expires_at: Option<Moment>,
     endpoints: &'a [Endpoint],
+    #[schema(value_type = Object)]
     capabilities: &'a Map<String, Value>,
     extension_slugs: &'a [String],
     platform_version: Option<&'a str>,

@@ -10,16 +10,18 @@
 
 use std::collections::BTreeSet;
 
+use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::HeaderValue;
 use axum::http::header::{ORIGIN, WWW_AUTHENTICATE};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
-use axum::{Extension, Router};
+use utoipa_axum::router::OpenApiRouter;
 
 use super::Operating;
 use crate::api::error::ApiError;
 use crate::api::federation_api::bearer;
+use crate::api::openapi::{OPERATOR, secured};
 use crate::federation::operators::{Permission, Principal};
 
 /// By which way a request came. The listeners put it on every one; without it, nothing is allowed.
@@ -97,8 +99,8 @@ pub(super) async fn admit(State(operating): State<Operating>, mut request: Reque
 }
 
 /// Routes that need this permission.
-pub(super) fn needs(permission: Permission, routes: Router<Operating>) -> Router<Operating> {
-    routes.route_layer(from_fn(
+pub(super) fn needs(permission: Permission, routes: OpenApiRouter<Operating>) -> OpenApiRouter<Operating> {
+    secured(routes, OPERATOR, &[permission.as_str()]).route_layer(from_fn(
         move |Extension(access): Extension<Access>, request: Request, next: Next| async move {
             if access.permissions.contains(&permission) {
                 next.run(request).await
@@ -109,10 +111,15 @@ pub(super) fn needs(permission: Permission, routes: Router<Operating>) -> Router
     ))
 }
 
+/// Routes for whoever may do anything at all.
+pub(super) fn needs_nothing(routes: OpenApiRouter<Operating>) -> OpenApiRouter<Operating> {
+    secured(routes, OPERATOR, &[])
+}
+
 /// Routes for who is on the gateway: about tokens, since none gives more of them (who has one for an hour must not have it
 /// for ever), and the whole ledger.
-pub(super) fn needs_api_sock(routes: Router<Operating>) -> Router<Operating> {
-    routes.route_layer(from_fn(
+pub(super) fn needs_api_sock(routes: OpenApiRouter<Operating>) -> OpenApiRouter<Operating> {
+    secured(routes, OPERATOR, &["api.sock"]).route_layer(from_fn(
         async |Extension(access): Extension<Access>, request: Request, next: Next| {
             if access.has_tokens {
                 next.run(request).await

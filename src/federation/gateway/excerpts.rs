@@ -24,30 +24,36 @@ const PAGE: usize = 60 * 1024;
 const PAYLOAD: usize = 8 * 1024;
 
 /// What is asked for, as it stands in the query.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(default)]
 pub struct ExcerptsAsked {
     /// RFC 3339; 90 days ago without it.
+    #[param(format = DateTime, nullable = false)]
     pub since: Option<String>,
     /// RFC 3339; now without it.
+    #[param(format = DateTime, nullable = false)]
     pub until: Option<String>,
     /// How many; 1,000 without it, 5,000 at most.
+    #[param(pattern = "^[1-9][0-9]{0,8}$", nullable = false)]
     pub limit: Option<String>,
     /// `next` of the answer before.
+    #[param(pattern = "^[0-9]{1,15}\\.[0-9]{1,15}$", nullable = false)]
     pub after: Option<String>,
 }
 
 /// One record, as the peer is told.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Excerpt {
     at: Moment,
     kind: String,
     severity: String,
+    #[schema(value_type = Object)]
     payload: Map<String, Value>,
 }
 
 /// What `audit_excerpts` answers.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Excerpts {
     /// The caller.
     pub peer_id: PeerId,
@@ -56,6 +62,7 @@ pub struct Excerpts {
     /// Oldest first.
     pub events: Vec<Excerpt>,
     /// Nothing is shipped by this version.
+    #[schema(value_type = Vec<String>, max_items = 0)]
     pub shipments: [(); 0],
     /// How many events there are in this answer.
     pub count: usize,

@@ -23,7 +23,7 @@ pub(super) struct Heads {
 }
 
 /// A peer has seen our audit up to here.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Witness {
     /// Which.
     pub peer_id: PeerId,

@@ -14,7 +14,7 @@ use crate::federation::policy::Policy;
 use crate::federation::residency::{Border, border};
 
 /// A soft step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SoftStep {
     /// The scan.

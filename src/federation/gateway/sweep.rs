@@ -17,7 +17,7 @@ use crate::federation::peer::{Peer, PeerId, Status};
 const AT_ONCE: usize = 64;
 
 /// What a sweep has done.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Sweep {
     /// How many active peers were looked at.
     pub swept: usize,
@@ -36,7 +36,7 @@ pub struct Sweep {
 }
 
 /// A silent peer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Silent {
     /// Which.
     pub federation_peer_id: PeerId,

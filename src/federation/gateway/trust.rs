@@ -33,7 +33,7 @@ pub enum RotateError {
 }
 
 /// How far a rotation is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Rotating {
     /// How often our anchors have changed.
     pub trust_sequence: u64,

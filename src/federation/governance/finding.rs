@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use crate::federation::peer::PeerId;
 
 /// What was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = FindingKind)]
 #[expect(missing_docs, reason = "the table of the room says what each means")]
 pub enum Kind {
     PrefixOverlapWithInstall,
@@ -112,7 +113,7 @@ impl fmt::Display for Kind {
 }
 
 /// How bad it is, the worst first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// Something is about to break, or is unsafe.
@@ -139,7 +140,7 @@ impl Severity {
 }
 
 /// Something that an operator should know.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Finding {
     /// What.
     pub kind: Kind,

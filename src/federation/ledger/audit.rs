@@ -86,7 +86,7 @@ impl std::fmt::Debug for Head {
 }
 
 /// One record.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct AuditRecord {
     /// Its place, from 1.
     pub sequence: i64,

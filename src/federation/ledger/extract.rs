@@ -6,7 +6,7 @@ use crate::federation::moment::Moment;
 use crate::federation::peer::PeerId;
 
 /// From when to when: both belong to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct Window {
     /// The earliest.
     pub since: Moment,

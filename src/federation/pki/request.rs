@@ -74,7 +74,7 @@ impl Request {
 }
 
 /// A certificate that was signed for a child.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Signed {
     /// The certificate.
     pub cert_pem: String,
