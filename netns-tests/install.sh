@@ -2,13 +2,14 @@
 # Installs what the demo and the tests need and this machine lacks; does nothing when all is there.
 #
 #   install.sh demo   the tools that the lab runs, and a C linker for the build
-#   install.sh test   also what builds the test kernel, the Rust components, and cargo-deny
+#   install.sh test   also what builds the test kernel, the Rust components, cargo-deny, and schemathesis
 #   install.sh vm     also the virtual machine of vm.sh
 #
 # For Debian 12 with a Rust toolchain, as root. Packages come without recommendations, and their services aren't started:
 # while apt runs, /usr/sbin/policy-rc.d says no; what was there before is put back.
 set -euo pipefail
 for_what=${1:-test}
+SCHEMATHESIS=4.32.5
 export PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin
 say() { echo "install: $*"; }
 
@@ -26,6 +27,7 @@ jq jq
 curl curl
 openssl openssl
 faketime faketime
+socat socat
 python3-minimal /usr/bin/python3
 procps sysctl
 kmod modprobe
@@ -43,6 +45,7 @@ xz-utils xz
 ca-certificates /etc/ssl/certs/ca-certificates.crt
 git git
 systemd systemd-analyze
+python3-venv /usr/share/doc/python3-venv
 "
 machine="
 qemu-system-x86 qemu-system-x86_64
@@ -104,6 +107,14 @@ if [[ $for_what = test ]]; then
     say "cargo: cargo-deny, about 2 minutes"
     # A debug build: it runs for a second, and an optimised one would take five times as long to make.
     env -u CARGO_TARGET_DIR cargo install --quiet --locked --debug cargo-deny@0.20.2 </dev/null
+  fi
+  # What its versions find differs: one of them, in a folder of its own. Without it a test is skipped, and says so.
+  venv=$HOME/.cache/sdwand/schemathesis
+  if [[ $("$venv/bin/schemathesis" --version 2>/dev/null) != *" $SCHEMATHESIS" ]]; then
+    say "pip: schemathesis $SCHEMATHESIS"
+    rm -rf "$venv"
+    { /usr/bin/python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$SCHEMATHESIS"; } ||
+      { rm -rf "$venv"; say "pip: no schemathesis"; }
   fi
 fi
 say "all there"

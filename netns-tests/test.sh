@@ -11,6 +11,7 @@
 #   native  netns-tests/NN-*.sh on this machine's kernel; what it lacks is skipped   network namespaces
 #   uml     the same under a full kernel, where nothing may be skipped              User-Mode-Linux, lab/umlrun.sh
 #
+# A test whose second line says "Only in the native lane", and why, isn't of the kernel: the lane uml leaves it out.
 # Root, Debian 12, Rust. A failure doesn't stop the rest; each lane's counts stand at the end.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -133,6 +134,12 @@ without_result() {
     grep -qs "^$(basename "$test" .sh) " "$1/results" || echo "$test"
   done
 }
+for_uml() {
+  local test
+  for test in "${tests[@]}"; do
+    sed -n 2p "$test" | grep -q '^# Only in the native lane' || echo "$test"
+  done
+}
 # One guest for each of the first four CPUs; each takes the next test that nobody has. A guest can die of its own (User-
 # Mode-Linux panics now and then in its page tables under threads): what it left undone goes to another, three times at
 # the most, and is said. A test's own failure is never tried again.
@@ -143,6 +150,7 @@ uml() {
   KERNEL=$("$here/lab/mkuml.sh") || { count uml 0 1 0 $((SECONDS - start)); failures+=("uml: mkuml.sh"); return; }
   mkdir -p "$work/uml"
   rust=$(rust_binaries)
+  mapfile -t tests < <(for_uml)
   if [[ ${#names[@]} = 0 ]]; then tests=("$here/lab/rust-tests.sh" "${tests[@]}"); fi
   mapfile -t cpus < <(/usr/bin/python3 -c 'import os; print(*sorted(os.sched_getaffinity(0))[:4], sep="\n")')
   for try in 1 2 3; do

@@ -16,14 +16,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use utoipa::openapi::OpenApi;
+use utoipa::openapi::{OpenApi, SecurityRequirement};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::{ApiError, in_our_shape};
 use super::limits::{Limits, Source};
-use super::openapi::{PEER, secured};
+use super::openapi::{GRANT, PEER, secured};
 use crate::federation::gateway::{
     Asked, BeatError, Excerpts, ExcerptsAsked, Gateway, Refused, RenewError, ResourceError, Via,
 };
@@ -77,10 +77,13 @@ fn all() -> OpenApiRouter<Serving> {
         .routes(routes!(heartbeat))
         .routes(routes!(trust_bundle))
         .routes(routes!(notices))
-        .routes(routes!(audit_excerpts))
+        .routes(routes!(audit_excerpts));
+    let granted = OpenApiRouter::new()
         .routes(routes!(resources))
         .routes(routes!(resource));
-    open.merge(secured(of_peers, PEER, &[]))
+    let peer = SecurityRequirement::new(PEER, [""; 0]);
+    open.merge(secured(of_peers, &peer))
+        .merge(secured(granted, &peer.add(GRANT, [""; 0])))
 }
 
 /// What the routes say of themselves.

@@ -19,12 +19,16 @@ use utoipa::openapi::{
 use utoipa::{PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::federation::resources::Kind;
+use crate::federation::url::PeerUrl;
 use crate::federation::wire::Refusal;
 
 /// How operators show who they are: a token (RFC 6750); its permissions, or `api.sock` where only that way in will do.
 pub(super) const OPERATOR: &str = "operator";
 /// How peers do: by their certificate.
 pub(super) const PEER: &str = "peer";
+/// And what one is granted: by the grant's token (RFC 6750).
+pub(super) const GRANT: &str = "grant";
 
 /// What a path's parameters are.
 const PARAMETERS: [(&str, &str); 6] = [
@@ -57,38 +61,47 @@ const fn meaning(status: u16) -> &'static str {
 /// The operators' API.
 #[must_use]
 pub fn operators() -> OpenApi {
-    let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
-    whole(
-        super::operator::described(),
-        "sdwand, for operators",
-        OPERATOR,
-        scheme,
-    )
+    let routes = super::operator::described();
+    whole(routes, "sdwand, for operators", OPERATOR, &[(OPERATOR, bearer())])
+}
+
+fn bearer() -> SecurityScheme {
+    SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer))
 }
 
 /// What peers call.
 #[must_use]
 pub fn peers() -> OpenApi {
-    let scheme = SecurityScheme::MutualTls {
+    let certificate = SecurityScheme::MutualTls {
         description: None,
         extensions: None,
         deprecated: None,
     };
+    let schemes = [(PEER, certificate), (GRANT, bearer())];
     whole(
         super::federation_api::described(),
         "sdwand, for peers",
         PEER,
-        scheme,
+        &schemes,
     )
+}
+
+/// A peer's URL (ECMA-262), but those with an address of IPv6, which are taken, too.
+const URL: &str = r"^[ \t\r\n]*https://[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])?)?(/[A-Za-z0-9._~-]*)*[ \t\r\n]*$";
+
+/// A peer's URL.
+pub(super) fn url() -> ObjectBuilder {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .max_length(Some(PeerUrl::MAX))
+        .pattern(Some(URL))
 }
 
 /// The same routes, which need this.
 pub(super) fn secured<S: Clone + Send + Sync + 'static>(
     mut routes: OpenApiRouter<S>,
-    scheme: &str,
-    scopes: &[&str],
+    need: &SecurityRequirement,
 ) -> OpenApiRouter<S> {
-    let need = SecurityRequirement::new(scheme, scopes.iter().copied());
     for (_, operation) in operations(routes.get_openapi_mut()) {
         operation.security = Some(vec![need.clone()]);
     }
@@ -111,18 +124,17 @@ fn operations(document: &mut OpenApi) -> impl Iterator<Item = (&str, &mut Operat
     })
 }
 
-fn whole(mut document: OpenApi, title: &str, scheme: &str, security: SecurityScheme) -> OpenApi {
+fn whole(mut document: OpenApi, title: &str, scheme: &str, schemes: &[(&str, SecurityScheme)]) -> OpenApi {
     document.info = InfoBuilder::new()
         .title(title)
         .version(env!("CARGO_PKG_VERSION"))
         .build();
     let components = document.components.take().unwrap_or_default();
-    document.components = Some(
-        ComponentsBuilder::from(components)
-            .schema(Refusal::name(), Refusal::schema())
-            .security_scheme(scheme, security)
-            .build(),
-    );
+    let components = ComponentsBuilder::from(components).schema(Refusal::name(), Refusal::schema());
+    let components = schemes.iter().fold(components, |components, (name, scheme)| {
+        components.security_scheme(*name, scheme.clone())
+    });
+    document.components = Some(components.build());
     for (path, operation) in operations(&mut document) {
         name(operation);
         let mut refused = vec![401, 500];
@@ -165,14 +177,17 @@ fn parameters(path: &str, operation: &mut Operation) -> bool {
     let of_path: Vec<RefOr<Parameter>> = names
         .map(|(name, _)| {
             let known = PARAMETERS.iter().find(|(known, _)| *known == name);
+            let text = ObjectBuilder::new().schema_type(Type::String);
+            let schema = match name {
+                "kind" => text.enum_values(Some(Kind::ALL.map(Kind::as_str))),
+                _ => text.min_length(Some(1)),
+            };
             let parameter = ParameterBuilder::new()
                 .name(name)
                 .parameter_in(ParameterIn::Path)
                 .required(Required::True)
                 .description(known.map(|(_, description)| *description))
-                .schema(Some(
-                    ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)),
-                ))
+                .schema(Some(schema))
                 .build();
             RefOr::T(parameter)
         })
@@ -192,13 +207,20 @@ fn leave_out(operation: &mut Operation) -> bool {
     for content in body.content.values_mut() {
         if let RefOr::T(Content { schema, .. }) = content
             && let Some(RefOr::T(Schema::OneOf(one))) = schema
-            && let Some(RefOr::Ref(named)) = one.items.last()
+            && let Some(named) = one.items.iter().find_map(reference)
         {
-            *schema = Some(RefOr::Ref(named.clone()));
+            *schema = Some(RefOr::Ref(named));
             body.required = None;
         }
     }
     true
+}
+
+fn reference(schema: &RefOr<Schema>) -> Option<Ref> {
+    match schema {
+        RefOr::Ref(named) => Some(named.clone()),
+        RefOr::T(_) => None,
+    }
 }
 
 /// A refusal's shape, and words where the handler has none.

@@ -23,6 +23,7 @@ use zeroize::Zeroize as _;
 use super::moment::Moment;
 use super::peer::PeerId;
 use super::token::TokenDigest;
+use super::wire::is_longer;
 use crate::model::{Name, naming};
 use ipnet::Ipv6Net;
 
@@ -134,7 +135,7 @@ pub struct Terms {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TermsError {
     /// A text is missing or too long.
-    #[error("{field} is {}", if *.most == 0 { "missing".to_owned() } else { format!("longer than {most} bytes") })]
+    #[error("{field} is {}", if *.most == 0 { "missing".to_owned() } else { format!("longer than {most} characters") })]
     Text {
         /// Which.
         field: &'static str,
@@ -361,7 +362,7 @@ fn text(field: &'static str, text: &str, most: usize) -> Result<(), TermsError> 
     if text.trim().is_empty() {
         return Err(TermsError::Text { field, most: 0 });
     }
-    if text.len() > most {
+    if is_longer(text, most) {
         return Err(TermsError::Text { field, most });
     }
     Ok(())
@@ -375,11 +376,11 @@ fn entries(axis: Axis, given: Vec<String>) -> Result<BTreeSet<String>, TermsErro
     }
     if let Some(entry) = given
         .iter()
-        .find(|entry| entry.is_empty() || entry.len() > MAX_ENTRY)
+        .find(|entry| entry.is_empty() || is_longer(entry, MAX_ENTRY))
     {
         return Err(wrong(format!(
-            "an entry has 1 to {MAX_ENTRY} bytes, not {}",
-            entry.len()
+            "an entry has 1 to {MAX_ENTRY} characters, not {}",
+            entry.chars().count()
         )));
     }
     let entries: BTreeSet<String> = given.into_iter().collect();

@@ -40,6 +40,7 @@ pub mod identity;
 pub mod ledger;
 pub mod liveness;
 pub mod moment;
+pub mod number;
 pub mod operators;
 pub mod peer;
 pub mod pki;

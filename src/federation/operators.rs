@@ -32,6 +32,7 @@ pub use key::{KeyError, OperatorKey};
 use super::ledger::{Aborted, Happening, Ledger, LedgerError};
 use super::moment::Moment;
 use super::site::SiteId;
+use super::wire::is_longer;
 use key::Claims;
 
 /// How long a token lives unless told otherwise.
@@ -146,7 +147,7 @@ pub enum IssueError {
     #[error("a token needs a permission: read, invite or manage")]
     Nothing,
     /// It is for nobody.
-    #[error("`sub` is the operator's name: 1 to {MAX_SUBJECT} bytes, without control characters")]
+    #[error("`sub` is the operator's name: 1 to {MAX_SUBJECT} characters, without control characters")]
     Subject,
     /// It would live too long, or not at all.
     #[error("a token lives from 1 s to 12 h")]
@@ -227,7 +228,7 @@ impl Operators {
             permissions,
             life,
         } = asked;
-        if sub.trim().is_empty() || sub.len() > MAX_SUBJECT || sub.chars().any(char::is_control) {
+        if sub.trim().is_empty() || is_longer(&sub, MAX_SUBJECT) || sub.chars().any(char::is_control) {
             return Err(IssueError::Subject);
         }
         if permissions.is_empty() {

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::moment::Moment;
+use super::number;
 use super::site::SiteId;
 use super::token::{Fingerprint, TokenDigest};
 use super::witness::Shown;
@@ -386,12 +387,15 @@ pub struct Enrolment {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Endpoint {
     /// `https://…`
+    #[schema(max_length = 2048)]
     pub url: String,
     /// Who can reach it: `wan`, `lan`, …
     #[serde(default = "wan")]
+    #[schema(max_length = 64)]
     pub scope: String,
     /// Lower first.
-    #[serde(default = "default_priority")]
+    #[serde(default = "default_priority", deserialize_with = "number::integer")]
+    #[schema(minimum = 0, maximum = 4_294_967_295_u32)]
     pub priority: u32,
     /// The network it is in.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -15,6 +15,9 @@ use super::site::SiteId;
 use super::token::Fingerprint;
 use crate::model::Name;
 
+/// A word of [`super::wire::Said`].
+pub(super) enum Word {}
+
 fn text() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String)
 }
@@ -46,5 +49,6 @@ described! {
     Fingerprint: text().pattern(Some("^[0-9a-f]{64}$")).build();
     Head: text().pattern(Some("^[0-9]+:[0-9a-f]{64}$")).build();
     SiteId: text().pattern(Some("^[a-z0-9][a-z0-9-]{0,47}\\.f[cd][0-9a-f]{10}$")).build();
+    Word: text().max_length(Some(64)).build();
     Name: text().pattern(Some("^[a-z0-9][a-z0-9-]{0,47}$")).build();
 }

@@ -1,6 +1,7 @@
 //! Where a peer's API is: `https://host[:port][/path]`, in one spelling.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 
 use hyper::Uri;
 use serde::{Deserialize, Serialize};
@@ -57,13 +58,15 @@ impl PeerUrl {
         let host = authority.host().to_ascii_lowercase();
         let port = match authority.as_str().strip_prefix(authority.host()) {
             Some("" | ":") => 443,
-            Some(_) => authority
+            // As it is usually written: no sign, no zero in front.
+            Some(text) => authority
                 .port_u16()
-                .filter(|port| *port > 0)
+                .filter(|port| *port > 0 && text == format!(":{port}"))
                 .ok_or_else(|| UrlError::Nonsense(short()))?,
             None => return Err(UrlError::Nonsense(short())),
         };
-        if host.is_empty() || host.ends_with("..") || host == "." {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
+        if !is_host(&host) || !uri.path().bytes().all(is_plain) {
             return Err(UrlError::Nonsense(short()));
         }
         Ok(Self {
@@ -117,6 +120,18 @@ impl PeerUrl {
             .collect();
         Name::new(dashed.trim_matches('-')).ok()
     }
+}
+
+/// Whether it is a name (RFC 1123, section 2.1; underscores are taken, too), an address, or one of IPv6 in brackets.
+fn is_host(host: &str) -> bool {
+    if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return address.parse::<Ipv6Addr>().is_ok();
+    }
+    let is_label = |label: &str| {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        !label.is_empty() && label.bytes().all(is_plain) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    host.strip_suffix('.').unwrap_or(host).split('.').all(is_label)
 }
 
 impl fmt::Display for PeerUrl {
@@ -182,6 +197,14 @@ mod tests {
             "https://..",
             "/x",
             "https://x y",
+            "https://x:080",
+            "https://x:+80",
+            "https://-x",
+            "https://a..b",
+            "https://a*b",
+            "https://[::::]",
+            "https://x/y*",
+            "https://x/%2e%2e",
         ] {
             assert!(PeerUrl::new(text).is_err(), "{text}");
         }

@@ -5,8 +5,10 @@ use serde_json::{Map, Value};
 
 use super::grant::GrantId;
 use super::moment::Moment;
+use super::number;
 use super::peer::{Declared, Endpoint, PeerId, Status};
 use super::pki::request::Signed;
+use super::schema::Word;
 use super::site::SiteId;
 
 /// The versions of the contract that this program keeps.
@@ -67,19 +69,29 @@ pub struct Said {
     pub capabilities: Option<Map<String, Value>>,
     /// What it is extended with.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 256, value_type = Option<Vec<Word>>)]
     pub extension_slugs: Option<Vec<String>>,
     /// Where else it is reached.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 8)]
     pub endpoints: Option<Vec<Endpoint>>,
     /// Its version.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 64)]
     pub platform_version: Option<String>,
     /// Where its data resides.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 64)]
     pub data_residency: Option<String>,
     /// Whether it can be dialled; one behind NAT can't.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dialable: Option<bool>,
+}
+
+/// Whether a text has more characters: lengths are counted as JSON Schema does (validation 6.3.1).
+#[must_use]
+pub fn is_longer(text: &str, most: usize) -> bool {
+    text.chars().nth(most).is_some()
 }
 
 /// A field is longer than it may be.
@@ -99,7 +111,7 @@ impl Said {
     /// Something is.
     pub fn check(&self) -> Result<(), TooLong> {
         let words = |field, words: &[String], most| {
-            if words.len() > most || words.iter().any(|word| word.len() > MAX_WORD) {
+            if words.len() > most || words.iter().any(|word| is_longer(word, MAX_WORD)) {
                 return Err(TooLong { field, most });
             }
             Ok(())
@@ -119,7 +131,7 @@ impl Said {
             });
         }
         for endpoint in endpoints {
-            if endpoint.url.len() > MAX_URL {
+            if is_longer(&endpoint.url, MAX_URL) {
                 return Err(TooLong {
                     field: "endpoints.url",
                     most: MAX_URL,
@@ -271,8 +283,12 @@ pub struct RenewAnswer {
 #[serde(default)]
 pub struct TrustNews {
     /// How often the anchors of who says it have changed.
+    #[serde(deserialize_with = "number::optional")]
+    #[schema(minimum = 0, maximum = 18_446_744_073_709_551_615_u64)]
     pub trust_sequence: Option<u64>,
     /// Which of the other's it knows.
+    #[serde(deserialize_with = "number::optional")]
+    #[schema(minimum = 0, maximum = 18_446_744_073_709_551_615_u64)]
     pub known_trust_sequence: Option<u64>,
     /// All of its anchors, PEM: only to who lacks some.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -287,8 +303,12 @@ pub struct HeartbeatRequest {
     pub nonce: Option<String>,
     /// Which beat this is, of the caller's ledger: its number since the ledger was opened, and in the bits above 32 how
     /// often that was. It rises over restarts, whatever the clock says.
+    #[serde(deserialize_with = "number::optional")]
+    #[schema(minimum = 0, maximum = 18_446_744_073_709_551_615_u64)]
     pub sequence: Option<u64>,
     /// How often the caller's ledger was restored from a backup.
+    #[serde(deserialize_with = "number::optional")]
+    #[schema(minimum = 0, maximum = 18_446_744_073_709_551_615_u64)]
     pub ledger_epoch: Option<u64>,
     /// Where its audit ends.
     pub audit_head: Option<String>,

@@ -38,7 +38,7 @@ pub(super) fn routes() -> Routes {
 #[into_params(parameter_in = Query)]
 struct Tail {
     /// How many; 100 without it, 5,000 at most.
-    #[param(minimum = 0, nullable = false)]
+    #[param(minimum = 0, maximum = 18_446_744_073_709_551_615_u64, nullable = false)]
     count: Option<usize>,
     /// Whether the whole chain is recomputed.
     #[param(nullable = false)]

@@ -8,12 +8,14 @@
 //!
 //! One of them at a time: a change that is refused leaves nothing half done.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use serde::Deserialize;
-use utoipa::ToSchema;
+use utoipa::openapi::{ObjectBuilder, OneOfBuilder, RefOr, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -22,6 +24,7 @@ use super::peers::{changed, peer_view};
 use super::{API, Operating, Routes, find};
 use crate::api::error::ApiError;
 use crate::api::federation_api::{blocking, body};
+use crate::api::openapi::url;
 use crate::federation::gateway::Gateway;
 use crate::federation::peer::Status;
 use crate::federation::url::PeerUrl;
@@ -36,13 +39,43 @@ pub(super) fn routes() -> Routes {
 }
 
 /// One of them.
-#[derive(Deserialize, Default, ToSchema)]
-#[schema(as = PeerChange)]
+#[derive(Deserialize, Default)]
 #[serde(default)]
 struct Change {
     status: Option<Status>,
     data_residency: Option<String>,
     remote_instance_url: Option<String>,
+}
+
+impl ToSchema for Change {
+    fn name() -> Cow<'static, str> {
+        "PeerChange".into()
+    }
+}
+
+impl PartialSchema for Change {
+    fn schema() -> RefOr<Schema> {
+        let text = || ObjectBuilder::new().schema_type(Type::String);
+        let status = text().enum_values(Some(["suspended", "accepted", "revoked"]));
+        let residency = text().max_length(Some(64));
+        let all = [
+            ("status", status),
+            ("data_residency", residency),
+            ("remote_instance_url", url()),
+        ];
+        let names = all.each_ref().map(|(name, _)| *name);
+        let one_of = all
+            .into_iter()
+            .fold(OneOfBuilder::new(), |one_of, (name, schema)| {
+                let others = names.into_iter().filter(|other| *other != name);
+                let none = || ObjectBuilder::new().schema_type(Type::Null);
+                let object = others.fold(ObjectBuilder::new(), |object, other| {
+                    object.property(other, none())
+                });
+                one_of.item(object.property(name, schema).required(name))
+            });
+        Schema::OneOf(one_of.build()).into()
+    }
 }
 
 /// Changes one thing about a peer.

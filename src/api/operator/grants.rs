@@ -8,6 +8,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
+use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, Schema, Type};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -22,8 +23,9 @@ use crate::federation::capability::{Capability, CapabilityId, ConflictRule, Dire
 use crate::federation::dial::Wanted;
 use crate::federation::gateway::Granting;
 use crate::federation::grant::{GrantId, Scope, State as GrantState, Terms};
+use crate::federation::number;
 use crate::federation::peer::{SpawnMode, SpawnRole};
-use crate::federation::wire::ResourceAnswer;
+use crate::federation::wire::{ResourceAnswer, is_longer};
 
 pub(super) fn routes() -> Routes {
     Routes {
@@ -70,24 +72,59 @@ async fn list(
     Ok(Data { data: grants })
 }
 
+/// The entries of an axis, each as this pattern (ECMA-262) says; or `*`, which stands alone.
+fn entries(pattern: &str) -> Schema {
+    let text = || ObjectBuilder::new().schema_type(Type::String);
+    let named = text()
+        .min_length(Some(1))
+        .max_length(Some(64))
+        .pattern(Some(pattern));
+    let any_of = AnyOfBuilder::new()
+        .item(ArrayBuilder::new().items(named).max_items(Some(256)))
+        .item(
+            ArrayBuilder::new()
+                .items(text().enum_values(Some(["*"])))
+                .max_items(Some(256)),
+        )
+        .build();
+    Schema::AnyOf(any_of)
+}
+
+fn names() -> Schema {
+    entries("[^*]|..")
+}
+
+fn prefixes() -> Schema {
+    const BYTE: &str = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
+    entries(&format!("^({BYTE}\\.){{3}}{BYTE}/(3[0-2]|[12]?[0-9])$"))
+}
+
 /// What is given.
 #[derive(Default, Deserialize, ToSchema)]
 #[schema(as = GrantAsked)]
 #[serde(default)]
 struct Create {
     /// For whom at the peer.
-    #[schema(required = true, nullable = false, pattern = "^[!-~]{1,256}$")]
+    #[schema(required = true, nullable = false, max_length = 256, pattern = "\\S")]
     remote_subject: Option<String>,
-    #[schema(required = true, nullable = false, pattern = "^[!-~]{1,64}$")]
+    #[schema(required = true, nullable = false, max_length = 64, pattern = "\\S")]
     resource_kind: Option<String>,
     /// Which one; none is all.
-    #[schema(pattern = "^[!-~]{1,128}$")]
+    #[schema(max_length = 128, pattern = "\\S")]
     resource_id: Option<String>,
     #[schema(value_type = Option<Vec<Scope>>, min_items = 1)]
     permission_scopes: Option<Vec<String>>,
+    /// None, or `*` alone, restricts nothing.
+    #[schema(schema_with = names)]
     node_instance_ids: Vec<String>,
+    /// None, or `*` alone, restricts nothing.
+    #[schema(schema_with = names)]
     sdwan_network_ids: Vec<String>,
+    /// None, or `*` alone, restricts nothing; prefixes of IPv6 are taken, too.
+    #[schema(schema_with = prefixes)]
     source_cidrs: Vec<String>,
+    #[serde(deserialize_with = "number::optional")]
+    #[schema(minimum = -9_223_372_036_854_775_808_i64, maximum = 9_223_372_036_854_775_807_i64)]
     ttl_days: Option<i64>,
 }
 
@@ -186,7 +223,7 @@ async fn agreed(
 #[schema(as = CapabilityAsked)]
 #[serde(default)]
 struct Agree {
-    #[schema(required = true, nullable = false, pattern = "^[!-~]{1,64}$")]
+    #[schema(required = true, nullable = false, max_length = 64, pattern = "\\S")]
     resource_kind: Option<String>,
     #[schema(required = true, nullable = false, value_type = Direction)]
     direction: Option<String>,
@@ -208,11 +245,11 @@ async fn agree(
     let missing = |field: &str| ApiError::new(400, "bad_request", format!("{field} is missing"));
     let resource_kind = asked.resource_kind.filter(|kind| !kind.trim().is_empty());
     let resource_kind = resource_kind.ok_or_else(|| missing("resource_kind"))?;
-    if resource_kind.len() > 64 {
+    if is_longer(&resource_kind, 64) {
         return Err(ApiError::new(
             422,
             "bad_terms",
-            "resource_kind is longer than 64 bytes",
+            "resource_kind is longer than 64 characters",
         ));
     }
     let direction: Option<Direction> = word(asked.direction.as_deref(), "direction")?;

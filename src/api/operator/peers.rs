@@ -19,8 +19,10 @@ use super::view::PeerView;
 use super::{API, Operating, Routes, find, optional};
 use crate::api::error::ApiError;
 use crate::api::federation_api::{blocking, body};
+use crate::api::openapi::url;
 use crate::federation::gateway::{Gateway, OperatorError, Proposal, Proposed as Offered, SoftStep};
 use crate::federation::moment::Moment;
+use crate::federation::number;
 use crate::federation::peer::{Peer, PeerId, SpawnMode, SpawnRole, Status};
 use crate::federation::spawn::Payload;
 use crate::federation::url::{PeerUrl, UrlError};
@@ -134,12 +136,7 @@ async fn show(
 #[serde(default)]
 struct Propose {
     /// Where the peer's API is.
-    #[schema(
-        required = true,
-        nullable = false,
-        max_length = 2048,
-        pattern = "^https://[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*(:[1-9][0-9]{0,3})?(/[a-zA-Z0-9_-]+)*$"
-    )]
+    #[schema(required = true, schema_with = url)]
     remote_instance_url: Option<String>,
     /// What we call it; else a name is made of its host's. It doesn't read like an id.
     #[schema(pattern = "^[a-z0-9][a-z0-9-]{0,30}$")]
@@ -148,6 +145,8 @@ struct Propose {
     spawn_role: Option<String>,
     #[schema(value_type = Option<SpawnMode>)]
     spawn_mode: Option<String>,
+    #[serde(deserialize_with = "number::optional")]
+    #[schema(minimum = -9_223_372_036_854_775_808_i64, maximum = 9_223_372_036_854_775_807_i64)]
     token_ttl_seconds: Option<i64>,
     /// SHA-256 of the peer's CA.
     #[schema(pattern = "^(sha256:)?[0-9a-fA-F]{64}$")]
@@ -267,6 +266,8 @@ struct Reason {
 #[derive(Deserialize, Default, ToSchema)]
 #[serde(default)]
 struct Life {
+    #[serde(deserialize_with = "number::optional")]
+    #[schema(minimum = -9_223_372_036_854_775_808_i64, maximum = 9_223_372_036_854_775_807_i64)]
     token_ttl_seconds: Option<i64>,
 }
 

@@ -13,6 +13,7 @@ use super::answers::Data;
 use super::{FEDERATION, Operating, Routes, optional};
 use crate::api::error::ApiError;
 use crate::federation::gateway::Sweep;
+use crate::federation::number;
 
 pub(super) fn routes() -> Routes {
     Routes {
@@ -29,6 +30,8 @@ pub(super) fn routes() -> Routes {
 struct Asked {
     /// Nobody is asked, nothing changes.
     dry_run: bool,
+    #[serde(deserialize_with = "number::optional")]
+    #[schema(minimum = 0, maximum = 18_446_744_073_709_551_615_u64)]
     stale_after_seconds: Option<u64>,
 }
 

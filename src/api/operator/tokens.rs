@@ -9,6 +9,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Type};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
@@ -18,6 +19,7 @@ use super::ways::Access;
 use super::{FEDERATION, Operating};
 use crate::api::error::ApiError;
 use crate::api::federation_api::{blocking, body};
+use crate::federation::number;
 use crate::federation::operators::{Issue, IssueError, IssuedToken, Permission};
 
 pub(super) fn routes() -> OpenApiRouter<Operating> {
@@ -48,17 +50,33 @@ async fn list(State(operating): State<Operating>) -> Data<Vec<IssuedToken>> {
     }
 }
 
+fn permissions() -> ArrayBuilder {
+    let names = Permission::ALL.into_iter().map(Permission::as_str);
+    let words = names
+        .flat_map(|name| [Some(name), name.rsplit('.').next()])
+        .flatten();
+    let permission = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(words));
+    ArrayBuilder::new().items(permission).min_items(Some(1))
+}
+
 /// A token to issue.
 #[derive(Default, Deserialize, ToSchema)]
 #[schema(as = TokenAsked)]
 #[serde(default)]
 struct Asked {
     /// The operator's name.
-    #[schema(required = true)]
+    #[schema(
+        required = true,
+        max_length = 128,
+        pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*[^\\x00-\\x1f\\x7f-\\x9f\\s][^\\x00-\\x1f\\x7f-\\x9f]*$"
+    )]
     sub: String,
     /// Whole names, or their last words.
-    #[schema(required = true, min_items = 1)]
+    #[schema(required = true, schema_with = permissions)]
     permissions: Vec<String>,
+    #[serde(deserialize_with = "number::optional")]
     #[schema(minimum = 1, maximum = 43_200)]
     ttl_seconds: Option<u64>,
 }

@@ -16,6 +16,7 @@ use axum::http::HeaderValue;
 use axum::http::header::{ORIGIN, WWW_AUTHENTICATE};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
+use utoipa::openapi::SecurityRequirement;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::Operating;
@@ -100,7 +101,7 @@ pub(super) async fn admit(State(operating): State<Operating>, mut request: Reque
 
 /// Routes that need this permission.
 pub(super) fn needs(permission: Permission, routes: OpenApiRouter<Operating>) -> OpenApiRouter<Operating> {
-    secured(routes, OPERATOR, &[permission.as_str()]).route_layer(from_fn(
+    secured(routes, &SecurityRequirement::new(OPERATOR, [permission.as_str()])).route_layer(from_fn(
         move |Extension(access): Extension<Access>, request: Request, next: Next| async move {
             if access.permissions.contains(&permission) {
                 next.run(request).await
@@ -113,13 +114,13 @@ pub(super) fn needs(permission: Permission, routes: OpenApiRouter<Operating>) ->
 
 /// Routes for whoever may do anything at all.
 pub(super) fn needs_nothing(routes: OpenApiRouter<Operating>) -> OpenApiRouter<Operating> {
-    secured(routes, OPERATOR, &[])
+    secured(routes, &SecurityRequirement::new(OPERATOR, [""; 0]))
 }
 
 /// Routes for who is on the gateway: about tokens, since none gives more of them (who has one for an hour must not have it
 /// for ever), and the whole ledger.
 pub(super) fn needs_api_sock(routes: OpenApiRouter<Operating>) -> OpenApiRouter<Operating> {
-    secured(routes, OPERATOR, &["api.sock"]).route_layer(from_fn(
+    secured(routes, &SecurityRequirement::new(OPERATOR, ["api.sock"])).route_layer(from_fn(
         async |Extension(access): Extension<Access>, request: Request, next: Next| {
             if access.has_tokens {
                 next.run(request).await

@@ -88,7 +88,7 @@ fn terms_that_cant_be() {
         ),
         (
             |terms| terms.remote_subject = "x".repeat(257),
-            "longer than 256 bytes",
+            "longer than 256 characters",
         ),
         (
             |terms| terms.resource_kind = String::new(),
@@ -96,11 +96,11 @@ fn terms_that_cant_be() {
         ),
         (
             |terms| terms.resource_kind = "x".repeat(65),
-            "longer than 64 bytes",
+            "longer than 64 characters",
         ),
         (
             |terms| terms.resource_id = Some("x".repeat(129)),
-            "longer than 128 bytes",
+            "longer than 128 characters",
         ),
         (
             |terms| terms.node_instance_ids = vec!["x".repeat(65)],
