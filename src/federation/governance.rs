@@ -10,6 +10,7 @@
 //! | `stale_accepted_without_handshake` | medium | accepted, and no certificates were exchanged |
 //! | `peer_heartbeat_stale` | medium | enrolled or active, and silent |
 //! | `peer_ledger_regressed` | high | its ledger has gone back, and it doesn't say that it was restored |
+//! | `managed_authority_ended` | medium | a managed child, or its parent, and the parent's operator grant has ended or isn't there |
 //! | `peer_capability_drift` | medium | it names extensions and no capabilities |
 //! | `peer_schema_version_drift`, `peer_schema_version_missing` | medium, low | its version doesn't get along with ours, or is unknown |
 //! | `peer_residency_crossing` | high, medium | its data resides elsewhere; high where the operator refuses that |
@@ -31,7 +32,7 @@ use serde_json::{Value, json};
 pub use finding::{Finding, Kind, Severity};
 
 use super::moment::Moment;
-use super::peer::{Peer, PeerId, Status, Trust};
+use super::peer::{Peer, PeerId, SpawnMode, SpawnRole, Status, Trust};
 use super::pki::verify::not_after;
 use super::pki::{PkiError, certificates_of};
 use super::policy::Policy;
@@ -54,6 +55,8 @@ pub struct Seen<'a> {
     pub peer: &'a Peer,
     /// When it last answered, or called, as far as is known in memory or in the ledger.
     pub heard: Option<Moment>,
+    /// When the authority of a parent over its managed child ends, or ended; none where there never was one.
+    pub authority: Option<Moment>,
 }
 
 /// Everything that a scan looks at.
@@ -170,6 +173,7 @@ fn of(scene: &Scene<'_>, first: &Claims<'_>, seen: &Seen<'_>) -> Vec<Finding> {
                 anchors(scene, trust, &mut found);
             }
             exchanges(scene, seen, &mut found);
+            authority(scene, seen, &mut found);
             declared(scene, &mut found);
         }
     }
@@ -380,6 +384,45 @@ fn exchanges(scene: &Scene<'_>, seen: &Seen<'_>, found: &mut Found<'_>) {
         }
         Status::Accepted | Status::Proposed | Status::Degraded | Status::Suspended | Status::Revoked => {}
     }
+}
+
+/// Whether a parent still has a say at its managed child: without the grant, the child is managed by name only.
+fn authority(scene: &Scene<'_>, seen: &Seen<'_>, found: &mut Found<'_>) {
+    let peer = found.peer;
+    match peer.mode {
+        SpawnMode::ManagedChild => {}
+        SpawnMode::AutonomousPeer | SpawnMode::ClusterMember | SpawnMode::OutOfBand => return,
+    }
+    if seen.authority.is_some_and(|until| scene.now < until) {
+        return;
+    }
+    let alias = &peer.alias;
+    let (whose, remedy) = match peer.role {
+        SpawnRole::Parent => (
+            "our operator grant there",
+            format!(
+                "what its operator still wants us to read, it grants; or `sdwand peer revoke {alias}` and spawn it anew"
+            ),
+        ),
+        SpawnRole::Child => (
+            "its operator grant here",
+            format!(
+                "`sdwand grant create {alias}` gives it what it still needs; or `sdwand peer revoke {alias}` and have it spawn us anew"
+            ),
+        ),
+        // No grant comes with a managed child that is called an equal.
+        SpawnRole::Symmetric => return,
+    };
+    let ended = seen
+        .authority
+        .map_or_else(|| "isn't there".to_owned(), |until| format!("ended at {until}"));
+    let message = format!("{whose} {ended}: {remedy}");
+    found.add(
+        Kind::ManagedAuthorityEnded,
+        Severity::Medium,
+        &message,
+        json!({ "spawn_role": peer.role, "managed_until": seen.authority }),
+    );
 }
 
 /// What the peer says of itself.

@@ -1,17 +1,22 @@
 //! What may be left of a parent's authority over its child, and what a child may make its parent spend.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sdwand::federation::anchors::OVERLAP;
 use sdwand::federation::gateway::{Gateway, RenewError, Settings};
+use sdwand::federation::governance::Kind;
 use sdwand::federation::ledger::{Ledger, backup, restore};
-use sdwand::federation::peer::{SpawnMode, SpawnRole, Status};
+use sdwand::federation::moment::Moment;
+use sdwand::federation::peer::{PeerId, SpawnMode, SpawnRole, Status};
 use sdwand::federation::pki::SiteCa;
 use sdwand::federation::url::PeerUrl;
 use serde_json::json;
 
 use crate::children::{Foreign, authority, beats, post, spawned};
 use crate::site::{Site, beat, node, wall};
+
+const DAY: Duration = Duration::from_secs(86_400);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bootstrap_token_dies_with_the_parents_authority() {
@@ -94,7 +99,7 @@ async fn a_child_cant_fill_its_parents_ledger_with_renewals() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_child_that_was_restored_can_still_be_emancipated() {
     let (a, b) = (Site::new("site-a", 1).await, Site::new("site-b", 2).await);
-    let (_, a_at_b) = spawned(&a, &b, SpawnMode::ManagedChild, 1).await;
+    let (b_at_a, a_at_b) = spawned(&a, &b, SpawnMode::ManagedChild, 1).await;
     beats(&b, a_at_b.id, 1).await;
     let copy = b.folder.path().join("copy.db");
     backup(&b.folder.path().join("ledger.db"), &copy).unwrap();
@@ -112,6 +117,17 @@ async fn a_child_that_was_restored_can_still_be_emancipated() {
         assert_eq!((peer.status, peer.mode), (status, mode));
     };
     peer(Status::Suspended, SpawnMode::ManagedChild);
+    let managed = |gateway: &Gateway, id: PeerId, at: Moment| {
+        let findings = gateway.governance(Some(id), at);
+        findings
+            .iter()
+            .any(|finding| finding.kind == Kind::ManagedAuthorityEnded)
+    };
+    assert!(managed(&restored, a_at_b.id, wall()), "the restore has ended it");
+    for (site, id) in [(&a, b_at_a.id), (&b, a_at_b.id)] {
+        assert!(!managed(&site.gateway, id, wall().after(DAY * 364)));
+        assert!(managed(&site.gateway, id, wall().after(DAY * 365)));
+    }
     restored.resume(a_at_b.id, wall()).unwrap();
     // Nothing is opened by that: what the parent had is over.
     let grant = restored.ledger.read(|book| {
@@ -127,6 +143,7 @@ async fn a_child_that_was_restored_can_still_be_emancipated() {
         .revoke_grant(a_at_b.id, grant, "on our own", wall())
         .unwrap();
     peer(Status::Enrolled, SpawnMode::AutonomousPeer);
+    assert!(!managed(&restored, a_at_b.id, wall()), "it is on its own");
     assert!(restored.revoke_grant(a_at_b.id, grant, "twice", wall()).is_err());
 }
 

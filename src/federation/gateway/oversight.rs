@@ -1,12 +1,15 @@
 //! The soft steps of an acceptance: what the scan of a peer finds, and what of the overlay it is attached to. Neither stops
 //! anything, and both can be taken again.
 
+use std::collections::BTreeMap;
+
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Gateway, OperatorError, VERSION};
 use crate::federation::governance::{Finding, Scene, Seen, scan, scan_peer};
+use crate::federation::grant::{Grant, Origin};
 use crate::federation::ledger::Draft;
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Peer, PeerId};
@@ -62,11 +65,14 @@ impl Gateway {
         &'a self,
         grounds: &'a Grounds,
         peers: impl Iterator<Item = &'a Peer>,
+        grants: impl Iterator<Item = &'a Grant>,
         now: Moment,
     ) -> Scene<'a> {
-        let seen = |peer| Seen {
+        let authorities = authorities(grants);
+        let seen = |peer: &'a Peer| Seen {
             peer,
             heard: self.heard.last(peer),
+            authority: authorities.get(&peer.id).copied(),
         };
         let peers: Vec<&Peer> = peers.collect();
         Scene {
@@ -96,7 +102,8 @@ impl Gateway {
     pub fn governance(&self, of: Option<PeerId>, wall: Moment) -> Vec<Finding> {
         let grounds = self.grounds();
         self.ledger.read(|book| {
-            let scene = self.scene(&grounds, book.peers().map(AsRef::as_ref), book.now(wall));
+            let (peers, grants) = (book.peers().map(AsRef::as_ref), book.grants().map(AsRef::as_ref));
+            let scene = self.scene(&grounds, peers, grants, book.now(wall));
             of.map_or_else(|| scan(&scene), |id| scan_peer(&scene, id))
         })
     }
@@ -105,7 +112,8 @@ impl Gateway {
     pub(super) fn scan_in(&self, draft: &Draft<'_>, peer: &Peer) -> Soft {
         let grounds = self.grounds();
         let others = draft.peers().filter(|other| other.id != peer.id);
-        let scene = self.scene(&grounds, others.chain(std::iter::once(peer)), draft.now());
+        let peers = others.chain(std::iter::once(peer));
+        let scene = self.scene(&grounds, peers, draft.grants(), draft.now());
         let told: Vec<Finding> = scan_peer(&scene, peer.id)
             .iter()
             .filter_map(Finding::for_peer)
@@ -153,6 +161,23 @@ impl Gateway {
             self.settings.policy.residency,
         )
     }
+}
+
+/// When the authority of each parent over its managed child ends, or ended.
+fn authorities<'a>(grants: impl Iterator<Item = &'a Grant>) -> BTreeMap<PeerId, Moment> {
+    let mut ends = BTreeMap::new();
+    for grant in grants {
+        match grant.origin {
+            Origin::ManagedChildOperator => {}
+            Origin::Operator => continue,
+        }
+        let end = grant
+            .revoked_at
+            .map_or(grant.expires_at, |revoked| revoked.min(grant.expires_at));
+        let last = ends.entry(grant.peer).or_insert(end);
+        *last = end.max(*last);
+    }
+    ends
 }
 
 fn scanned(findings: &[Finding]) -> Soft {

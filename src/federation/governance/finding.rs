@@ -22,6 +22,7 @@ pub enum Kind {
     StaleAcceptedWithoutHandshake,
     PeerHeartbeatStale,
     PeerLedgerRegressed,
+    ManagedAuthorityEnded,
     PeerCapabilityDrift,
     PeerSchemaVersionDrift,
     PeerSchemaVersionMissing,
@@ -45,6 +46,7 @@ impl Kind {
             Self::StaleAcceptedWithoutHandshake => "stale_accepted_without_handshake",
             Self::PeerHeartbeatStale => "peer_heartbeat_stale",
             Self::PeerLedgerRegressed => "peer_ledger_regressed",
+            Self::ManagedAuthorityEnded => "managed_authority_ended",
             Self::PeerCapabilityDrift => "peer_capability_drift",
             Self::PeerSchemaVersionDrift => "peer_schema_version_drift",
             Self::PeerSchemaVersionMissing => "peer_schema_version_missing",
@@ -70,6 +72,7 @@ impl Kind {
             | Self::StaleAcceptedWithoutHandshake
             | Self::PeerHeartbeatStale
             | Self::PeerLedgerRegressed
+            | Self::ManagedAuthorityEnded
             | Self::PeerCapabilityDrift
             | Self::PeerSchemaVersionDrift
             | Self::PeerSchemaVersionMissing
@@ -95,6 +98,9 @@ impl Kind {
             Self::PeerLedgerRegressed => {
                 Some("your ledger has gone back without a word: restore it by `sdwand ledger restore`")
             }
+            Self::ManagedAuthorityEnded => Some(
+                "the operator grant between parent and managed child has ended: grant anew, or spawn anew",
+            ),
             Self::PeerHeartbeatStale => Some("no heartbeat of yours comes through"),
             Self::PeerCapabilityDrift => Some("you name extension_slugs, but no capabilities"),
             Self::PeerSchemaVersionDrift => Some("your platform_version doesn't get along with this site's"),

@@ -1,6 +1,6 @@
 use super::*;
 use crate::federation::peer::tests::proposed;
-use crate::federation::peer::{Anchor, Offer};
+use crate::federation::peer::{Anchor, Offer, SpawnMode, SpawnRole};
 use crate::federation::pki::SiteCa;
 use crate::model::Name;
 use crate::model::host::Residency;
@@ -16,6 +16,7 @@ struct World {
     leaf_until: Option<Moment>,
     issued_until: Vec<(PeerId, Moment)>,
     peers: Vec<Peer>,
+    authority: Option<Moment>,
     now: Moment,
 }
 
@@ -30,6 +31,7 @@ impl World {
             leaf_until: None,
             issued_until: Vec::new(),
             peers,
+            authority: None,
             now: NOW,
         }
     }
@@ -50,6 +52,7 @@ impl World {
                 .map(|peer| Seen {
                     peer,
                     heard: peer.last_heartbeat_at,
+                    authority: self.authority,
                 })
                 .collect(),
             now: self.now,
@@ -258,6 +261,64 @@ fn silence_counts_while_beats_are_expected() {
 }
 
 #[test]
+fn a_managed_child_whose_parents_grant_has_ended() {
+    let found = |role, mode, status, authority| {
+        let mut world = World::new(vec![with(|peer| {
+            (peer.role, peer.mode, peer.status) = (role, mode, status);
+        })]);
+        world.authority = authority;
+        world.scan()
+    };
+    let (past, future) = (NOW, NOW.after(Duration::from_secs(1)));
+    for (role, remedy) in [
+        (SpawnRole::Parent, "spawn it anew"),
+        (SpawnRole::Child, "sdwand grant create site-1"),
+    ] {
+        let of = |status, authority| found(role, SpawnMode::ManagedChild, status, authority);
+        for status in [
+            Status::Accepted,
+            Status::Enrolled,
+            Status::Active,
+            Status::Degraded,
+            Status::Suspended,
+        ] {
+            for (authority, word) in [(Some(past), "ended at 1970-01-01"), (None, "isn't there")] {
+                let findings = of(status, authority);
+                let [finding] = findings.as_slice() else {
+                    panic!("{status}: {findings:?}")
+                };
+                assert_eq!(
+                    (finding.kind, finding.severity),
+                    (Kind::ManagedAuthorityEnded, Severity::Medium)
+                );
+                assert!(finding.message.contains(remedy), "{}", finding.message);
+                assert!(finding.message.contains(word), "{}", finding.message);
+                assert_eq!(finding.payload["managed_until"], json!(authority));
+            }
+            assert_eq!(of(status, Some(future)), [], "{status}");
+        }
+        for status in [Status::Proposed, Status::Revoked] {
+            assert_eq!(of(status, None), [], "{status}");
+        }
+        // Emancipated, or never managed.
+        for mode in [
+            SpawnMode::AutonomousPeer,
+            SpawnMode::ClusterMember,
+            SpawnMode::OutOfBand,
+        ] {
+            assert_eq!(found(role, mode, Status::Active, Some(past)), [], "{mode:?}");
+        }
+    }
+    let equal = found(
+        SpawnRole::Symmetric,
+        SpawnMode::ManagedChild,
+        Status::Active,
+        None,
+    );
+    assert_eq!(equal, [], "no grant comes with it");
+}
+
+#[test]
 fn prefixes_are_compared_by_what_they_contain() {
     let (later, earlier) = (
         with(|peer| site_of(peer, "site-1.fd00bbbbcc00")),
@@ -430,6 +491,8 @@ fn kinds_are_written_as_they_are_called() {
         Kind::PeerCertUnreadable,
         Kind::StaleAcceptedWithoutHandshake,
         Kind::PeerHeartbeatStale,
+        Kind::PeerLedgerRegressed,
+        Kind::ManagedAuthorityEnded,
         Kind::PeerCapabilityDrift,
         Kind::PeerSchemaVersionDrift,
         Kind::PeerSchemaVersionMissing,
