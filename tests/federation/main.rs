@@ -13,6 +13,7 @@
     reason = "tests look at the clock, say so when they fail, and are lists of cases"
 )]
 
+mod again;
 mod answers;
 mod audit;
 mod children;
@@ -20,6 +21,7 @@ mod connections;
 mod contract;
 mod elsewhere;
 mod emancipated;
+mod failing;
 mod flood;
 mod governance;
 mod grants;
