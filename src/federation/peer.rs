@@ -487,6 +487,9 @@ pub struct Peer {
     /// The digest of the token that we took to it, if we did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken: Option<TokenDigest>,
+    /// The digest of the token that a payload has for it, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errand: Option<TokenDigest>,
     /// What it has shown of its ledger.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shown: Option<Shown>,
@@ -524,6 +527,7 @@ impl Peer {
             generation: 1,
             enrolment: None,
             taken: None,
+            errand: None,
             shown: None,
             regressed: None,
             cluster: None,

@@ -91,6 +91,8 @@ pub enum Step {
     Take(PeerId),
     /// It was.
     Done,
+    /// An operator has revoked the parent before it was: it stays revoked.
+    Revoked(PeerId),
 }
 
 impl Errand {
@@ -115,17 +117,20 @@ impl Errand {
     /// What is to be done next, as things stand.
     pub fn step<'a>(&self, peers: impl Iterator<Item = &'a Peer>) -> Step {
         let (digest, url) = (self.token.digest(), self.url.to_string());
-        let mut next = Step::Register;
+        let (mut next, mut revoked) = (Step::Register, None);
         for peer in peers {
             if peer.taken == Some(digest) {
                 return Step::Done;
+            }
+            if peer.errand == Some(digest) && peer.status == Status::Revoked {
+                revoked = Some(peer.id);
             }
             let is_it = peer.role == SpawnRole::Child && peer.mode == self.mode && peer.url == url;
             if is_it && peer.status == Status::Proposed {
                 next = Step::Take(peer.id);
             }
         }
-        next
+        revoked.map_or(next, Step::Revoked)
     }
 }
 
@@ -133,7 +138,7 @@ impl Errand {
 mod tests {
     use super::*;
     use crate::federation::peer::tests::proposed;
-    use crate::federation::token::Fingerprint;
+    use crate::federation::token::{Fingerprint, TokenDigest};
     use serde_json::json;
 
     fn token() -> AcceptanceToken {
@@ -182,6 +187,40 @@ mod tests {
         }
         peer.taken = Some(AcceptanceToken::new([8; 32], Fingerprint([9; 32])).digest());
         assert_eq!(step(&peer), Step::Register, "another token is another errand");
+    }
+
+    #[test]
+    fn a_parent_that_was_revoked_before_isnt_registered_again() {
+        let errand = Errand::parse(&payload().to_string()).unwrap();
+        let waiting = Peer {
+            url: errand.url.to_string(),
+            role: SpawnRole::Child,
+            mode: SpawnMode::ManagedChild,
+            errand: Some(token().digest()),
+            ..proposed()
+        };
+        let revoked = Peer {
+            status: Status::Revoked,
+            ..waiting.clone()
+        };
+        let step = |peers: &[&Peer]| errand.step(peers.iter().copied());
+        assert_eq!(step(&[&waiting]), Step::Take(waiting.id));
+        assert_eq!(step(&[&revoked]), Step::Revoked(revoked.id));
+        // Whatever was registered beside it is for a token that an operator brings.
+        let by_hand = Peer {
+            errand: None,
+            ..waiting.clone()
+        };
+        for peers in [[&by_hand, &revoked], [&revoked, &by_hand]] {
+            assert_eq!(step(&peers), Step::Revoked(revoked.id));
+        }
+        for errand in [None, Some(TokenDigest([8; 32]))] {
+            let other = Peer {
+                errand,
+                ..revoked.clone()
+            };
+            assert_eq!(step(&[&other]), Step::Register, "another errand's");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{random, wall};
 use crate::federation::dial::DialError;
 use crate::federation::gateway::{Gateway, OperatorError, Proposal, TakeError};
-use crate::federation::peer::SpawnRole;
+use crate::federation::peer::{PeerId, SpawnRole};
 use crate::federation::spawn::{Errand, MAX_PAYLOAD, Step};
 use crate::model::Name;
 use crate::report::chain;
@@ -20,12 +20,16 @@ const WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 /// Does what the payload says, if there is one, and if it wasn't done yet. What can't ever succeed is told once.
 pub(super) async fn follow(gateway: Arc<Gateway>, path: std::path::PathBuf) {
     let Some(errand) = read(&path) else { return };
-    let (mut wait, mut is_registered) = (WAITS[0], false);
+    let mut wait = WAITS[0];
     loop {
-        match step(&gateway, &errand, &mut is_registered).await {
-            Ok(false) => return,
-            Ok(true) => {
+        match step(&gateway, &errand).await {
+            Ok(Outcome::Nothing) => return,
+            Ok(Outcome::Taken) => {
                 tracing::info!(parent = %errand.url, path = %path.display(), "the parent has taken us up; the payload may be removed");
+                return;
+            }
+            Ok(Outcome::Revoked(id)) => {
+                tracing::warn!(parent = %errand.url, peer = %id, path = %path.display(), "an operator has revoked this parent before its token was taken: it stays revoked; remove the payload, or have the parent make another to be its child after all");
                 return;
             }
             Err(error) if is_final(&error) => {
@@ -68,24 +72,36 @@ fn read(path: &Path) -> Option<Errand> {
     }
 }
 
-/// Says whether anything was left to do. A row that an operator ends meanwhile isn't written again.
-async fn step(gateway: &Gateway, errand: &Errand, is_registered: &mut bool) -> Result<bool, Failure> {
+/// What an errand came to.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    /// Nothing was left to do.
+    Nothing,
+    /// The parent has taken us up.
+    Taken,
+    /// An operator had revoked the parent, or did so meanwhile.
+    Revoked(PeerId),
+}
+
+/// One try. A row that an operator ends isn't written again, neither now nor at any later start.
+async fn step(gateway: &Gateway, errand: &Errand) -> Result<Outcome, Failure> {
     let next = || {
         gateway
             .ledger
             .read(|book| errand.step(book.peers().map(AsRef::as_ref)))
     };
-    if next() == Step::Register && !*is_registered {
+    if next() == Step::Register {
         register(gateway, errand)?;
     }
-    *is_registered = true;
     match next() {
         Step::Take(id) => {
+            gateway.entrust(id, errand.token.digest(), wall())?;
             let token = zeroize::Zeroizing::new(errand.token.reveal());
             gateway.take(id, &token, wall()).await?;
-            Ok(true)
+            Ok(Outcome::Taken)
         }
-        Step::Register | Step::Done => Ok(false),
+        Step::Revoked(id) => Ok(Outcome::Revoked(id)),
+        Step::Register | Step::Done => Ok(Outcome::Nothing),
     }
 }
 
@@ -137,5 +153,96 @@ fn is_final(failure: &Failure) -> bool {
             TakeError::Answer(_) | TakeError::Store(_) | TakeError::Ledger(_) => false,
         },
         Failure::Dial(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::federation::gateway::Settings;
+    use crate::federation::ledger::{Ledger, backup, restore};
+    use crate::federation::peer::{Peer, Status};
+    use crate::federation::pki::SiteCa;
+    use crate::federation::site::SiteId;
+
+    fn start(folder: &Path) -> Gateway {
+        let site = SiteId::new("site-b.fd0000000002").unwrap();
+        let ledger = Arc::new(Ledger::open(&folder.join("ledger.db"), wall()).unwrap());
+        let (ca, _) = SiteCa::generate(&site, wall()).unwrap();
+        let node = Name::new("hub-b1").unwrap();
+        Gateway::new(site, node, ca, ledger, Settings::default())
+    }
+
+    /// An errand to a parent that nobody reaches.
+    fn errand(folder: &Path) -> Errand {
+        let (ca, _) = SiteCa::generate(&SiteId::new("site-a.fd0000000001").unwrap(), wall()).unwrap();
+        let token = crate::federation::token::AcceptanceToken::new([7; 32], ca.fingerprint());
+        let payload = serde_json::json!({
+            "parent_url": "https://127.0.0.1:1", "acceptance_token": token.reveal(), "contract_version": "v1",
+            "spawn_mode": "managed_child",
+        });
+        let path = folder.join("payload.json");
+        std::fs::write(&path, payload.to_string()).unwrap();
+        read(&path).unwrap()
+    }
+
+    fn rows(gateway: &Gateway) -> Vec<Peer> {
+        let all =
+            |book: &crate::federation::ledger::Book| book.peers().map(|peer| (**peer).clone()).collect();
+        gateway.ledger.read(all)
+    }
+
+    async fn unreached(gateway: &Gateway, errand: &Errand) {
+        let failed = step(gateway, errand).await.unwrap_err();
+        assert!(!is_final(&failed), "{failed}");
+    }
+
+    #[tokio::test]
+    async fn a_parent_that_an_operator_has_revoked_stays_revoked_at_every_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let errand = errand(folder.path());
+        let gateway = start(folder.path());
+        for _ in 0..2 {
+            unreached(&gateway, &errand).await;
+        }
+        let waiting = rows(&gateway);
+        assert_eq!(waiting.len(), 1, "registered once");
+        let copy = folder.path().join("copy.db");
+        backup(&folder.path().join("ledger.db"), &copy).unwrap();
+        gateway.revoke(waiting[0].id, "not this one", wall()).unwrap();
+        let revoked = rows(&gateway);
+        assert_eq!(revoked[0].status, Status::Revoked);
+        assert_eq!(
+            step(&gateway, &errand).await.unwrap(),
+            Outcome::Revoked(waiting[0].id)
+        );
+        drop(gateway);
+        let again = start(folder.path());
+        assert_eq!(
+            step(&again, &errand).await.unwrap(),
+            Outcome::Revoked(waiting[0].id)
+        );
+        assert_eq!(rows(&again), revoked);
+        drop(again);
+
+        // A restore revokes what was only proposed, and is no operator's word: the errand begins anew.
+        restore(&copy, &folder.path().join("ledger.db"), wall()).unwrap();
+        let restored = start(folder.path());
+        unreached(&restored, &errand).await;
+        let statuses: Vec<Status> = rows(&restored).iter().map(|peer| peer.status).collect();
+        assert_eq!(statuses, [Status::Revoked, Status::Proposed]);
+    }
+
+    #[tokio::test]
+    async fn a_row_that_an_operator_registered_for_it_is_known_as_its_errand() {
+        let folder = tempfile::tempdir().unwrap();
+        let errand = errand(folder.path());
+        let gateway = start(folder.path());
+        register(&gateway, &errand).unwrap();
+        let id = rows(&gateway)[0].id;
+        unreached(&gateway, &errand).await;
+        assert_eq!(rows(&gateway)[0].errand, Some(errand.token.digest()));
+        gateway.revoke(id, "not this one", wall()).unwrap();
+        assert_eq!(step(&gateway, &errand).await.unwrap(), Outcome::Revoked(id));
     }
 }

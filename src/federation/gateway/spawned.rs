@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::Gateway;
+use super::{Gateway, OperatorError};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Peer, PeerId, SpawnMode, SpawnRole};
 use crate::federation::pki::Leaf;
 use crate::federation::pki::authority::StoreError;
 use crate::federation::pki::issued::Issued;
 use crate::federation::pki::request::{Signed, draw_key, request_of};
+use crate::federation::token::TokenDigest;
 use crate::federation::wire::RenewRequest;
 
 /// How long after a renewal that failed another is tried.
@@ -92,6 +93,27 @@ impl Gateway {
             // The next request is made with the same key: no harm is done.
             tracing::warn!(peer = %id, %error, "a key that was signed for stays where keys wait");
         }
+    }
+
+    /// Notes that a payload's token is for this parent: whatever becomes of the row, it is known whose errand it was.
+    ///
+    /// # Errors
+    /// No such peer, or the ledger can't be written.
+    pub fn entrust(&self, id: PeerId, token: TokenDigest, wall: Moment) -> Result<(), OperatorError> {
+        let entrusted = |peer: &Peer| peer.errand == Some(token);
+        if self
+            .ledger
+            .read(|book| book.peer(&id).is_some_and(|peer| entrusted(peer)))
+        {
+            return Ok(());
+        }
+        self.ledger.transact(wall, |draft| {
+            let mut peer = draft.peer(&id).cloned().ok_or(OperatorError::Unknown(id))?;
+            peer.errand = Some(token);
+            draft.put_peer(peer)?;
+            Ok::<_, OperatorError>(())
+        })?;
+        Ok(())
     }
 
     /// What a parent has signed for us.

@@ -33,6 +33,10 @@ pub(super) fn distrust(draft: &mut Draft<'_>, epoch: u64, why: &str) {
         if peer.happen(event, Some(reason), now).is_err() {
             continue;
         }
+        if peer.status == Status::Revoked {
+            // That is no operator's word: what a payload asks for may be tried anew.
+            peer.errand = None;
+        }
         *count += 1;
         draft.note(Happening {
             kind: format!("federation.peer.{}", peer.status),
