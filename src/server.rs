@@ -247,6 +247,7 @@ fn gateway(
     let authority = Authority::new(ca, next);
     let gateway = Gateway::new(site, own.node.clone(), authority, ledger, settings).kept_in(store);
     gateway.tell_fleet(fleet);
+    gateway.erase_revoked();
     Ok(gateway)
 }
 

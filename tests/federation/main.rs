@@ -21,6 +21,7 @@ mod connections;
 mod contract;
 mod elsewhere;
 mod emancipated;
+mod erased;
 mod failing;
 mod flood;
 mod governance;

@@ -191,9 +191,11 @@ impl Gateway {
     /// # Errors
     /// No such peer, it is ended already, or the ledger can't be written.
     pub fn revoke(&self, id: PeerId, reason: &str, wall: Moment) -> Result<Peer, OperatorError> {
-        self.move_on(id, wall, |peer, now| {
+        let peer = self.move_on(id, wall, |peer, now| {
             Ok(peer.happen(Event::Revoke, Some(reason), now)?)
-        })
+        })?;
+        self.retire(id);
+        Ok(peer)
     }
 
     /// Notes where a peer's data resides, as our operator knows it; what the peer itself says later counts again.

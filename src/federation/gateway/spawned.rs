@@ -1,6 +1,6 @@
 //! Being a child: keys that wait for a parent's signature, the certificates that it has signed, and their renewal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -162,6 +162,9 @@ impl Gateway {
             let due = |peer: &&Arc<Peer>| is_signed_for(peer) && peer.status.may_call();
             book.peers().filter(due).cloned().collect()
         });
+        // Who was revoked is told by what was shown when that began.
+        let ended = self.ended();
+        self.holdings().retain(|id, _| !ended.contains(id));
         let is_due = |peer: &Arc<Peer>| {
             let Some(issued) = self.issued(peer.id).filter(|issued| wall >= issued.leaf.renew_at) else {
                 return false;
@@ -198,6 +201,45 @@ impl Gateway {
         let issued = self.read_signed(id, signed, self.ledger.read(|book| book.now(wall)))?;
         self.keep_signed(id, issued)?;
         self.forget_waiting(id);
+        self.erase_if_revoked(id);
         Ok(())
+    }
+
+    /// A parent was revoked: what it has signed for us is erased, and the keys. It stays in memory until the parent is told,
+    /// since that is what it knows us by; see [`Self::renewals`].
+    pub(super) fn retire(&self, id: PeerId) {
+        drop(self.issued(id));
+        self.erase_if_revoked(id);
+    }
+
+    /// Whoever was revoked keeps nothing here: also where it was while the parent signed.
+    pub(super) fn erase_if_revoked(&self, id: PeerId) {
+        let Some(store) = &self.store else { return };
+        let found = self.ledger.read(|book| book.peer(&id).cloned());
+        if found.is_none_or(|peer| peer.status.is_live()) {
+            return;
+        }
+        match store.erase_issued(id) {
+            Ok(true) => tracing::info!(peer = %id, "what the parent had signed is erased, and the key"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(peer = %id, %error, "what the parent signed can't be erased: the next start tries again");
+            }
+        }
+    }
+
+    /// Erases what is left of parents that were revoked while nobody served, or when it couldn't be erased. What is of no
+    /// peer that the ledger knows stays: the ledger that knows it may be put back.
+    pub fn erase_revoked(&self) {
+        for id in self.ended() {
+            self.erase_if_revoked(id);
+        }
+    }
+
+    fn ended(&self) -> BTreeSet<PeerId> {
+        self.ledger.read(|book| {
+            let ended = book.peers().filter(|peer| !peer.status.is_live());
+            ended.map(|peer| peer.id).collect()
+        })
     }
 }

@@ -167,9 +167,12 @@ impl Gateway {
             draft.put_peer(peer.clone())?;
             Ok(peer)
         });
-        let peer = taken.map_err(|aborted| match aborted {
-            Aborted::ByCaller(error) => error,
-            Aborted::ByLedger(error) => TakeError::Ledger(error),
+        let peer = taken.map_err(|aborted| {
+            self.erase_if_revoked(accepting.peer.id);
+            match aborted {
+                Aborted::ByCaller(error) => error,
+                Aborted::ByLedger(error) => TakeError::Ledger(error),
+            }
         })?;
         self.forget_waiting(peer.id);
         Ok(peer)

@@ -5,6 +5,8 @@
 //! | `issued-<peer id>.pem` | a key, the certificate that the parent signed for it, and what leads to the parent's anchor |
 //! | `issued-<peer id>.next` | a key that waits for its certificate |
 //!
+//! Both are erased when the parent is revoked.
+//!
 //! A key is on the disk before it is asked for: an answer that was lost is asked for again with the same key.
 
 use std::io;
@@ -133,6 +135,27 @@ impl Store {
             }
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+
+    /// Erases what the parent signed, and the key that waits. Says whether there was any.
+    ///
+    /// # Errors
+    /// It can't be removed.
+    pub fn erase_issued(&self, id: PeerId) -> Result<bool, StoreError> {
+        let mut was_there = false;
+        for suffix in ["pem", "next", "pem.new", "next.new"] {
+            let path = self.issued(id, suffix);
+            match std::fs::remove_file(&path) {
+                Ok(()) => was_there = true,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(StoreError::file("removing", path, source)),
+            }
+        }
+        if was_there {
+            let synced = std::fs::File::open(&self.folder).and_then(|folder| folder.sync_all());
+            synced.map_err(|source| StoreError::file("writing", self.folder.clone(), source))?;
+        }
+        Ok(was_there)
     }
 
     /// What the parent signed last, if it did.
