@@ -12,7 +12,7 @@ use super::client::{Call, CallError, Reply, Ways, call, call_by, call_over};
 use super::endpoints::{self, Bounds};
 use super::gateway::{Basis, BeatError, Gateway, TakeError};
 use super::moment::Moment;
-use super::peer::{Peer, PeerId, SpawnRole, Status};
+use super::peer::{Peer, PeerId, SpawnMode, SpawnRole, Status};
 use super::pki::authority::StoreError;
 use super::pki::tls::{Callee, client_config};
 use super::pki::{PkiError, Usage, certificates_of};
@@ -164,10 +164,15 @@ impl Gateway {
 }
 
 impl Gateway {
-    /// What we are to a parent, for its eyes.
+    /// What one of the two is to the other that spawned it, for the other's eyes.
     pub(super) fn spawned_as(&self, id: PeerId) -> Option<String> {
         let peer = self.ledger.read(|book| book.peer(&id).cloned())?;
-        (peer.role == SpawnRole::Child).then(|| peer.mode.as_str().to_owned())
+        let is_told = match peer.role {
+            SpawnRole::Child | SpawnRole::Parent => true,
+            // A managed child that is called an equal hears of its emancipation all the same.
+            SpawnRole::Symmetric => peer.mode == SpawnMode::AutonomousPeer,
+        };
+        is_told.then(|| peer.mode.as_str().to_owned())
     }
 
     /// Asks a parent for another certificate.

@@ -318,7 +318,8 @@ pub struct HeartbeatRequest {
     /// Where our own audit ended when the caller last saw it: `<epoch>/<records>:<hash>`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub witnessed: Option<String>,
-    /// What the caller is to us, where we spawned it: `managed_child`, or `autonomous_peer` once it is on its own.
+    /// Where one of the two has spawned the other, what that one is: `managed_child`, or `autonomous_peer` once it is on its
+    /// own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spawn_mode: Option<String>,
     /// What it says of itself.

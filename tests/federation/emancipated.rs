@@ -11,6 +11,7 @@ use sdwand::federation::moment::Moment;
 use sdwand::federation::peer::{PeerId, SpawnMode, SpawnRole, Status};
 use sdwand::federation::pki::SiteCa;
 use sdwand::federation::url::PeerUrl;
+use sdwand::federation::wire::Notice;
 use serde_json::json;
 
 use crate::children::{Foreign, authority, beats, post, spawned};
@@ -198,4 +199,74 @@ async fn a_parent_that_has_lost_its_childrens_ca_signs_anew_and_the_old_one_last
         .unwrap();
     let renewed = b.gateway.call_leaf(a_at_b.id, &subject, wall()).unwrap();
     assert!(again.identify(&renewed.chain, wall().after(OVERLAP)).is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parent_that_gives_its_authority_up_tells_its_child_with_the_next_beat() {
+    let a = Site::new("site-a", 1).await;
+    for (n, calls) in [(2, "the child"), (3, "the parent")] {
+        let b = Site::new("site-b", n).await;
+        let number = u8::try_from(n).unwrap();
+        let (b_at_a, a_at_b) = spawned(&a, &b, SpawnMode::ManagedChild, number).await;
+        beats(&b, a_at_b.id, 2).await;
+        let grant = authority(&a, b_at_a.id).remove(0).id;
+        a.gateway
+            .revoke_grant(b_at_a.id, grant, "grown up", wall())
+            .unwrap();
+        assert_eq!(b.peer(a_at_b.id).mode, SpawnMode::ManagedChild, "{calls}");
+        match calls {
+            "the child" => beats(&b, a_at_b.id, 1).await,
+            _ => beats(&a, b_at_a.id, 1).await,
+        }
+        assert_eq!(b.peer(a_at_b.id).mode, SpawnMode::AutonomousPeer, "{calls}");
+        let ended = authority(&b, a_at_b.id).remove(0);
+        assert_eq!(ended.revoke_reason.as_deref(), Some("emancipated_by_peer"));
+        // It vouches for itself from here on, and nobody waits for a signature that won't come.
+        let subject = b_at_a.id.subject();
+        let shown = b.gateway.call_leaf(a_at_b.id, &subject, wall()).unwrap();
+        assert_eq!(shown.issuer, b.gateway.ca.fingerprint());
+        assert!(b.gateway.renewals(wall().after(DAY * 80)).is_empty());
+        beats(&b, a_at_b.id, 1).await;
+        for (site, id) in [(&a, b_at_a.id), (&b, a_at_b.id)] {
+            assert_eq!(site.peer(id).status, Status::Active);
+            let audit = site.gateway.ledger.audit_tail(1_000).unwrap();
+            let told = audit.iter().filter(|record| {
+                record.kind == "federation.peer.emancipated" && record.peer == Some(id.to_string())
+            });
+            assert_eq!(told.count(), 1, "{calls}");
+        }
+    }
+}
+
+/// Whichever of the two ends it: the other knows at once, by a notice, and not only by refusals.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parent_and_child_are_told_when_the_other_revokes_them() {
+    let a = Site::new("site-a", 1).await;
+    for (n, mode) in [
+        (2, SpawnMode::ManagedChild),
+        (3, SpawnMode::ManagedChild),
+        (4, SpawnMode::AutonomousPeer),
+        (5, SpawnMode::ClusterMember),
+    ] {
+        let b = Site::new("site-b", n).await;
+        let (b_at_a, a_at_b) = spawned(&a, &b, mode, u8::try_from(n).unwrap()).await;
+        beats(&b, a_at_b.id, 1).await;
+        let (by, here, told, there) = if n == 3 {
+            (&b, a_at_b.id, &a, b_at_a.id)
+        } else {
+            (&a, b_at_a.id, &b, a_at_b.id)
+        };
+        assert_eq!(told.peer(there).status, Status::Active);
+        let revoked = by.gateway.revoke(here, "over", wall()).unwrap();
+        by.gateway
+            .notify(&revoked, Notice::Revoked, wall())
+            .await
+            .unwrap();
+        let peer = told.peer(there);
+        assert_eq!(
+            (peer.status, peer.reason.as_deref()),
+            (Status::Degraded, Some("revoked_by_peer")),
+            "{mode:?}"
+        );
+    }
 }

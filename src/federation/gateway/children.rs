@@ -314,23 +314,24 @@ impl Gateway {
         Ok(answer)
     }
 
-    /// A child of ours says what it is to us: whether it is on its own now.
+    /// A managed child, or its parent, says what the child is: whether it is on its own now. Each may end the parent's
+    /// authority, and neither can begin it by a word.
     pub(super) fn hear_emancipation(
         &self,
         peer: &Peer,
         said: Option<&str>,
         wall: Moment,
     ) -> Result<(), LedgerError> {
-        if is_managed_here(peer) && said == Some(SpawnMode::AutonomousPeer.as_str()) {
+        if is_managed(peer) && said == Some(SpawnMode::AutonomousPeer.as_str()) {
             self.released(peer.id, wall)?;
         }
         Ok(())
     }
 
-    /// A child of ours says that it is on its own now: its operator has taken our authority back.
+    /// The child is on its own now: its operator has taken the parent's authority back, or the parent's has given it up.
     fn released(&self, id: PeerId, wall: Moment) -> Result<(), LedgerError> {
         let released = self.ledger.transact(wall, |draft| {
-            let found = draft.peer(&id).filter(|peer| is_managed_here(peer));
+            let found = draft.peer(&id).filter(|peer| is_managed(peer));
             if let Some(mut peer) = found.cloned() {
                 let now = draft.now();
                 let given: Vec<Grant> = authority_of(draft, id, now).cloned().collect();

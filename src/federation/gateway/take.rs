@@ -175,6 +175,9 @@ impl Gateway {
             }
         })?;
         self.forget_waiting(peer.id);
+        if accepting.request.csr_pem.is_some() {
+            self.lacks_us(peer.id);
+        }
         Ok(peer)
     }
 

@@ -89,6 +89,11 @@ impl Gateway {
         self.known().get(&id).is_some_and(|known| *known >= own)
     }
 
+    /// A parent has signed for us and knows no anchor of ours: the first beat brings it, so that it can call us, too.
+    pub(super) fn lacks_us(&self, id: PeerId) {
+        self.known().entry(id).or_insert(0);
+    }
+
     /// What goes with every beat and every answer: the anchors themselves only to who has said that it lacks them.
     #[must_use]
     pub fn tell_trust(&self, id: PeerId) -> TrustNews {
