@@ -147,6 +147,9 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
             "the ledger was put back: every peer waits for `sdwand peer resume`"
         );
     }
+    if let Some(ledger) = gateway.ledger.read(|book| book.ahead(wall())) {
+        tracing::error!(event = "clock_behind", %ledger, wall = %wall(), "the ledger's time is ahead of this host's clock: where the clock is right, stop the gateway and put it back, `sdwand ledger reset-clock`");
+    }
     let mut leaf = gateway
         .ca
         .issue(&gateway.site, &gateway.node, Usage::Serve, wall())?;

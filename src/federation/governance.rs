@@ -17,6 +17,7 @@
 //! | `peer_residency_missing` | low | it doesn't say where its data resides |
 //! | `own_ca_expiring` | high, critical | our CA is within 180, or 30, days of its end: every peering ends with it |
 //! | `own_cert_expiring` | high, critical | our listener's certificate is within 20, or 5, days of its end: it isn't renewed as it should be |
+//! | `own_clock_behind` | critical | the ledger's time is more than an hour ahead of the wall clock: one of the two is wrong |
 //!
 //! Revoked peers are ignored. Of a proposed peer nothing is known but its token.
 
@@ -82,6 +83,8 @@ pub struct Scene<'a> {
     pub peers: Vec<Seen<'a>>,
     /// The time.
     pub now: Moment,
+    /// The wall clock's, where the ledger's is so far ahead of it that someone must act.
+    pub behind: Option<Moment>,
 }
 
 /// All findings, the worst first.
@@ -106,12 +109,14 @@ pub fn scan_peer(scene: &Scene<'_>, id: PeerId) -> Vec<Finding> {
     findings
 }
 
-/// Our own certificates.
+/// Our own clock and certificates. These are judged by the wall clock, where it is behind: nothing is to be renewed for a
+/// time that may be wrong.
 fn own(scene: &Scene<'_>) -> Vec<Finding> {
+    let now = scene.behind.unwrap_or(scene.now);
     let ending = |kind, until: Moment, (notice, urgent), what: String| {
-        let severity = if ends_within(scene.now, until, urgent) {
+        let severity = if ends_within(now, until, urgent) {
             Severity::Critical
-        } else if ends_within(scene.now, until, notice) {
+        } else if ends_within(now, until, notice) {
             Severity::High
         } else {
             return None;
@@ -125,6 +130,16 @@ fn own(scene: &Scene<'_>) -> Vec<Finding> {
         })
     };
     let mut findings = Vec::new();
+    findings.extend(scene.behind.map(|wall| Finding {
+        kind: Kind::OwnClockBehind,
+        severity: Severity::Critical,
+        federation_peer_id: None,
+        message: format!(
+            "the ledger's time is {}, this host's clock says {wall}: what was given before is over, and peers' certificates look so; where the clock is right, stop the gateway and put the ledger's time back, `sdwand ledger reset-clock`; else set the clock",
+            scene.now
+        ),
+        payload: json!({ "ledger": scene.now, "wall": wall }),
+    }));
     match not_after(scene.ca) {
         Ok(until) => findings.extend(ending(
             Kind::OwnCaExpiring,

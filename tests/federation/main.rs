@@ -17,6 +17,7 @@ mod again;
 mod answers;
 mod audit;
 mod children;
+mod clock;
 mod connections;
 mod contract;
 mod elsewhere;

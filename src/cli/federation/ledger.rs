@@ -1,4 +1,4 @@
-//! `sdwand ledger …`: copies of what a site's gateway remembers.
+//! `sdwand ledger …`: copies of what a site's gateway remembers, and its time.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -14,7 +14,8 @@ use super::Api;
 use crate::api::operator::FEDERATION;
 use crate::cli::{CliError, Global};
 use crate::config;
-use crate::federation::ledger::{Holding, backup, inspect, restore};
+use crate::federation::ledger::{ClockReset, Holding, backup, inspect, reset_clock, restore};
+use crate::federation::moment::Moment;
 use crate::host::system_now;
 use crate::server;
 use crate::sys::lock::FileLock;
@@ -44,6 +45,24 @@ void. What was there is kept as ledger.db.replaced. Run this as the user whose <
     Restore {
         /// The copy; `-` reads it from standard input
         file: PathBuf,
+    },
+    /// Put the ledger's time back to this host's clock, after that was once far ahead; the gateway must be stopped
+    #[command(after_help = "Example:
+  date -u                        # is it right?
+  systemctl stop sdwand-serve
+  runuser -u sdwand -- sdwand ledger reset-clock --today 2026-11-24
+  systemctl start sdwand-serve
+  sdwand peer resume site-b      # for each peer that shall go on
+
+The ledger's time never goes back by itself, so that nothing that had expired is good again. After a clock in 2040 all is
+expired until 2040, peers' certificates too. This ends that as a restore would: a new epoch begins, whoever was on is
+suspended, whoever was only proposed is revoked, every token, grant and kept answer is void. The audit goes on and says so.
+A backup of before the clock was ahead does as well: `sdwand ledger restore`.
+Run this as the user whose <state_dir>-serve is.")]
+    ResetClock {
+        /// Today's date (UTC), as you know it and not as this host says: it must be the same
+        #[arg(long, value_name = "YYYY-MM-DD")]
+        today: String,
     },
 }
 
@@ -89,6 +108,14 @@ pub(crate) async fn ledger(global: &Global, command: LedgerCommand) -> Result<Ex
             let holding = put_back(global, &file)?;
             let text = "nothing is active: `sdwand peer resume PEER` for each that shall go on\n";
             print(global, &file, &holding, json!({}), text)?;
+        }
+        LedgerCommand::ResetClock { today } => {
+            let reset = set_back(global, &today)?;
+            let text = format!(
+                "the ledger's time was {}, and is {}: epoch {}, audit {}\nnothing is active: `sdwand peer resume PEER` for each that shall go on\n",
+                reset.from, reset.to, reset.epoch, reset.audit_head
+            );
+            global.print(&json!(reset), &text)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -178,4 +205,15 @@ fn put_back(global: &Global, file: &Path) -> Result<Holding, CliError> {
         .and_then(|_| restore(&taken, &ledger, wall).map_err(|error| CliError::new(&error)));
     remove()?;
     restored
+}
+
+fn set_back(global: &Global, today: &str) -> Result<ClockReset, CliError> {
+    let wall: Moment = system_now().into();
+    if wall.to_string().get(..10) != Some(today) {
+        return Err(CliError::Other(format!(
+            "--today is {today:?}, this host's clock says {wall} (UTC): set the clock first (NTP, or `date -s`), for the ledger would follow it"
+        )));
+    }
+    let (ledger, _lock) = stopped(global)?;
+    reset_clock(&ledger, wall).map_err(|error| CliError::new(&error))
 }

@@ -86,6 +86,7 @@ impl Gateway {
             leaf_until: grounds.leaf_until,
             peers: peers.into_iter().map(seen).collect(),
             now,
+            behind: None,
         }
     }
 
@@ -103,7 +104,8 @@ impl Gateway {
         let grounds = self.grounds();
         self.ledger.read(|book| {
             let (peers, grants) = (book.peers().map(AsRef::as_ref), book.grants().map(AsRef::as_ref));
-            let scene = self.scene(&grounds, peers, grants, book.now(wall));
+            let mut scene = self.scene(&grounds, peers, grants, book.now(wall));
+            scene.behind = book.ahead(wall).map(|_| wall);
             of.map_or_else(|| scan(&scene), |id| scan_peer(&scene, id))
         })
     }

@@ -30,6 +30,7 @@ pub enum Kind {
     PeerResidencyMissing,
     OwnCaExpiring,
     OwnCertExpiring,
+    OwnClockBehind,
 }
 
 impl Kind {
@@ -54,6 +55,7 @@ impl Kind {
             Self::PeerResidencyMissing => "peer_residency_missing",
             Self::OwnCaExpiring => "own_ca_expiring",
             Self::OwnCertExpiring => "own_cert_expiring",
+            Self::OwnClockBehind => "own_clock_behind",
         }
     }
 
@@ -65,7 +67,8 @@ impl Kind {
             | Self::PeerCertExpiring
             | Self::PeerCertUnreadable
             | Self::OwnCaExpiring
-            | Self::OwnCertExpiring => true,
+            | Self::OwnCertExpiring
+            | Self::OwnClockBehind => true,
             Self::PrefixOverlapWithInstall
             | Self::PrefixOverlapWithOtherPeer
             | Self::ExpiredTrustJwt
@@ -107,7 +110,10 @@ impl Kind {
             Self::PeerSchemaVersionMissing => Some("you don't say your platform_version"),
             Self::PeerResidencyCrossing => Some("your data resides elsewhere than this site's"),
             Self::PeerResidencyMissing => Some("you don't say where your data resides: data_residency"),
-            Self::PrefixOverlapWithOtherPeer | Self::OwnCaExpiring | Self::OwnCertExpiring => None,
+            Self::PrefixOverlapWithOtherPeer
+            | Self::OwnCaExpiring
+            | Self::OwnCertExpiring
+            | Self::OwnClockBehind => None,
         }
     }
 }

@@ -17,6 +17,7 @@ struct World {
     issued_until: Vec<(PeerId, Moment)>,
     peers: Vec<Peer>,
     authority: Option<Moment>,
+    behind: Option<Moment>,
     now: Moment,
 }
 
@@ -32,6 +33,7 @@ impl World {
             issued_until: Vec::new(),
             peers,
             authority: None,
+            behind: None,
             now: NOW,
         }
     }
@@ -56,6 +58,7 @@ impl World {
                 })
                 .collect(),
             now: self.now,
+            behind: self.behind,
         }
     }
 
@@ -431,6 +434,16 @@ fn our_own_certificates_are_told_of_in_time() {
 }
 
 #[test]
+fn a_ledger_whose_time_is_ahead_says_what_to_do() {
+    let mut world = World::new(Vec::new());
+    world.leaf_until = Some(NOW);
+    world.behind = Some(NOW.before(DAY * 30));
+    assert_eq!(world.found(), ["own critical own_clock_behind"]);
+    let message = &world.scan()[0].message;
+    assert!(message.contains("sdwand ledger reset-clock"), "{message}");
+}
+
+#[test]
 fn a_crossing_is_high_where_it_is_refused() {
     let mut world = World::new(vec![with(|peer| {
         peer.declared.data_residency = Some("DE".to_owned());
@@ -500,6 +513,7 @@ fn kinds_are_written_as_they_are_called() {
         Kind::PeerResidencyMissing,
         Kind::OwnCaExpiring,
         Kind::OwnCertExpiring,
+        Kind::OwnClockBehind,
     ] {
         assert_eq!(json!(kind), json!(kind.as_str()));
     }

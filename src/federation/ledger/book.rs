@@ -233,7 +233,7 @@ impl Book {
         }
         self.operator_tokens.extend(changes.operator_tokens);
         self.operator_tokens.retain(|_, issued| now < issued.expires_at);
-        self.latest = Some(self.now(now));
+        self.latest = Some(changes.set_back.unwrap_or_else(|| self.now(now)));
     }
 }
 
@@ -251,6 +251,8 @@ pub(super) struct Changes {
     /// None of the answers that are kept is told again.
     pub(super) void_answers: bool,
     pub(super) epoch: Option<u64>,
+    /// What the ledger's time is from here on, where an operator puts it back.
+    pub(super) set_back: Option<Moment>,
 }
 
 /// Why a peer can't be written: another live one has what it claims.

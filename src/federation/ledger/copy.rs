@@ -16,6 +16,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 
 use super::audit::Head;
+use super::distrust::Cause;
 use super::mark::{Found, MarkFile};
 use super::{Fuse, Ledger, LedgerError, Mark, Writer, audit, connect, mark_path, meta, read_book, schema_of};
 use crate::federation::ledger::Book;
@@ -303,7 +304,7 @@ fn prepare(new: &Path, old: &Path, wall: Moment) -> Result<Holding, CopyError> {
         doubt: None,
         book: RwLock::new(book),
     };
-    ledger.distrust(wall, before, "by `sdwand ledger restore`")?;
+    ledger.distrust(wall, before, Cause::Restored("by `sdwand ledger restore`"))?;
     let peers = ledger.read(|book| book.peers().count());
     let epoch = ledger.read(Book::epoch);
     let writer = ledger.writer.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -1,33 +1,51 @@
-//! What becomes of a ledger that was restored, or put back: nothing of it is active, and nothing of before is good for
-//! anything, until the operator says so peer by peer.
+//! What becomes of a ledger that was restored, put back, or dated by a wrong clock: nothing of it is active, and nothing of
+//! before is good for anything, until the operator says so peer by peer.
 
 use serde_json::json;
 
-use super::{Draft, Happening};
+use super::{Draft, Happening, clock};
 use crate::federation::grant::Grant;
+use crate::federation::moment::Moment;
 use crate::federation::peer::{Event, Peer, Status};
 
-/// What a suspended peer waits for.
-const SUSPENDED: &str = "restored from a backup: `sdwand peer resume`";
-/// What an offer ends with. Whoever was offered something may have taken it: the ledger doesn't know.
-const REVOKED: &str = "restored from a backup: propose anew";
+/// Why the ledger isn't believed as it stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Cause<'a> {
+    /// It is another one than it was; in words.
+    Restored(&'a str),
+    /// Its time was a wrong clock's; the right one.
+    Clock {
+        /// The right one.
+        to: Moment,
+    },
+}
 
-/// What a grant ends with.
-const UNGRANTED: &str = "restored from a backup: grant anew";
+impl Cause<'_> {
+    /// What has happened, for whoever it ends something for.
+    const fn what(self) -> &'static str {
+        match self {
+            Self::Restored(_) => "restored from a backup",
+            Self::Clock { .. } => "the ledger's time was put back",
+        }
+    }
+}
 
 /// Begins `epoch`: suspends who was on, revokes who was only proposed, with their tokens, revokes grants
 /// and operators' tokens,
 /// and forgets kept answers.
-pub(super) fn distrust(draft: &mut Draft<'_>, epoch: u64, why: &str) {
-    let now = draft.now();
+pub(super) fn distrust(draft: &mut Draft<'_>, epoch: u64, cause: Cause<'_>) {
+    let (now, what) = (draft.now(), cause.what());
+    let suspension = format!("{what}: `sdwand peer resume`");
+    // Whoever was offered something may have taken it: the ledger doesn't know.
+    let revocation = format!("{what}: propose anew");
     let peers: Vec<Peer> = draft.peers().cloned().collect();
     let (mut suspended, mut revoked) = (0, 0);
     for mut peer in peers {
         let (event, reason, count) = match peer.status {
             Status::Accepted | Status::Enrolled | Status::Active | Status::Degraded => {
-                (Event::Suspend, SUSPENDED, &mut suspended)
+                (Event::Suspend, &suspension, &mut suspended)
             }
-            Status::Proposed => (Event::Revoke, REVOKED, &mut revoked),
+            Status::Proposed => (Event::Revoke, &revocation, &mut revoked),
             Status::Suspended | Status::Revoked => continue,
         };
         if peer.happen(event, Some(reason), now).is_err() {
@@ -56,7 +74,7 @@ pub(super) fn distrust(draft: &mut Draft<'_>, epoch: u64, why: &str) {
     for mut grant in given {
         // Whether it was revoked after the backup, the ledger doesn't know.
         grant.revoked_at = Some(now);
-        grant.revoke_reason = Some(UNGRANTED.to_owned());
+        grant.revoke_reason = Some(format!("{what}: grant anew"));
         draft.put_grant(grant);
     }
     for mut issued in draft.operator_tokens() {
@@ -71,13 +89,24 @@ pub(super) fn distrust(draft: &mut Draft<'_>, epoch: u64, why: &str) {
     draft.put_own_trust(trust);
     let void = draft.void_answers();
     draft.changes.epoch = Some(epoch);
+    let mut payload = json!({
+        "epoch": epoch, "suspended": suspended, "revoked": revoked, "answers_void": void, "grants_revoked": grants,
+    });
+    let kind = match cause {
+        Cause::Restored(why) => {
+            payload["why"] = json!(why);
+            "federation.ledger.restored"
+        }
+        Cause::Clock { to } => {
+            (payload["from"], payload["to"]) = (json!(now), json!(to));
+            clock::put_back(draft, to);
+            "federation.ledger.clock_reset"
+        }
+    };
     draft.note(Happening {
-        kind: "federation.ledger.restored".to_owned(),
+        kind: kind.to_owned(),
         severity: "high",
         peer: None,
-        payload: json!({
-            "epoch": epoch, "why": why, "suspended": suspended, "revoked": revoked, "answers_void": void,
-            "grants_revoked": grants,
-        }),
+        payload,
     });
 }

@@ -9,6 +9,7 @@
 
 mod audit;
 mod book;
+mod clock;
 mod copy;
 mod distrust;
 mod extract;
@@ -23,11 +24,13 @@ use rusqlite::{Connection, OpenFlags};
 
 pub use audit::{AuditLine, AuditRecord, ChainError, Head};
 pub use book::{Book, Conflict, Draft, Happening, KeptAnswer, OwnTrust, Rotation};
+pub use clock::{ClockError, ClockReset, reset_clock};
 pub use copy::{CopyError, Holding, backup, inspect, restore};
 pub use extract::{Place, Window};
 
 use super::moment::Moment;
 use super::peer::PeerId;
+use distrust::Cause;
 use mark::{Found, Mark, MarkFile};
 use rows::{meta, read_book, write};
 
@@ -239,18 +242,18 @@ impl Ledger {
             book: RwLock::new(book),
         };
         if let Some(why) = doubt {
-            ledger.distrust(wall, before, why)?;
+            ledger.distrust(wall, before, Cause::Restored(why))?;
         }
         ledger.begin()?;
         Ok(ledger)
     }
 
     /// Begins a new epoch, later than `before`. The mark follows: whoever is cut off before it does it again.
-    fn distrust(&self, wall: Moment, before: u64, why: &str) -> Result<(), LedgerError> {
+    fn distrust(&self, wall: Moment, before: u64, cause: Cause<'_>) -> Result<(), LedgerError> {
         let epoch = before.max(self.read(Book::epoch)) + 1;
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = self.transact_with(&mut writer, wall, |draft| {
-            distrust::distrust(draft, epoch, why);
+            distrust::distrust(draft, epoch, cause);
             Ok::<_, std::convert::Infallible>(())
         });
         match outcome {

@@ -53,7 +53,8 @@ pub(super) fn write(writer: &mut Writer, changes: &Changes, now: Moment) -> rusq
         .map(json)
         .transpose()?
         .map(|doc| ("trust", doc));
-    for (key, value) in std::iter::once(("latest", now.millis().to_string()))
+    let latest = changes.set_back.unwrap_or(now);
+    for (key, value) in std::iter::once(("latest", latest.millis().to_string()))
         .chain(epoch)
         .chain(trust)
     {
