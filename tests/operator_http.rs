@@ -577,7 +577,7 @@ async fn an_operator_changes_one_thing_about_a_peer() {
     assert_eq!(told.len(), 1, "the same again is no news");
     assert_eq!(
         told[0]["payload"],
-        json!({ "previous": null, "new": "JP", "declared_by": "operator" })
+        json!({ "previous": null, "new": "JP", "declared_by": "operator", "by": "sub:alice" })
     );
     let (status, answer) = send("PATCH", &path, json!({ "status": "revoked" })).await;
     assert_eq!(

@@ -11,6 +11,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use serde::Deserialize;
@@ -21,6 +22,7 @@ use utoipa_axum::routes;
 
 use super::answers::{Changed, Data};
 use super::peers::{changed, peer_view};
+use super::ways::Access;
 use super::{API, Operating, Routes, find};
 use crate::api::error::ApiError;
 use crate::api::federation_api::{blocking, body};
@@ -82,29 +84,30 @@ impl PartialSchema for Change {
 #[utoipa::path(patch, context_path = API, path = "/{peer}", tag = "peers", request_body = Change, responses((status = 200, body = Data<Changed>), (status = 409), (status = 422)))]
 async fn change(
     State(operating): State<Operating>,
+    Extension(access): Extension<Access>,
     Path(peer): Path<String>,
     bytes: Bytes,
 ) -> Result<Data<Changed>, ApiError> {
     let id = find(&operating, &peer)?;
-    let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
+    let (gateway, order) = (Arc::clone(&operating.gateway), access.order((operating.wall)()));
     let peer = match body::<Change>(&bytes)? {
         Change {
             status: Some(status),
             data_residency: None,
             remote_instance_url: None,
-        } => return set_status(&operating, &peer, status).await,
+        } => return set_status(&operating, &access, &peer, status).await,
         Change {
             status: None,
             data_residency: Some(residency),
             remote_instance_url: None,
-        } => blocking(move || gateway.declare_residency(id, &residency, wall)).await?,
+        } => blocking(move || gateway.declare_residency(id, &residency, order)).await?,
         Change {
             status: None,
             data_residency: None,
             remote_instance_url: Some(url),
         } => {
             let url = PeerUrl::new(&url).map_err(|error| ApiError::new(422, "bad_url", error.to_string()))?;
-            blocking(move || gateway.relocate(id, &url, wall)).await?
+            blocking(move || gateway.relocate(id, &url, order)).await?
         }
         Change {
             status: None,
@@ -126,18 +129,23 @@ async fn change(
 }
 
 /// As the verbs do, but that what can't happen is 422: the row is as it was.
-async fn set_status(operating: &Operating, peer: &str, status: Status) -> Result<Data<Changed>, ApiError> {
+async fn set_status(
+    operating: &Operating,
+    access: &Access,
+    peer: &str,
+    status: Status,
+) -> Result<Data<Changed>, ApiError> {
     let reason = "by the operator";
     let set = match status {
         Status::Suspended => {
-            let suspend = |gateway: &Gateway, id, wall| gateway.suspend(id, reason, wall);
-            changed(operating, peer, Some(Notice::Suspended), suspend).await
+            let suspend = |gateway: &Gateway, id, order| gateway.suspend(id, reason, order);
+            changed(operating, access, peer, Some(Notice::Suspended), suspend).await
         }
         Status::Revoked => {
-            let revoke = |gateway: &Gateway, id, wall| gateway.revoke(id, reason, wall);
-            changed(operating, peer, Some(Notice::Revoked), revoke).await
+            let revoke = |gateway: &Gateway, id, order| gateway.revoke(id, reason, order);
+            changed(operating, access, peer, Some(Notice::Revoked), revoke).await
         }
-        Status::Accepted => changed(operating, peer, Some(Notice::Resumed), Gateway::resume).await,
+        Status::Accepted => changed(operating, access, peer, Some(Notice::Resumed), Gateway::resume).await,
         Status::Proposed | Status::Enrolled | Status::Active | Status::Degraded => {
             let text = format!("no operator makes a peer {status}: the protocol does");
             return Err(ApiError::new(422, "transition_refused", text));

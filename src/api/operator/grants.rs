@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -16,6 +17,7 @@ use uuid::Uuid;
 
 use super::answers::{Data, GrantView, Granted};
 use super::peers::word;
+use super::ways::Access;
 use super::{API, Operating, Routes, find, optional};
 use crate::api::error::ApiError;
 use crate::api::federation_api::{blocking, body};
@@ -132,6 +134,7 @@ struct Create {
 #[utoipa::path(post, context_path = API, path = "/{peer}/grants", tag = "grants", request_body = Create, responses((status = 201, body = Data<Granted>), (status = 409), (status = 422)))]
 async fn create(
     State(operating): State<Operating>,
+    Extension(access): Extension<Access>,
     Path(peer): Path<String>,
     bytes: Bytes,
 ) -> Result<(StatusCode, Data<Granted>), ApiError> {
@@ -164,8 +167,8 @@ async fn create(
     let (mut secret, mut id) = ([0; 32], [0; 10]);
     (operating.random)(&mut secret);
     (operating.random)(&mut id);
-    let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
-    let granted = blocking(move || gateway.grant(granting, secret, id, wall)).await??;
+    let (gateway, order) = (Arc::clone(&operating.gateway), access.order((operating.wall)()));
+    let granted = blocking(move || gateway.grant(granting, secret, id, order)).await??;
     let data = Granted {
         grant: GrantView::of(&granted.grant, granted.grant.issued_at),
         bearer_token: granted.token.reveal(),
@@ -190,6 +193,7 @@ fn id_of(text: &str, code: &'static str) -> Result<Uuid, ApiError> {
 #[utoipa::path(post, context_path = API, path = "/{peer}/grants/{grant}/revoke", tag = "grants", request_body = Option<Reason>, responses((status = 200, body = Data<GrantView>), (status = 409), (status = 422)))]
 async fn revoke(
     State(operating): State<Operating>,
+    Extension(access): Extension<Access>,
     Path((peer, grant)): Path<(String, String)>,
     bytes: Bytes,
 ) -> Result<Data<GrantView>, ApiError> {
@@ -198,7 +202,7 @@ async fn revoke(
     let reason = optional::<Reason>(&bytes)?.reason;
     let reason = reason.unwrap_or_else(|| "by the operator".to_owned());
     let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
-    let grant = blocking(move || gateway.revoke_grant(id, grant, &reason, wall)).await??;
+    let grant = blocking(move || gateway.revoke_grant(id, grant, &reason, access.order(wall))).await??;
     Ok(Data {
         data: GrantView::of(&grant, wall),
     })
@@ -237,6 +241,7 @@ struct Agree {
 #[utoipa::path(post, context_path = API, path = "/{peer}/capabilities", tag = "grants", request_body = Agree, responses((status = 201, body = Data<Capability>), (status = 409), (status = 422)))]
 async fn agree(
     State(operating): State<Operating>,
+    Extension(access): Extension<Access>,
     Path(peer): Path<String>,
     bytes: Bytes,
 ) -> Result<(StatusCode, Data<Capability>), ApiError> {
@@ -266,7 +271,7 @@ async fn agree(
         policy: policy.unwrap_or_default(),
         conflict: conflict.unwrap_or_default(),
     };
-    let capability = blocking(move || gateway.agree(capability, wall)).await??;
+    let capability = blocking(move || gateway.agree(capability, access.order(wall))).await??;
     Ok((StatusCode::CREATED, Data { data: capability }))
 }
 
@@ -274,12 +279,13 @@ async fn agree(
 #[utoipa::path(delete, context_path = API, path = "/{peer}/capabilities/{capability}", tag = "grants", responses((status = 200, body = Data<Capability>), (status = 409)))]
 async fn disagree(
     State(operating): State<Operating>,
+    Extension(access): Extension<Access>,
     Path((peer, capability)): Path<(String, String)>,
 ) -> Result<Data<Capability>, ApiError> {
     let peer = find(&operating, &peer)?;
     let id = CapabilityId(id_of(&capability, "unknown_capability")?);
-    let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
-    let capability = blocking(move || gateway.disagree(peer, id, wall)).await??;
+    let (gateway, order) = (Arc::clone(&operating.gateway), access.order((operating.wall)()));
+    let capability = blocking(move || gateway.disagree(peer, id, order)).await??;
     Ok(Data { data: capability })
 }
 

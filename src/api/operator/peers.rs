@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -16,12 +17,12 @@ use uuid::Uuid;
 
 use super::answers::{Accepted, Changed, Data, PeerDetails, Proposed, Retried};
 use super::view::PeerView;
+use super::ways::Access;
 use super::{API, Operating, Routes, find, optional};
 use crate::api::error::ApiError;
 use crate::api::federation_api::{blocking, body};
 use crate::api::openapi::url;
-use crate::federation::gateway::{Gateway, OperatorError, Proposal, Proposed as Offered, SoftStep};
-use crate::federation::moment::Moment;
+use crate::federation::gateway::{Gateway, OperatorError, Order, Proposal, Proposed as Offered, SoftStep};
 use crate::federation::number;
 use crate::federation::peer::{Peer, PeerId, SpawnMode, SpawnRole, Status};
 use crate::federation::spawn::Payload;
@@ -169,6 +170,7 @@ pub(super) fn word<T: for<'a> Deserialize<'a> + Default>(
 #[utoipa::path(post, context_path = API, path = "", tag = "peers", request_body = Propose, responses((status = 201, body = Data<Proposed>), (status = 409), (status = 422)))]
 async fn propose(
     State(operating): State<Operating>,
+    Extension(access): Extension<Access>,
     bytes: Bytes,
 ) -> Result<(StatusCode, Data<Proposed>), ApiError> {
     let asked: Propose = body(&bytes)?;
@@ -211,8 +213,8 @@ async fn propose(
     let (mut secret, mut id) = ([0; 32], [0; 10]);
     (operating.random)(&mut secret);
     (operating.random)(&mut id);
-    let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
-    let proposed = blocking(move || gateway.propose(&proposal, secret, id, wall)).await??;
+    let (gateway, order) = (Arc::clone(&operating.gateway), access.order((operating.wall)()));
+    let proposed = blocking(move || gateway.propose(&proposal, secret, id, order)).await??;
     let url = operating.gateway.settings.url.as_ref();
     let undialable =
         "this site can't be dialled, so nobody can bring the token to it: let the other operator propose";
@@ -298,13 +300,15 @@ async fn accept(
 /// One change of one peer, which it is told of: best effort, the change stands without.
 pub(super) async fn changed(
     operating: &Operating,
+    access: &Access,
     peer: &str,
     notice: Option<Notice>,
-    work: impl FnOnce(&Gateway, PeerId, Moment) -> Result<Peer, OperatorError> + Send + 'static,
+    work: impl FnOnce(&Gateway, PeerId, Order) -> Result<Peer, OperatorError> + Send + 'static,
 ) -> Result<Data<Changed>, ApiError> {
     let id = find(operating, peer)?;
     let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
-    let peer = blocking(move || work(&gateway, id, wall)).await??;
+    let order = access.order(wall);
+    let peer = blocking(move || work(&gateway, id, order)).await??;
     let view = peer_view(&operating.gateway, &peer);
     if let Some(notice) = notice.filter(|_| peer.trust.is_some()) {
         let gateway = Arc::clone(&operating.gateway);
@@ -329,33 +333,37 @@ fn reason(bytes: &Bytes) -> Result<String, ApiError> {
 #[utoipa::path(post, context_path = API, path = "/{peer}/verify", tag = "peers", responses((status = 200, body = Data<Changed>), (status = 409)))]
 async fn verify(
     State(operating): State<Operating>,
+    Extension(access): Extension<Access>,
     Path(peer): Path<String>,
 ) -> Result<Data<Changed>, ApiError> {
-    changed(&operating, &peer, None, Gateway::verify).await
+    changed(&operating, &access, &peer, None, Gateway::verify).await
 }
 
 /// Ends a suspension.
 #[utoipa::path(post, context_path = API, path = "/{peer}/resume", tag = "peers", responses((status = 200, body = Data<Changed>), (status = 409)))]
 async fn resume(
     State(operating): State<Operating>,
+    Extension(access): Extension<Access>,
     Path(peer): Path<String>,
 ) -> Result<Data<Changed>, ApiError> {
-    changed(&operating, &peer, Some(Notice::Resumed), Gateway::resume).await
+    changed(&operating, &access, &peer, Some(Notice::Resumed), Gateway::resume).await
 }
 
 /// Stops a peer for the time being.
 #[utoipa::path(post, context_path = API, path = "/{peer}/suspend", tag = "peers", request_body = Option<Reason>, responses((status = 200, body = Data<Changed>), (status = 409), (status = 422)))]
 async fn suspend(
     State(operating): State<Operating>,
+    Extension(access): Extension<Access>,
     Path(peer): Path<String>,
     bytes: Bytes,
 ) -> Result<Data<Changed>, ApiError> {
     let reason = reason(&bytes)?;
     changed(
         &operating,
+        &access,
         &peer,
         Some(Notice::Suspended),
-        move |gateway, id, wall| gateway.suspend(id, &reason, wall),
+        move |gateway, id, order| gateway.suspend(id, &reason, order),
     )
     .await
 }
@@ -364,15 +372,17 @@ async fn suspend(
 #[utoipa::path(post, context_path = API, path = "/{peer}/revoke", tag = "peers", request_body = Option<Reason>, responses((status = 200, body = Data<Changed>), (status = 409), (status = 422)))]
 async fn revoke(
     State(operating): State<Operating>,
+    Extension(access): Extension<Access>,
     Path(peer): Path<String>,
     bytes: Bytes,
 ) -> Result<Data<Changed>, ApiError> {
     let reason = reason(&bytes)?;
     changed(
         &operating,
+        &access,
         &peer,
         Some(Notice::Revoked),
-        move |gateway, id, wall| gateway.revoke(id, &reason, wall),
+        move |gateway, id, order| gateway.revoke(id, &reason, order),
     )
     .await
 }
@@ -405,6 +415,7 @@ async fn retry(
 #[utoipa::path(post, context_path = API, path = "/{peer}/rotate-token", tag = "peers", request_body = Option<Life>, responses((status = 200, body = Data<Proposed>), (status = 409), (status = 422)))]
 async fn rotate_token(
     State(operating): State<Operating>,
+    Extension(access): Extension<Access>,
     Path(peer): Path<String>,
     bytes: Bytes,
 ) -> Result<Data<Proposed>, ApiError> {
@@ -414,8 +425,8 @@ async fn rotate_token(
         .and_then(|seconds| u64::try_from(seconds).ok());
     let mut secret = [0; 32];
     (operating.random)(&mut secret);
-    let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
-    let proposed = blocking(move || gateway.rotate_token(id, ttl, secret, wall)).await??;
+    let (gateway, order) = (Arc::clone(&operating.gateway), access.order((operating.wall)()));
+    let proposed = blocking(move || gateway.rotate_token(id, ttl, secret, order)).await??;
     Ok(Data {
         data: shown_once(&operating, &proposed),
     })

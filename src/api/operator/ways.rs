@@ -23,6 +23,8 @@ use super::Operating;
 use crate::api::error::ApiError;
 use crate::api::federation_api::bearer;
 use crate::api::openapi::{OPERATOR, secured};
+use crate::federation::gateway::Order;
+use crate::federation::moment::Moment;
 use crate::federation::operators::{Permission, Principal};
 
 /// By which way a request came. The listeners put it on every one; without it, nothing is allowed.
@@ -50,6 +52,13 @@ pub(super) struct Access {
     permissions: BTreeSet<Permission>,
     /// Whether tokens may be issued and revoked.
     has_tokens: bool,
+}
+
+impl Access {
+    /// What is asked for now, as an order of theirs.
+    pub(super) fn order(&self, wall: Moment) -> Order {
+        Order::of(&self.by, wall)
+    }
 }
 
 fn unauthorized() -> Response {

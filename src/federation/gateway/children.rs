@@ -440,7 +440,7 @@ pub(super) fn manage_in(draft: &mut Draft<'_>, peer: &Peer, parents_name: &str) 
         .map_err(GrantError::from)
         .and_then(|mut grant| {
             grant.origin = Origin::ManagedChildOperator;
-            super::grants::put(draft, grant)
+            super::grants::put(draft, grant, None)
         });
     if let Err(error) = given {
         // The peering stands without: as after a year, the child is managed by name only.

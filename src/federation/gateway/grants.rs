@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::children::{emancipate_in, is_managed};
-use super::{Gateway, OperatorError};
+use super::{Gateway, OperatorError, Order};
 use crate::federation::capability::{Capability, CapabilityId};
 use crate::federation::grant::{Axis, BearerToken, Grant, GrantId, Origin, State, Terms, TermsError, life};
 use crate::federation::ledger::{Aborted, Draft, Happening, LedgerError};
@@ -98,8 +98,9 @@ impl Gateway {
         granting: Granting,
         secret: [u8; 32],
         id_random: [u8; 10],
-        wall: Moment,
+        order: impl Into<Order>,
     ) -> Result<Granted, GrantError> {
+        let Order { wall, by } = order.into();
         let id = GrantId(wall.uuid(id_random));
         let token = BearerToken::new(id, secret);
         let silent: Vec<Axis> = [
@@ -136,7 +137,7 @@ impl Gateway {
                 draft.now(),
                 life(granting.days),
             )?;
-            put(draft, grant)
+            put(draft, grant, Some(&by))
         })?;
         Ok(Granted { grant, token })
     }
@@ -150,8 +151,9 @@ impl Gateway {
         peer: PeerId,
         id: GrantId,
         reason: &str,
-        wall: Moment,
+        order: impl Into<Order>,
     ) -> Result<Grant, GrantError> {
+        let Order { wall, by } = order.into();
         let grant = self.ledger.transact(wall, |draft| {
             let found = draft.grant(&id).filter(|grant| grant.peer == peer);
             let mut grant = found.cloned().ok_or(GrantError::Unknown(id))?;
@@ -162,7 +164,7 @@ impl Gateway {
             if grant.revoked_at.is_some() {
                 // A restore ends every grant, and emancipates nobody: that is still the operator's to say.
                 let managed = managed.ok_or(GrantError::Ended(id))?;
-                emancipate_by_operator(draft, managed)?;
+                emancipate_by_operator(draft, managed, &by)?;
                 return Ok(grant);
             }
             grant.revoked_at = Some(draft.now());
@@ -171,11 +173,11 @@ impl Gateway {
                 kind: "federation.grant.revoked".to_owned(),
                 severity: "medium",
                 peer: Some(peer),
-                payload: json!({ "grant": id, "reason": reason }),
+                payload: json!({ "grant": id, "reason": reason, "by": by }),
             });
             draft.put_grant(grant.clone());
             if let Some(managed) = managed {
-                emancipate_by_operator(draft, managed)?;
+                emancipate_by_operator(draft, managed, &by)?;
             }
             Ok(grant)
         })?;
@@ -226,14 +228,15 @@ impl Gateway {
     ///
     /// # Errors
     /// No such peer, or it is revoked.
-    pub fn agree(&self, capability: Capability, wall: Moment) -> Result<Capability, GrantError> {
+    pub fn agree(&self, capability: Capability, order: impl Into<Order>) -> Result<Capability, GrantError> {
+        let Order { wall, by } = order.into();
         let id = capability.peer;
         self.ledger.transact(wall, |draft| {
             let peer = draft.peer(&id).ok_or(OperatorError::Unknown(id))?;
             if !peer.status.is_live() {
                 return Err(GrantError::Standing(peer.status));
             }
-            note_capability(draft, "created", &capability);
+            note_capability(draft, "created", &capability, &by);
             draft.put_capability(capability.clone());
             Ok(())
         })?;
@@ -244,11 +247,17 @@ impl Gateway {
     ///
     /// # Errors
     /// No such agreement with this peer.
-    pub fn disagree(&self, peer: PeerId, id: CapabilityId, wall: Moment) -> Result<Capability, GrantError> {
+    pub fn disagree(
+        &self,
+        peer: PeerId,
+        id: CapabilityId,
+        order: impl Into<Order>,
+    ) -> Result<Capability, GrantError> {
+        let Order { wall, by } = order.into();
         let capability = self.ledger.transact(wall, |draft| {
             let found = draft.capability(&id).filter(|found| found.peer == peer);
             let capability = found.cloned().ok_or(GrantError::NoCapability(id))?;
-            note_capability(draft, "removed", &capability);
+            note_capability(draft, "removed", &capability, &by);
             draft.remove_capability(id);
             Ok::<_, GrantError>(capability)
         })?;
@@ -256,8 +265,8 @@ impl Gateway {
     }
 }
 
-fn emancipate_by_operator(draft: &mut Draft<'_>, mut peer: Peer) -> Result<(), OperatorError> {
-    emancipate_in(draft, &mut peer, "operator");
+fn emancipate_by_operator(draft: &mut Draft<'_>, mut peer: Peer, by: &str) -> Result<(), OperatorError> {
+    emancipate_in(draft, &mut peer, by);
     draft.put_peer(peer).map_err(OperatorError::Conflict)
 }
 
@@ -269,8 +278,8 @@ const fn may_be_given(status: Status) -> bool {
     }
 }
 
-/// Writes a grant, unless its subject has all of that kind already.
-pub(super) fn put(draft: &mut Draft<'_>, grant: Grant) -> Result<Grant, GrantError> {
+/// Writes a grant, unless its subject has all of that kind already. `by`: whose order it is, if it is one.
+pub(super) fn put(draft: &mut Draft<'_>, grant: Grant, by: Option<&str>) -> Result<Grant, GrantError> {
     let now = draft.now();
     if grant.resource_id.is_none() {
         let same = draft.grants().find(|other| {
@@ -297,13 +306,14 @@ pub(super) fn put(draft: &mut Draft<'_>, grant: Grant) -> Result<Grant, GrantErr
             "permission_scopes": grant.scopes,
             "unrestricted_axes": grant.unrestricted_axes(),
             "expires_at": grant.expires_at,
+            "by": by,
         }),
     });
     draft.put_grant(grant.clone());
     Ok(grant)
 }
 
-fn note_capability(draft: &mut Draft<'_>, verb: &str, capability: &Capability) {
+fn note_capability(draft: &mut Draft<'_>, verb: &str, capability: &Capability, by: &str) {
     draft.note(Happening {
         kind: format!("federation.capability.{verb}"),
         severity: "low",
@@ -312,6 +322,7 @@ fn note_capability(draft: &mut Draft<'_>, verb: &str, capability: &Capability) {
             "capability": capability.id,
             "resource_kind": capability.resource_kind,
             "direction": capability.direction,
+            "by": by,
         }),
     });
 }

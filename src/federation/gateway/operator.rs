@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Gateway, note_status};
+use super::{Gateway, Order, note_status};
 use crate::federation::ledger::{Aborted, Conflict, Draft, Happening, LedgerError};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Event, Offer, Peer, PeerId, SpawnMode, SpawnRole, Status, TransitionError};
@@ -10,7 +10,7 @@ use crate::federation::token::{AcceptanceToken, DEFAULT_TTL_SECONDS, Fingerprint
 use crate::federation::url::PeerUrl;
 use crate::federation::wire::{Said, TooLong};
 use crate::model::Name;
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// The longest that a token may live: a year.
 const MAX_TTL_SECONDS: u64 = 365 * 86_400;
@@ -89,8 +89,9 @@ impl Gateway {
         proposal: &Proposal,
         secret: [u8; 32],
         id_random: [u8; 10],
-        wall: Moment,
+        order: impl Into<Order>,
     ) -> Result<Proposed, OperatorError> {
+        let Order { wall, by } = order.into();
         let token = AcceptanceToken::new(secret, self.ca.fingerprint());
         let id = PeerId(wall.uuid(id_random));
         let peer = self.ledger.transact(wall, |draft| {
@@ -106,7 +107,7 @@ impl Gateway {
                 }),
                 ..Peer::new(id, alias, proposal.url.to_string(), now)
             };
-            note_status(draft, &peer, json!({ "url": peer.url }));
+            note_status(draft, &peer, json!({ "url": peer.url, "by": by }));
             draft.put_peer(peer.clone())?;
             Ok::<_, OperatorError>(peer)
         })?;
@@ -122,8 +123,9 @@ impl Gateway {
         id: PeerId,
         ttl: Option<u64>,
         secret: [u8; 32],
-        wall: Moment,
+        order: impl Into<Order>,
     ) -> Result<Proposed, OperatorError> {
+        let Order { wall, by } = order.into();
         let token = AcceptanceToken::new(secret, self.ca.fingerprint());
         let peer = self.ledger.transact(wall, |draft| {
             let now = draft.now();
@@ -145,7 +147,7 @@ impl Gateway {
                 kind: "federation.peer.token_rotated".to_owned(),
                 severity: "medium",
                 peer: Some(id),
-                payload: Value::Null,
+                payload: json!({ "by": by }),
             });
             draft.put_peer(peer.clone())?;
             Ok::<_, OperatorError>(peer)
@@ -157,8 +159,8 @@ impl Gateway {
     ///
     /// # Errors
     /// No such peer, it can't be suspended as it stands, or the ledger can't be written.
-    pub fn suspend(&self, id: PeerId, reason: &str, wall: Moment) -> Result<Peer, OperatorError> {
-        self.move_on(id, wall, |peer, now| {
+    pub fn suspend(&self, id: PeerId, reason: &str, order: impl Into<Order>) -> Result<Peer, OperatorError> {
+        self.move_on(id, order.into(), |peer, now| {
             Ok(peer.happen(Event::Suspend, Some(reason), now)?)
         })
     }
@@ -167,9 +169,9 @@ impl Gateway {
     ///
     /// # Errors
     /// No such peer, it isn't suspended, or the ledger can't be written.
-    pub fn resume(&self, id: PeerId, wall: Moment) -> Result<Peer, OperatorError> {
+    pub fn resume(&self, id: PeerId, order: impl Into<Order>) -> Result<Peer, OperatorError> {
         self.forget_head(id);
-        self.move_on(id, wall, |peer, now| {
+        self.move_on(id, order.into(), |peer, now| {
             peer.happen(Event::Resume, None, now)?;
             // What it showed before its operators talked doesn't count any more.
             (peer.shown, peer.regressed) = (None, None);
@@ -190,8 +192,8 @@ impl Gateway {
     ///
     /// # Errors
     /// No such peer, it is ended already, or the ledger can't be written.
-    pub fn revoke(&self, id: PeerId, reason: &str, wall: Moment) -> Result<Peer, OperatorError> {
-        let peer = self.move_on(id, wall, |peer, now| {
+    pub fn revoke(&self, id: PeerId, reason: &str, order: impl Into<Order>) -> Result<Peer, OperatorError> {
+        let peer = self.move_on(id, order.into(), |peer, now| {
             Ok(peer.happen(Event::Revoke, Some(reason), now)?)
         })?;
         self.retire(id);
@@ -206,13 +208,14 @@ impl Gateway {
         &self,
         id: PeerId,
         residency: &str,
-        wall: Moment,
+        order: impl Into<Order>,
     ) -> Result<Peer, OperatorError> {
         let said = Said {
             data_residency: Some(residency.to_owned()),
             ..Said::default()
         };
         said.check()?;
+        let Order { wall, by } = order.into();
         self.amend(id, wall, |draft, peer| {
             let previous = peer.declared.data_residency.clone();
             let is_news = said.update(&mut peer.declared);
@@ -221,7 +224,7 @@ impl Gateway {
                     kind: "federation.peer.data_residency_changed".to_owned(),
                     severity: "medium",
                     peer: Some(id),
-                    payload: json!({ "previous": previous, "new": residency, "declared_by": "operator" }),
+                    payload: json!({ "previous": previous, "new": residency, "declared_by": "operator", "by": by }),
                 });
             }
             is_news
@@ -232,7 +235,13 @@ impl Gateway {
     ///
     /// # Errors
     /// No such peer, another one is there, or the ledger can't be written.
-    pub fn relocate(&self, id: PeerId, url: &PeerUrl, wall: Moment) -> Result<Peer, OperatorError> {
+    pub fn relocate(
+        &self,
+        id: PeerId,
+        url: &PeerUrl,
+        order: impl Into<Order>,
+    ) -> Result<Peer, OperatorError> {
+        let Order { wall, by } = order.into();
         self.amend(id, wall, |draft, peer| {
             let previous = std::mem::replace(&mut peer.url, url.to_string());
             let is_news = previous != peer.url;
@@ -241,7 +250,7 @@ impl Gateway {
                     kind: "federation.peer.moved".to_owned(),
                     severity: "medium",
                     peer: Some(id),
-                    payload: json!({ "previous": previous, "new": peer.url, "by": "operator" }),
+                    payload: json!({ "previous": previous, "new": peer.url, "by": by }),
                 });
             }
             is_news
@@ -272,8 +281,8 @@ impl Gateway {
     ///
     /// # Errors
     /// No such peer, it has no words yet, or the ledger can't be written.
-    pub fn verify(&self, id: PeerId, wall: Moment) -> Result<Peer, OperatorError> {
-        self.move_on(id, wall, |peer, _| {
+    pub fn verify(&self, id: PeerId, order: impl Into<Order>) -> Result<Peer, OperatorError> {
+        self.move_on(id, order.into(), |peer, _| {
             if peer.words.is_none() {
                 return Err(OperatorError::NoWords(id));
             }
@@ -285,7 +294,7 @@ impl Gateway {
     fn move_on(
         &self,
         id: PeerId,
-        wall: Moment,
+        Order { wall, by }: Order,
         change: impl FnOnce(&mut Peer, Moment) -> Result<(), OperatorError>,
     ) -> Result<Peer, OperatorError> {
         let peer = self.ledger.transact(wall, |draft| {
@@ -295,7 +304,7 @@ impl Gateway {
             note_status(
                 draft,
                 &peer,
-                json!({ "reason": peer.reason, "verified": peer.verified, "by": "operator" }),
+                json!({ "reason": peer.reason, "verified": peer.verified, "by": by }),
             );
             draft.put_peer(peer.clone())?;
             Ok::<_, OperatorError>(peer)
