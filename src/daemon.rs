@@ -8,6 +8,9 @@
 //!                                           └─▶ answers, log
 //! ```
 //!
+//! systemd hears that it is ready once the first round is over, whatever came of it, and that it is alive whenever the
+//! loop goes round: a round that never ends is what the watchdog kills it for.
+//!
 //! Stopping or killing it leaves the data plane as it is. A configuration with an error changes nothing: the last good
 //! one stays in force, also across a restart (a copy of its fragments lies in the state folder), and the corrected
 //! one is picked up by itself.
@@ -29,6 +32,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::api::control;
 use crate::host::files::ConfigFiles;
 use crate::host::{self, RealHost};
+use crate::notify::{self, Manager};
 use crate::sys::lock::LockError;
 use rounds::Rounds;
 
@@ -140,8 +144,13 @@ impl Daemon {
             round: Instant::now(),
             reload: None,
         };
+        let mut manager: Option<Manager> = None;
         tracing::info!(node = %self.rounds.node(), "started");
         loop {
+            if let Some(manager) = &mut manager {
+                manager.alive(self.rounds.summary(), Instant::now().into_std());
+            }
+            let told = manager.as_ref().and_then(Manager::due).map(Instant::from_std);
             let due = timers
                 .reload
                 .map_or(timers.round, |reload| reload.min(timers.round));
@@ -156,6 +165,7 @@ impl Daemon {
                     continue;
                 }
                 () = sleep_until(due) => None,
+                () = sleep_until(told.unwrap_or(due)), if told.is_some() => continue,
                 () = self.files.changed(), if timers.reload.is_none() => {
                     timers.reload = Some(Instant::now() + self.rounds.debounce());
                     continue;
@@ -169,7 +179,10 @@ impl Daemon {
             let mut work = Box::pin(self.work(&mut timers, call));
             tokio::select! {
                 biased;
-                () = &mut work => continue,
+                () = &mut work => {
+                    manager.get_or_insert_with(|| Manager::ready(Instant::now().into_std()));
+                    continue;
+                }
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
@@ -177,6 +190,7 @@ impl Daemon {
             let _ = tokio::time::timeout(GRACE, work).await;
             break;
         }
+        notify::stopping();
         tracing::info!("stopped; the data plane stays as it is");
         Ok(())
     }

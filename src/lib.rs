@@ -20,6 +20,7 @@ pub mod host;
 pub mod intent;
 pub mod log;
 pub mod model;
+mod notify;
 pub mod planes;
 pub mod reconcile;
 pub mod report;

@@ -8,9 +8,9 @@
 //! ```
 
 mod clock;
-mod notify;
 mod operators;
 mod spawn;
+mod summary;
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ use crate::host::files::ConfigFiles;
 use crate::host::system_now;
 use crate::model::Fleet;
 use crate::model::host::{Federation, HostConfig};
-use notify::Manager;
+use crate::notify::{self, Manager};
 
 pub use operators::{SOCKET, STATUS_SOCKET};
 
@@ -349,7 +349,7 @@ async fn drive(
             }
             _ = ticks.tick() => {
                 let (now, peers) = (monotonic(), standing(gateway));
-                manager.alive(&peers, now);
+                manager.alive(summary::summary(&peers), now);
                 for id in probes.due(&pulse.silent(&peers, now), now) {
                     let (gateway, seen, gate) = (Arc::clone(gateway), seen.clone(), Arc::clone(&gate));
                     tokio::spawn(async move {

@@ -20,7 +20,7 @@ const RULES: [(&str, &[&str]); 10] = [
     ("log", &["model"]),
 ];
 
-const ROOTS: [&str; 5] = ["main", "cli", "daemon", "host", "server"];
+const ROOTS: [&str; 6] = ["main", "cli", "daemon", "host", "notify", "server"];
 
 fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {

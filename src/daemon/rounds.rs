@@ -11,7 +11,7 @@ use crate::host::{RealHost, system_now, unix_now};
 use crate::model::host::{HostConfig, Mode};
 use crate::model::{Fleet, LinkName, Name};
 use crate::reconcile::{
-    self, ConditionState, Conditions, Execution, Host as _, Observation, Plan, Round, Target,
+    self, Condition, ConditionState, Conditions, Execution, Host as _, Observation, Plan, Round, Target,
 };
 use crate::report::status::{ConfigState, DaemonState, Status};
 
@@ -71,6 +71,23 @@ impl Rounds {
 
     pub(super) const fn debounce(&self) -> Duration {
         self.own.reconcile.debounce
+    }
+
+    /// How things are, in a line for `systemctl status`.
+    pub(super) fn summary(&self) -> String {
+        let config = if self.errors.is_some() {
+            "; the configuration is bad, the last good one is in force: see `sdwand check`"
+        } else if self.pending.is_some() {
+            "; a changed configuration waits for `sdwand apply`"
+        } else {
+            ""
+        };
+        let how = if self.is_down {
+            "taken down by an operator".to_owned()
+        } else {
+            summary(&self.conditions)
+        };
+        format!("{how}{config}")
     }
 
     /// How long until the next round, if nothing happens.
@@ -323,6 +340,28 @@ impl Rounds {
         }
         now
     }
+}
+
+/// How many are as the fleet says, and the first that isn't.
+fn summary(conditions: &Conditions) -> String {
+    let is_amiss = |condition: &Condition| condition.state != ConditionState::Converged;
+    let amiss = conditions
+        .values()
+        .filter(|condition| is_amiss(condition))
+        .count();
+    let first = conditions.iter().find(|(_, condition)| is_amiss(condition));
+    let counted = format!(
+        "{} of {} conditions converged",
+        conditions.len() - amiss,
+        conditions.len()
+    );
+    let Some(((plane, network), condition)) = first else {
+        return counted;
+    };
+    let network = network
+        .map(|network| format!(" of network {network}"))
+        .unwrap_or_default();
+    format!("{counted}; {plane}{network}: {}", condition.reason)
 }
 
 fn target(host: &RealHost, own: &HostConfig, fleet: &Fleet) -> Option<Target> {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{ServeError, notify, until_told, wall};
+use super::{ServeError, until_told, wall};
+use crate::notify;
 
 /// Waits until the wall clock is set: what would be dated, judged and written by another is worth nothing, and what expires
 /// would live again. Says whether it is; it isn't where the gateway is told to stop meanwhile.
