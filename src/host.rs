@@ -1,5 +1,6 @@
 //! The real host: the planes over netlink, WireGuard and nft. Built by the daemon, and by commands where none runs.
 
+pub(crate) mod doctor;
 mod events;
 pub(crate) mod files;
 mod resolver;

@@ -3,6 +3,7 @@
 //! Exit status: 0 done; 1 an error, or `apply` and `down` left something undone; 2 the configuration is bad (`check`)
 //! or changes are pending (`plan`). Results go to standard output, everything else to standard error.
 
+mod doctor;
 mod editor;
 mod federation;
 mod offline;
@@ -122,6 +123,12 @@ Exit status 1 if anything is critical or high.")]
     /// Tokens for operators who aren't on this host
     #[command(subcommand)]
     Token(federation::token::TokenCommand),
+    /// Look for what may be wrong with this host, and say what to do; needs no daemon
+    #[command(after_help = "Example:
+  sdwand doctor --json | jq '.checks[] | select(.verdict != \"ok\")'
+
+Exit status 2 if something doesn't work or is unsafe; what only may be in the way doesn't count.")]
+    Doctor,
     /// Show networks, peers, rules and conditions
     #[command(after_help = "Examples:
   sdwand status --watch
@@ -340,6 +347,7 @@ fn dispatch(global: &Global, command: Command) -> Result<ExitCode, CliError> {
         Command::Ledger(command) => runtime(federation::ledger::ledger(global, command)),
         Command::Pki(command) => runtime(federation::site::pki(global, command)),
         Command::Token(command) => runtime(federation::token::token(global, command)),
+        Command::Doctor => runtime(doctor::doctor(global)),
         Command::Status(args) => runtime(status::status(global, args.watch)),
         Command::Down => runtime(online::down(global)),
         Command::Openapi { peer_facing } => {

@@ -1,5 +1,6 @@
 //! Read-only views for people and scripts.
 
+pub mod doctor;
 pub mod plan;
 pub mod status;
 

@@ -1,0 +1,309 @@
+//! Looks at what `sdwand doctor` judges. It reads, and changes nothing.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::config::Loaded;
+use crate::model::host::HostConfig;
+use crate::report::chain;
+use crate::report::doctor::{Chain, DaemonFact, DiskFact, Facts, FileFact, Networkd};
+use crate::sys::exec::{self, Run};
+use crate::sys::netlink::{Netlink, NetlinkError};
+
+use super::system_now;
+
+/// How long a tool may take to say its version, or a list of chains.
+const TIME: Duration = Duration::from_secs(10);
+/// How much of it is read, in bytes.
+const MOST: usize = 16 * 1024 * 1024;
+
+/// Looks at everything. `own`: what could be read of `sdwand.toml`; `loaded`: the whole configuration, or its errors.
+pub async fn look(
+    config: &Path,
+    own: &HostConfig,
+    loaded: &Result<Loaded, String>,
+    daemon: DaemonFact,
+) -> Facts {
+    Facts {
+        config: loaded.as_ref().map(ports).map_err(Clone::clone),
+        daemon,
+        wireguard: has_kind("wireguard").await,
+        vrf: has_kind("vrf").await,
+        nft: version("nft").await,
+        conntrack: version("conntrack").await,
+        chains: chains().await,
+        legacy: legacy(),
+        strict: strict(Path::new("/proc/sys/net/ipv4/conf")),
+        networkd: networkd(Path::new("/")),
+        now: system_now(),
+        files: files(config, own),
+        disks: disks(own),
+    }
+}
+
+/// Where this node listens on the underlay.
+fn ports(loaded: &Loaded) -> Vec<u16> {
+    let fleet = &loaded.fleet;
+    let members = fleet.networks.values().flat_map(|network| fleet.members(network));
+    let ours = members.filter(|member| member.node.name == loaded.host.node);
+    ours.map(|member| member.listen_port).collect()
+}
+
+async fn has_kind(kind: &str) -> Result<bool, String> {
+    let asked = async { Netlink::open()?.supports_link_kind(kind).await };
+    asked.await.map_err(|error: NetlinkError| chain(&error))
+}
+
+async fn run(program: &str, args: &[&str]) -> Result<Vec<u8>, String> {
+    let run = Run {
+        program,
+        args,
+        stdin: None,
+        timeout: TIME,
+        stdout_limit: MOST,
+    };
+    let output = exec::run(run).await.map_err(|error| chain(&error))?;
+    if output.success() {
+        Ok(output.stdout)
+    } else {
+        Err(format!("{program} {}: {}", args.join(" "), output.stderr.trim()))
+    }
+}
+
+async fn version(program: &str) -> Result<String, String> {
+    let said = run(program, &["--version"]).await?;
+    let said = String::from_utf8_lossy(&said);
+    Ok(said.lines().next().unwrap_or_default().trim().to_owned())
+}
+
+async fn chains() -> Result<Vec<Chain>, String> {
+    decode_chains(&run("nft", &["-j", "list", "chains"]).await?)
+}
+
+/// From libnftables-json(5).
+fn decode_chains(listing: &[u8]) -> Result<Vec<Chain>, String> {
+    #[derive(Deserialize)]
+    struct Listing {
+        nftables: Vec<Object>,
+    }
+    #[derive(Deserialize)]
+    struct Object {
+        chain: Option<Listed>,
+    }
+    #[derive(Deserialize)]
+    struct Listed {
+        family: String,
+        table: String,
+        name: String,
+        #[serde(default)]
+        hook: String,
+        #[serde(default)]
+        policy: String,
+    }
+    let listing: Listing =
+        serde_json::from_slice(listing).map_err(|error| format!("nft's list of chains: {error}"))?;
+    let chains = listing.nftables.into_iter().filter_map(|object| object.chain);
+    let chains = chains.map(|listed| Chain {
+        drops: listed.policy == "drop",
+        family: listed.family,
+        table: listed.table,
+        name: listed.name,
+        hook: listed.hook,
+    });
+    Ok(chains.collect())
+}
+
+fn legacy() -> Vec<String> {
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
+    let [v4, v6] = ["ip_tables_names", "ip6_tables_names"].map(read);
+    v4.lines().chain(v6.lines()).map(str::to_owned).collect()
+}
+
+/// The interfaces that aren't ours and whose filter is strict (RFC 3704): the higher of `all` and their own counts.
+fn strict(conf: &Path) -> Vec<String> {
+    let is_strict = |name: &str| {
+        std::fs::read_to_string(conf.join(name).join("rp_filter")).is_ok_and(|value| value.trim() == "1")
+    };
+    if is_strict("all") {
+        return vec!["all".to_owned()];
+    }
+    let names = std::fs::read_dir(conf).into_iter().flatten().flatten();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    let ours = ["wg-sdwan-", "sdwan-", "d-sdwan-"];
+    let mut found: Vec<String> = names
+        .filter(|name| {
+            name != "lo" && name != "default" && !ours.iter().any(|prefix| name.starts_with(prefix))
+        })
+        .filter(|name| is_strict(name))
+        .collect();
+    found.sort();
+    found
+}
+
+/// systemd-networkd, as networkd.conf(5) says: of files of one name the first folder's counts, of assignments the last one.
+fn networkd(root: &Path) -> Networkd {
+    let folders = [
+        "etc/systemd",
+        "run/systemd",
+        "usr/local/lib/systemd",
+        "usr/lib/systemd",
+    ];
+    let mut snippets: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for folder in folders {
+        let entries = std::fs::read_dir(root.join(folder).join("networkd.conf.d"));
+        for entry in entries.into_iter().flatten().flatten() {
+            if let Ok(name) = entry.file_name().into_string()
+                && Path::new(&name)
+                    .extension()
+                    .is_some_and(|extension| extension == "conf")
+            {
+                snippets.entry(name).or_insert_with(|| entry.path());
+            }
+        }
+    }
+    let main = root.join("etc/systemd/networkd.conf");
+    let mut told = Networkd {
+        runs: runs(&root.join("proc"), "systemd-network"),
+        ..Networkd::default()
+    };
+    for file in std::iter::once(&main).chain(snippets.values()) {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        for (key, value) in text.lines().filter_map(|line| line.split_once('=')) {
+            let leaves = matches!(
+                value.trim().to_ascii_lowercase().as_str(),
+                "no" | "false" | "off" | "0"
+            );
+            match key.trim() {
+                "ManageForeignRoutes" => told.leaves_routes = leaves,
+                "ManageForeignRoutingPolicyRules" => told.leaves_rules = leaves,
+                _ => {}
+            }
+        }
+    }
+    told
+}
+
+/// Whether a process of this name runs: `/proc/<pid>/comm` has its first 15 bytes.
+fn runs(proc: &Path, name: &str) -> bool {
+    let entries = std::fs::read_dir(proc).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path().join("comm"))
+        .any(|comm| std::fs::read_to_string(comm).is_ok_and(|comm| comm.trim_end() == name))
+}
+
+fn files(config: &Path, own: &HostConfig) -> Vec<FileFact> {
+    let fragments = std::fs::read_dir(&own.fleet_dir).into_iter().flatten().flatten();
+    let fragments = fragments.map(|entry| entry.path());
+    let fragments = fragments.filter(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    let mut open: Vec<PathBuf> = fragments
+        .chain([config.to_owned(), own.fleet_dir.clone()])
+        .collect();
+    open.sort();
+    let fact = |path: PathBuf, is_secret| {
+        let metadata = std::fs::metadata(&path).ok()?;
+        Some(FileFact {
+            path,
+            mode: metadata.mode() & 0o7777,
+            uid: metadata.uid(),
+            is_secret,
+        })
+    };
+    let secrets = [own.private_key_file.clone(), own.state_dir.clone()];
+    let secrets = secrets.into_iter().filter_map(|path| fact(path, true));
+    secrets
+        .chain(open.into_iter().filter_map(|path| fact(path, false)))
+        .collect()
+}
+
+fn disks(own: &HostConfig) -> Vec<DiskFact> {
+    let there = own.state_dir.ancestors().find(|path| path.exists());
+    let free = there.and_then(|path| Some((path, rustix::fs::statvfs(path).ok()?)));
+    let fact = free.map(|(path, stat)| DiskFact {
+        path: path.to_owned(),
+        free: stat.f_bavail.saturating_mul(stat.f_frsize),
+    });
+    fact.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chains_of_others_are_read() {
+        let listing = br#"{"nftables": [{"metainfo": {"version": "1.0.6"}},
+            {"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "handle": 1, "type": "filter", "hook": "forward", "prio": 0, "policy": "drop"}},
+            {"chain": {"family": "ip", "table": "filter", "name": "DOCKER-USER", "handle": 2}}]}"#;
+        let found = decode_chains(listing).unwrap();
+        let read: Vec<_> = found
+            .iter()
+            .map(|chain| (chain.name.as_str(), chain.hook.as_str(), chain.drops))
+            .collect();
+        assert_eq!(read, [("FORWARD", "forward", true), ("DOCKER-USER", "", false)]);
+        assert!(decode_chains(b"{}").is_err());
+    }
+
+    #[test]
+    fn networkd_is_told_by_the_last_word() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let leaves = || {
+            let told = networkd(root.path());
+            (told.runs, told.leaves_routes, told.leaves_rules)
+        };
+        assert_eq!(leaves(), (false, false, false));
+        write("proc/7/comm", "systemd-network\n");
+        write(
+            "etc/systemd/networkd.conf",
+            "[Network]\n#ManageForeignRoutes=no\nManageForeignRoutingPolicyRules=no\n",
+        );
+        assert_eq!(leaves(), (true, false, true));
+        write(
+            "usr/lib/systemd/networkd.conf.d/10-sdwand.conf",
+            include_str!("../../systemd/sdwand.networkd.conf"),
+        );
+        assert_eq!(leaves(), (true, true, true));
+        write(
+            "run/systemd/networkd.conf.d/20-other.conf",
+            "[Network]\nManageForeignRoutes = yes\n",
+        );
+        assert_eq!(leaves(), (true, false, true));
+        write("etc/systemd/networkd.conf.d/20-other.conf", "");
+        assert_eq!(
+            leaves(),
+            (true, true, true),
+            "one of the same name in /etc hides it"
+        );
+    }
+
+    #[test]
+    fn a_strict_filter_of_others_is_found() {
+        let conf = tempfile::tempdir().unwrap();
+        let set = |name: &str, value: &str| {
+            let folder = conf.path().join(name);
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("rp_filter"), value).unwrap();
+        };
+        for (name, value) in [
+            ("all", "0\n"),
+            ("default", "1\n"),
+            ("lo", "1\n"),
+            ("eth1", "1\n"),
+            ("eth0", "2\n"),
+            ("sdwan-1", "1\n"),
+        ] {
+            set(name, value);
+        }
+        assert_eq!(strict(conf.path()), ["eth1"]);
+        set("all", "1\n");
+        assert_eq!(strict(conf.path()), ["all"]);
+    }
+}

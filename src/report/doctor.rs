@@ -1,0 +1,432 @@
+//! What may be wrong with a host, and what to do about each: pure; what is looked at is collected elsewhere.
+//!
+//! | check | fails | warns |
+//! |---|---|---|
+//! | `config` | it is bad | |
+//! | `daemon` | it answers nonsense | none runs |
+//! | `conditions` | something isn't as the fleet says | |
+//! | `wireguard`, `vrf` | it can't be found out | the kernel has none: the embedded device, rules instead of VRFs |
+//! | `nft`, `conntrack` | it isn't there | |
+//! | `foreign_chains` | | a base chain of others drops what nobody accepts |
+//! | `rp_filter` | | strict: packets that come back another way are dropped |
+//! | `networkd` | | it deletes routes and rules of others |
+//! | `clock` | it isn't set | |
+//! | `files` | a secret others can read, a file others can write | |
+//! | `disk` | nothing is left | little is left |
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::model::ownership;
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Nothing to do.
+    Ok,
+    /// It works, or may work; something should be looked at.
+    Warning,
+    /// Something doesn't work, or is unsafe.
+    Failure,
+}
+
+/// One check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// Which: a stable word.
+    pub check: &'static str,
+    /// How it came out.
+    pub verdict: Verdict,
+    /// What was found.
+    pub text: String,
+    /// What to do.
+    pub fix: Option<String>,
+}
+
+/// What came of looking at a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Diagnosis {
+    /// The worst of them.
+    pub verdict: Verdict,
+    /// All of them.
+    pub checks: Vec<Check>,
+}
+
+/// A chain of nftables: one that hangs on no hook is called by others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// `ip`, `ip6`, `inet`.
+    pub family: String,
+    /// Its table.
+    pub table: String,
+    /// Its name.
+    pub name: String,
+    /// Where it hangs: `input`, `forward`, `output`; empty where it does not.
+    pub hook: String,
+    /// Whether what no rule of it accepts is dropped.
+    pub drops: bool,
+}
+
+/// systemd-networkd.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Networkd {
+    /// Whether it runs here.
+    pub runs: bool,
+    /// Whether it was told to leave routes of others alone.
+    pub leaves_routes: bool,
+    /// And rules.
+    pub leaves_rules: bool,
+}
+
+/// A file that matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileFact {
+    /// Which.
+    pub path: PathBuf,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Whose it is.
+    pub uid: u32,
+    /// Whether only its owner may read it.
+    pub is_secret: bool,
+}
+
+/// A file system that is written to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskFact {
+    /// A folder on it.
+    pub path: PathBuf,
+    /// How much may still be written, in bytes.
+    pub free: u64,
+}
+
+/// What the daemon says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DaemonFact {
+    /// None answers.
+    None,
+    /// It can't be asked.
+    Silent(String),
+    /// What isn't as the fleet says, each in a line.
+    Amiss(Vec<String>),
+}
+
+/// What was found out; what couldn't be says why.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The configuration: the ports it listens on, or its errors.
+    pub config: Result<Vec<u16>, String>,
+    /// The daemon.
+    pub daemon: DaemonFact,
+    /// Whether the kernel has WireGuard.
+    pub wireguard: Result<bool, String>,
+    /// Whether it has VRFs.
+    pub vrf: Result<bool, String>,
+    /// The version of `nft`.
+    pub nft: Result<String, String>,
+    /// The version of `conntrack`.
+    pub conntrack: Result<String, String>,
+    /// nftables' base chains of others.
+    pub chains: Result<Vec<Chain>, String>,
+    /// Tables of the older iptables, which nft doesn't show.
+    pub legacy: Vec<String>,
+    /// Interfaces whose reverse path filter is strict.
+    pub strict: Vec<String>,
+    /// systemd-networkd.
+    pub networkd: Networkd,
+    /// What time it is.
+    pub now: SystemTime,
+    /// Files that matter.
+    pub files: Vec<FileFact>,
+    /// Where is written.
+    pub disks: Vec<DiskFact>,
+}
+
+/// Below this a file system is as good as full, in bytes.
+const NOTHING: u64 = 4 * 1024 * 1024;
+/// Below this it soon is, in bytes.
+const LITTLE: u64 = 128 * 1024 * 1024;
+/// 2024-01-01: no host runs this program before.
+const LONG_AGO: Duration = Duration::from_secs(1_704_067_200);
+
+struct Found(Vec<Check>);
+
+impl Found {
+    fn ok(&mut self, check: &'static str, text: impl Into<String>) {
+        self.add(check, Verdict::Ok, text, None);
+    }
+
+    fn warn(&mut self, check: &'static str, text: impl Into<String>, fix: impl Into<String>) {
+        self.add(check, Verdict::Warning, text, Some(fix.into()));
+    }
+
+    fn fail(&mut self, check: &'static str, text: impl Into<String>, fix: impl Into<String>) {
+        self.add(check, Verdict::Failure, text, Some(fix.into()));
+    }
+
+    fn add(&mut self, check: &'static str, verdict: Verdict, text: impl Into<String>, fix: Option<String>) {
+        self.0.push(Check {
+            check,
+            verdict,
+            text: text.into(),
+            fix,
+        });
+    }
+}
+
+/// Judges what was found.
+#[must_use]
+pub fn examine(facts: &Facts) -> Diagnosis {
+    let mut found = Found(Vec::new());
+    config(facts, &mut found);
+    kernel(facts, &mut found);
+    tools(facts, &mut found);
+    chains(facts, &mut found);
+    network(facts, &mut found);
+    storage(facts, &mut found);
+    let worst = found.0.iter().map(|check| check.verdict).max();
+    Diagnosis {
+        verdict: worst.unwrap_or(Verdict::Ok),
+        checks: found.0,
+    }
+}
+
+fn config(facts: &Facts, found: &mut Found) {
+    match &facts.config {
+        Ok(_) => found.ok("config", "the configuration is good"),
+        Err(errors) => found.fail("config", errors, "sdwand check"),
+    }
+    match &facts.daemon {
+        DaemonFact::None => found.warn(
+            "daemon",
+            "none runs: drift isn't healed",
+            "systemctl enable --now sdwand",
+        ),
+        DaemonFact::Silent(error) => found.fail("daemon", error, "systemctl restart sdwand"),
+        DaemonFact::Amiss(amiss) => {
+            found.ok("daemon", "it answers");
+            match amiss.as_slice() {
+                [] => found.ok("conditions", "the host is as the fleet says"),
+                amiss => found.fail("conditions", amiss.join("; "), "sdwand status; sdwand plan"),
+            }
+        }
+    }
+}
+
+fn kernel(facts: &Facts, found: &mut Found) {
+    match &facts.wireguard {
+        Ok(true) => found.ok("wireguard", "the kernel has it"),
+        Ok(false) => found.warn(
+            "wireguard",
+            "the kernel has none: the embedded device is slower, and stops with the daemon",
+            "modprobe wireguard",
+        ),
+        Err(error) => found.fail("wireguard", error, "run as root"),
+    }
+    match &facts.vrf {
+        Ok(true) => found.ok("vrf", "the kernel has it"),
+        Ok(false) => found.warn(
+            "vrf",
+            "the kernel has none: networks whose LANs overlap can't share this host",
+            "modprobe vrf",
+        ),
+        Err(error) => found.fail("vrf", error, "run as root"),
+    }
+}
+
+fn tools(facts: &Facts, found: &mut Found) {
+    for (check, version, fix) in [
+        ("nft", &facts.nft, "apt install nftables"),
+        ("conntrack", &facts.conntrack, "apt install conntrack"),
+    ] {
+        match version {
+            Ok(version) => found.ok(check, version),
+            Err(error) => found.fail(check, error, fix),
+        }
+    }
+}
+
+fn chains(facts: &Facts, found: &mut Found) {
+    let chains = match &facts.chains {
+        Ok(chains) => chains,
+        Err(error) => return found.fail("foreign_chains", error, "run as root"),
+    };
+    let before = found.0.len();
+    for chain in chains {
+        if let Some(fix) = way_through(chain, chains, facts.config.as_deref().unwrap_or_default()) {
+            let Chain {
+                family,
+                table,
+                name,
+                hook,
+                ..
+            } = chain;
+            let text = format!(
+                "{family} {table} {name} ({hook}) drops what no rule of its own accepts: the overlay's packets, too"
+            );
+            found.warn("foreign_chains", text, fix);
+        }
+    }
+    if !facts.legacy.is_empty() {
+        let text = format!(
+            "iptables-legacy is in use ({}), which nft doesn't show",
+            facts.legacy.join(", ")
+        );
+        found.warn(
+            "foreign_chains",
+            text,
+            "iptables-legacy -S FORWARD; better: update-alternatives --set iptables /usr/sbin/iptables-nft",
+        );
+    }
+    if found.0.len() == before {
+        found.ok("foreign_chains", "none drops what it doesn't know");
+    }
+}
+
+/// How the overlay gets through a chain that drops what it doesn't know; none where it isn't in the way. The wildcards are
+/// those of our links and VRFs: in `forward`, what comes in by a VRF's link has the VRF's name.
+fn way_through(chain: &Chain, all: &[Chain], ports: &[u16]) -> Option<String> {
+    if (chain.family.as_str(), chain.table.as_str()) == ("inet", ownership::NFT_TABLE) {
+        return None;
+    }
+    let is_firewalld = chain.table == "firewalld" && chain.name.starts_with("filter_");
+    if !chain.drops && !is_firewalld {
+        return None;
+    }
+    let beside = |name: &str| {
+        all.iter()
+            .any(|other| other.family == chain.family && other.name == name)
+    };
+    let tool = if chain.family == "ip6" {
+        "ip6tables"
+    } else {
+        "iptables"
+    };
+    let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+    match chain.hook.as_str() {
+        _ if is_firewalld => Some(
+            "firewall-cmd --permanent --zone=trusted --add-interface=sdwan-1 (each VRF and link of `ip link show group 241`); firewall-cmd --reload"
+                .to_owned(),
+        ),
+        "forward" if beside("DOCKER-USER") => Some(format!(
+            "{tool} -I DOCKER-USER -i sdwan-+ -j ACCEPT; {tool} -I DOCKER-USER -o wg-sdwan-+ -j ACCEPT"
+        )),
+        "forward" if beside("ufw-before-forward") || beside("ufw6-before-forward") => Some(
+            "ufw route allow in on sdwan-1; ufw route allow out on wg-sdwan-1 (each network's)".to_owned(),
+        ),
+        "forward" => Some(format!(
+            "nft insert rule {f} {t} {c} iifname {{ \"sdwan-*\", \"wg-sdwan-*\" }} accept; nft insert rule {f} {t} {c} oifname \"wg-sdwan-*\" accept",
+            f = chain.family, t = chain.table, c = chain.name
+        )),
+        "input" if ports.is_empty() => None,
+        "input" => Some(format!(
+            "nft insert rule {f} {t} {c} udp dport {{ {} }} accept; nft insert rule {f} {t} {c} iifname {{ \"sdwan-*\", \"wg-sdwan-*\" }} accept",
+            ports.join(", "), f = chain.family, t = chain.table, c = chain.name
+        )),
+        _ => None,
+    }
+}
+
+fn network(facts: &Facts, found: &mut Found) {
+    if facts.strict.is_empty() {
+        found.ok("rp_filter", "not strict");
+    } else {
+        let text = format!(
+            "strict on {}: packets that come back another way than they left are dropped",
+            facts.strict.join(", ")
+        );
+        found.warn(
+            "rp_filter",
+            text,
+            "sysctl -w net.ipv4.conf.all.rp_filter=2 (and in /etc/sysctl.d)",
+        );
+    }
+    let Networkd {
+        runs,
+        leaves_routes,
+        leaves_rules,
+    } = facts.networkd;
+    if runs && !(leaves_routes && leaves_rules) {
+        found.warn(
+            "networkd",
+            "systemd-networkd deletes routes and rules of others whenever it configures a link",
+            "install systemd/sdwand.networkd.conf as /usr/lib/systemd/networkd.conf.d/10-sdwand.conf; systemctl restart systemd-networkd",
+        );
+    } else {
+        found.ok(
+            "networkd",
+            if runs {
+                "it leaves ours alone"
+            } else {
+                "it doesn't run"
+            },
+        );
+    }
+    match facts.now.duration_since(UNIX_EPOCH) {
+        Ok(since) if since >= LONG_AGO => found.ok("clock", "it is set"),
+        Ok(_) | Err(_) => found.fail(
+            "clock",
+            "it isn't set: handshakes of before are refused, certificates aren't valid yet",
+            "timedatectl set-ntp true",
+        ),
+    }
+}
+
+fn storage(facts: &Facts, found: &mut Found) {
+    let before = found.0.len();
+    for file in &facts.files {
+        let path = file.path.display();
+        let bits = if file.is_secret { 0o077 } else { 0o022 };
+        if file.mode & bits != 0 {
+            let what = if file.is_secret {
+                "others can read it"
+            } else {
+                "others can write it"
+            };
+            let fix = format!("chmod {:04o} {path}", file.mode & !bits & 0o7777);
+            found.fail("files", format!("{path} (mode {:04o}): {what}", file.mode), fix);
+        } else if file.uid != 0 {
+            let text = format!("{path} belongs to user {}, who can change it", file.uid);
+            found.warn("files", text, format!("chown root {path}"));
+        }
+    }
+    if found.0.len() == before {
+        found.ok("files", format!("{} looked at", facts.files.len()));
+    }
+    for disk in &facts.disks {
+        let text = format!(
+            "{} MiB are left for {}",
+            disk.free / 1024 / 1024,
+            disk.path.display()
+        );
+        match disk.free {
+            free if free < NOTHING => found.fail("disk", text, "make room: nothing can be remembered"),
+            free if free < LITTLE => found.warn("disk", text, "make room"),
+            _ => found.ok("disk", text),
+        }
+    }
+}
+
+impl fmt::Display for Diagnosis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for check in &self.checks {
+            let word = match check.verdict {
+                Verdict::Ok => "ok",
+                Verdict::Warning => "warning",
+                Verdict::Failure => "FAILURE",
+            };
+            writeln!(f, "{word:<8} {:<15} {}", check.check, check.text)?;
+            if let Some(fix) = &check.fix {
+                writeln!(f, "{:<24} fix: {fix}", "")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
