@@ -1,7 +1,8 @@
 //! The listeners: TLS first, then HTTP/1.1, each within its time; and who is on the other end goes with every request.
 //!
 //! Before it is known who calls, connections are few for each source and for all together, and short. A site that is
-//! known keeps its connection between beats, if there aren't too many such already, and no longer counts.
+//! known keeps its connection between beats, if there aren't too many such already, and no longer counts. Where there are,
+//! its connection ends with its first answer.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -32,8 +33,8 @@ pub(super) const HEADERS: Duration = Duration::from_secs(5);
 /// The same for a known peer whose connection is kept: longer than it is between two beats (60 s, and less than 90 s at the
 /// other end), so that who has beaten ends it.
 const KEPT: Duration = Duration::from_secs(100);
-/// How often it is looked whether a connected peer may still call.
-const LOOK: Duration = Duration::from_secs(1);
+/// How long a peer that was stopped may hear so over the connection that it has.
+const HEARS: Duration = Duration::from_secs(1);
 /// How long a request that is under way may take to end once its connection is told to.
 const LAST: Duration = Duration::from_secs(15);
 /// How long a connection of somebody unknown may last in all.
@@ -143,6 +144,17 @@ pub(super) async fn http(
     idle: Duration,
     enough: impl Future<Output = ()>,
 ) {
+    speak(stream, router, who, Some(idle), enough).await;
+}
+
+/// The same; without `idle`, the connection ends with its first answer, which says so.
+async fn speak(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    router: Router,
+    who: impl Clone + Send + Sync + 'static,
+    idle: Option<Duration>,
+    enough: impl Future<Output = ()>,
+) {
     let pace = Pace::default();
     let service = hyper::service::service_fn(|request| {
         pace.turn();
@@ -156,7 +168,8 @@ pub(super) async fn http(
     let stream = Paced::new(stream, pace.clone(), HEADERS);
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(idle)
+        .keep_alive(idle.is_some())
+        .header_read_timeout(idle.unwrap_or(HEADERS))
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
@@ -211,14 +224,15 @@ async fn peer(
         limits,
         peer: known.id,
     };
-    let idle = if staying.is_kept { KEPT } else { HEADERS };
+    // Who would have to open another for its next beat anyhow isn't waited for.
+    let idle = staying.is_kept.then_some(KEPT);
     let enough = async {
         tokio::select! {
             () = stopped(&mut stop) => {}
             () = turned_away(&serving, known.id) => {}
         }
     };
-    http(stream, router, caller, idle, enough).await;
+    speak(stream, router, caller, idle, enough).await;
 }
 
 /// Counts a known peer's connection down, however it ends.
@@ -237,17 +251,24 @@ impl Drop for Staying {
     }
 }
 
-/// Waits until a peer may no longer call: its connections end then, whatever they are in the middle of.
+/// Waits until a peer may no longer call, and has had the time to hear so: its connections end then, whatever they are in the
+/// middle of. Nobody is woken while all may.
 async fn turned_away(serving: &Serving, id: PeerId) {
+    let ledger = &serving.gateway.ledger;
+    // From before the first look on: nothing that comes between is missed.
+    let mut stops = ledger.stops();
     let may_call = || {
-        let status = serving
-            .gateway
-            .ledger
-            .read(|book| book.peer(&id).map(|peer| peer.status));
+        let status = ledger.read(|book| book.peer(&id).map(|peer| peer.status));
         status.is_some_and(Status::may_call)
     };
     while may_call() {
-        tokio::time::sleep(LOOK).await;
+        if stops.changed().await.is_err() {
+            return;
+        }
+        // All are woken, whoever was stopped.
+        if !may_call() {
+            tokio::time::sleep(HEARS).await;
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use sdwand::api::limits::CONNECTIONS_PER_PEER;
+use sdwand::api::limits::{CONNECTIONS_KEPT, CONNECTIONS_PER_PEER};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::site::{Connection, Site, ask, enrolled, wall};
@@ -50,6 +50,24 @@ async fn a_known_peer_has_a_few_connections_and_none_once_it_is_revoked() {
     tokio::time::timeout(Duration::from_secs(25), ended)
         .await
         .expect("its connections end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_too_many_are_kept_a_connection_ends_with_its_first_answer() {
+    let (a, b) = (Site::new("site-a", 1).await, Site::new("site-b", 2).await);
+    let (b_at_a, a_at_b) = enrolled(&a, &b).await;
+    let leaf = b.leaf(&b_at_a.id.subject());
+    let taken = (0..CONNECTIONS_KEPT).filter(|_| a.limits.may_keep()).count();
+    assert_eq!(taken, CONNECTIONS_KEPT);
+    let mut connection = Connection::open(&a, Some(&leaf)).await.unwrap();
+    assert_eq!(connection.post("heartbeat", b"{}".to_vec()).await.unwrap().0, 200);
+    assert!(connection.post("heartbeat", b"{}".to_vec()).await.is_err());
+    // Our own client is told by the answer, and doesn't try it again.
+    b.gateway.beat_to(&a_at_b, [1; 16], 1, wall()).await.unwrap();
+    assert!(!b.gateway.has_line(a_at_b.id));
+    a.limits.unkept();
+    b.gateway.beat_to(&a_at_b, [1; 16], 2, wall()).await.unwrap();
+    assert!(b.gateway.has_line(a_at_b.id));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

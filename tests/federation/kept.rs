@@ -85,7 +85,7 @@ async fn the_called_side_ends_it_when_it_revokes_the_caller() {
     let mut pair = Pair::new().await;
     pair.beat().await.unwrap();
     pair.a.gateway.revoke(pair.b_at_a, "test", wall()).unwrap();
-    // It looks once a second.
+    // It is given a second.
     pair.relay.all_closed(Duration::from_secs(5)).await;
     assert!(!pair.b.gateway.has_line(pair.a_at_b));
     assert!(pair.beat().await.is_err());

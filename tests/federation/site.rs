@@ -45,6 +45,7 @@ pub(crate) struct Site {
     pub(crate) address: SocketAddr,
     pub(crate) url: PeerUrl,
     pub(crate) folder: tempfile::TempDir,
+    pub(crate) limits: Arc<Limits>,
     _stop: tokio::sync::watch::Sender<bool>,
 }
 
@@ -76,11 +77,12 @@ impl Site {
             .unwrap();
         let verifier = Arc::new(PossessionOnly::unless(|| true));
         let tls = server_config(Arc::new(CurrentLeaf::new(&leaf).unwrap()), verifier).unwrap();
+        let limits = Arc::new(Limits::new(Instant::now));
         let serving = Serving {
             gateway: Arc::clone(&gateway),
             wall,
             heard: Arc::new(|_| {}),
-            limits: Arc::new(Limits::new(Instant::now)),
+            limits: Arc::clone(&limits),
             random,
         };
         let (stop, stopped) = tokio::sync::watch::channel(false);
@@ -90,6 +92,7 @@ impl Site {
             address,
             url,
             folder,
+            limits,
             _stop: stop,
         }
     }

@@ -12,7 +12,7 @@ use crate::federation::capability::{Capability, CapabilityId};
 use crate::federation::grant::{Grant, GrantId};
 use crate::federation::moment::Moment;
 use crate::federation::operators::IssuedToken;
-use crate::federation::peer::{Peer, PeerId};
+use crate::federation::peer::{Peer, PeerId, Status};
 use crate::federation::token::{Fingerprint, TokenDigest};
 
 /// An answer to an acceptance, kept for a client whose connection broke before it arrived.
@@ -73,6 +73,8 @@ pub struct Happening {
 #[derive(Clone, Debug, Default)]
 pub struct Book {
     pub(super) peers: BTreeMap<PeerId, Arc<Peer>>,
+    /// Where each stands, in the same order: what is looked through several times a second lies close together.
+    pub(super) standing: Arc<Vec<(PeerId, Status)>>,
     pub(super) offers: BTreeMap<TokenDigest, PeerId>,
     pub(super) enrolments: BTreeMap<TokenDigest, PeerId>,
     pub(super) answers: BTreeMap<TokenDigest, KeptAnswer>,
@@ -110,6 +112,12 @@ impl Book {
     /// All peers, oldest first.
     pub fn peers(&self) -> impl Iterator<Item = &Arc<Peer>> {
         self.peers.values()
+    }
+
+    /// Where each peer stands, by id.
+    #[must_use]
+    pub const fn standing(&self) -> &Arc<Vec<(PeerId, Status)>> {
+        &self.standing
     }
 
     /// The peer whose open offer has this token.
@@ -188,7 +196,9 @@ impl Book {
         self.latest.map_or(wall, |latest| latest.max(wall))
     }
 
-    pub(super) fn put_peer(&mut self, peer: Peer) {
+    /// Says whether the peer might call before, and no longer may.
+    pub(super) fn put_peer(&mut self, peer: Peer) -> bool {
+        let stops = self.stand(peer.id, peer.status);
         if let Some(old) = self.peers.get(&peer.id).and_then(|old| old.offer.as_ref()) {
             self.offers.remove(&old.digest);
         }
@@ -202,12 +212,29 @@ impl Book {
             self.enrolments.insert(enrolment.digest, peer.id);
         }
         self.peers.insert(peer.id, Arc::new(peer));
+        stops
     }
 
-    pub(super) fn absorb(&mut self, changes: Changes, head: Head, now: Moment) {
+    fn stand(&mut self, id: PeerId, status: Status) -> bool {
+        match self.standing.binary_search_by_key(&id, |(id, _)| *id) {
+            Ok(at) if self.standing[at].1 == status => false,
+            Ok(at) => {
+                let before = std::mem::replace(&mut Arc::make_mut(&mut self.standing)[at].1, status);
+                before.may_call() && !status.may_call()
+            }
+            Err(at) => {
+                Arc::make_mut(&mut self.standing).insert(at, (id, status));
+                false
+            }
+        }
+    }
+
+    /// Takes over what was committed. Says whether a peer that might call no longer may.
+    pub(super) fn absorb(&mut self, changes: Changes, head: Head, now: Moment) -> bool {
         self.head = head;
+        let mut stops = false;
         for peer in changes.peers.into_values() {
-            self.put_peer(peer);
+            stops |= self.put_peer(peer);
         }
         if let Some(epoch) = changes.epoch {
             self.epoch = epoch;
@@ -234,6 +261,7 @@ impl Book {
         self.operator_tokens.extend(changes.operator_tokens);
         self.operator_tokens.retain(|_, issued| now < issued.expires_at);
         self.latest = Some(changes.set_back.unwrap_or_else(|| self.now(now)));
+        stops
     }
 }
 

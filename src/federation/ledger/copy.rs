@@ -302,6 +302,7 @@ fn prepare(new: &Path, old: &Path, wall: Moment) -> Result<Holding, CopyError> {
         verifying: Mutex::default(),
         starts: 0,
         doubt: None,
+        stops: tokio::sync::watch::Sender::default(),
         book: RwLock::new(book),
     };
     ledger.distrust(wall, before, Cause::Restored("by `sdwand ledger restore`"))?;

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock};
 
 use rusqlite::{Connection, OpenFlags};
+use tokio::sync::watch;
 
 pub use audit::{AuditLine, AuditRecord, ChainError, Head};
 pub use book::{Book, Conflict, Draft, Happening, KeptAnswer, OwnTrust, Rotation};
@@ -135,6 +136,7 @@ pub struct Ledger {
     path: PathBuf,
     writer: Mutex<Writer>,
     book: RwLock<Book>,
+    stops: watch::Sender<()>,
     /// One copy is made at a time.
     copying: Mutex<()>,
     /// One chain is recomputed at a time.
@@ -240,6 +242,7 @@ impl Ledger {
             starts: starts + 1,
             doubt,
             book: RwLock::new(book),
+            stops: watch::Sender::default(),
         };
         if let Some(why) = doubt {
             ledger.distrust(wall, before, Cause::Restored(why))?;
@@ -294,6 +297,12 @@ impl Ledger {
         self.starts
     }
 
+    /// Changes whenever a peer that might call no longer may: once the book says so.
+    #[must_use]
+    pub fn stops(&self) -> watch::Receiver<()> {
+        self.stops.subscribe()
+    }
+
     /// Looks something up.
     pub fn read<T>(&self, look: impl FnOnce(&Book) -> T) -> T {
         look(&self.book.read().unwrap_or_else(PoisonError::into_inner))
@@ -334,10 +343,14 @@ impl Ledger {
         });
         match written {
             Ok(()) => {
-                self.book
-                    .write()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .absorb(changes, writer.head, now);
+                let stops = self.book.write().unwrap_or_else(PoisonError::into_inner).absorb(
+                    changes,
+                    writer.head,
+                    now,
+                );
+                if stops {
+                    self.stops.send_replace(());
+                }
                 Ok(outcome)
             }
             Err(error) => {
@@ -352,6 +365,7 @@ impl Ledger {
         let book = read_book(&writer.connection, &self.path)?;
         (writer.head, writer.epoch) = (book.head, book.epoch);
         *self.book.write().unwrap_or_else(PoisonError::into_inner) = book;
+        self.stops.send_replace(());
         Ok(())
     }
 

@@ -33,6 +33,43 @@ fn at(folder: &tempfile::TempDir, name: &str) -> PathBuf {
     folder.path().join(name)
 }
 
+#[test]
+fn where_everybody_stands_is_told_in_order_and_who_is_stopped_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = ledger(&folder);
+    let stops = ledger.stops();
+    let stand = |n: u128, status| {
+        let peer = Peer {
+            id: PeerId(Uuid::from_u128(n)),
+            alias: crate::model::Name::new(&format!("site-{n}")).unwrap(),
+            url: format!("https://site-{n}.example"),
+            status,
+            offer: None,
+            ..proposed()
+        };
+        put(&ledger, peer).unwrap();
+        let peers = ledger.read(|book| {
+            let peers: Vec<_> = book.peers().map(|peer| (peer.id, peer.status)).collect();
+            assert_eq!(peers, **book.standing());
+            peers.len()
+        });
+        (peers, stops.has_changed().unwrap())
+    };
+    for (n, count) in [(5, 1), (3, 2), (9, 3), (4, 4)] {
+        assert_eq!(stand(n, Status::Enrolled), (count, false));
+    }
+    for status in [Status::Active, Status::Degraded, Status::Active] {
+        assert_eq!(stand(3, status), (4, false), "{status}");
+    }
+    assert_eq!(stand(3, Status::Suspended), (4, true));
+    drop(ledger);
+    let again = self::ledger(&folder);
+    again.read(|book| {
+        let peers: Vec<_> = book.peers().map(|peer| (peer.id, peer.status)).collect();
+        assert_eq!(peers, **book.standing());
+    });
+}
+
 /// The acceptance in one transaction: the peer moves on, its token dies, the answer is kept.
 fn accept(ledger: &Ledger) -> Result<(), Aborted<&'static str>> {
     let token = TokenDigest([1; 32]);
