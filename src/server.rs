@@ -7,6 +7,7 @@
 //!                                    └─▶ calls to peers
 //! ```
 
+mod calls;
 mod clock;
 mod operators;
 mod spawn;
@@ -44,6 +45,7 @@ use crate::host::system_now;
 use crate::model::Fleet;
 use crate::model::host::{Federation, HostConfig};
 use crate::notify::{self, Manager};
+use calls::Calls;
 
 pub use operators::{SOCKET, STATUS_SOCKET};
 
@@ -163,14 +165,12 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
         .await
         .map_err(|error| ServeError::Runtime("listening on [federation] listen", error))?;
     let (stop, stopped) = watch::channel(false);
-    let (heard, mut calls) = mpsc::unbounded_channel();
+    let calls = Arc::new(Calls::default());
+    let heard = Arc::clone(&calls);
     let serving = Serving {
         gateway: Arc::clone(&gateway),
         wall,
-        heard: Arc::new(move |id| {
-            // Without a receiver all is stopping.
-            let _ = heard.send(id);
-        }),
+        heard: Arc::new(move |id| heard.note(id, monotonic())),
         limits: Arc::new(Limits::new(monotonic)),
         random,
     };
@@ -186,7 +186,7 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     let spawned = tokio::spawn(spawn::follow(Arc::clone(&gateway), federation.payload.clone()));
     // From here on all sockets listen.
     let mut manager = Manager::ready(monotonic());
-    let driver = drive(&gateway, &mut calls, &current, &mut leaf, &mut manager);
+    let driver = drive(&gateway, &calls, &current, &mut leaf, &mut manager);
     let outcome = tokio::select! {
         ended = until_told() => ended,
         () = driver => Ok(()),
@@ -322,7 +322,7 @@ async fn follow_fleet(gateway: Arc<Gateway>, config: PathBuf, folder: PathBuf) {
 /// The timers: beats, silence, renewal of our own certificate, and what the ledger is told from time to time.
 async fn drive(
     gateway: &Arc<Gateway>,
-    calls: &mut mpsc::UnboundedReceiver<PeerId>,
+    calls: &Calls,
     current: &CurrentLeaf,
     leaf: &mut Leaf,
     manager: &mut Manager,
@@ -338,9 +338,9 @@ async fn drive(
     let mut flushed = monotonic();
     loop {
         tokio::select! {
-            Some(id) = calls.recv() => pulse.heard(id, monotonic()),
             Some((id, outcome)) = ended.recv() => after_beat(gateway, &mut pulse, id, &outcome),
             Some((id, probe)) = answers.recv() => {
+                calls.tell(&mut pulse);
                 let (now, peers) = (monotonic(), standing(gateway));
                 let is_silent = pulse.silent(&peers, now).contains(&id);
                 if let Some(remedy) = probes.ended(id, probe, is_silent, now) {
@@ -348,6 +348,7 @@ async fn drive(
                 }
             }
             _ = ticks.tick() => {
+                calls.tell(&mut pulse);
                 let (now, peers) = (monotonic(), standing(gateway));
                 manager.alive(summary::summary(&peers), now);
                 for id in probes.due(&pulse.silent(&peers, now), now) {
@@ -404,10 +405,8 @@ fn now_and_then(gateway: &Gateway, current: &CurrentLeaf, leaf: &mut Leaf) {
     }
 }
 
-fn standing(gateway: &Gateway) -> Vec<(PeerId, Status)> {
-    gateway
-        .ledger
-        .read(|book| book.peers().map(|peer| (peer.id, peer.status)).collect())
+fn standing(gateway: &Gateway) -> Arc<Vec<(PeerId, Status)>> {
+    gateway.ledger.read(|book| Arc::clone(book.standing()))
 }
 
 async fn beat(gateway: &Gateway, id: PeerId, sequence: u64) -> Result<(), DialError> {

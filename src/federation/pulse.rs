@@ -55,26 +55,43 @@ impl Pulse {
         self
     }
 
-    /// Which of these peers are due now, each with the number of its beat. They count as out until [`Pulse::ended`].
+    /// Which of these peers are due now, each with the number of its beat; they are in the order of their ids. They count as
+    /// out until [`Pulse::ended`].
     pub fn due(&mut self, peers: &[(PeerId, Status)], now: Instant) -> Vec<(PeerId, u64)> {
-        let mut due = Vec::new();
-        for (id, status) in peers.iter().filter(|(_, status)| status.may_call()) {
-            let beat = self.beats.entry(*id).or_default();
+        let (mut due, before) = (Vec::new(), self.before);
+        self.walk(peers, |id, status, beat| {
             // Who was just enrolled is called at once: that makes both active.
             let is_due = beat.due.is_none_or(|due| due <= now)
-                || (*status == Status::Enrolled && beat.failures == 0 && beat.heard.is_none());
-            if is_due && !beat.is_out {
+                || (status == Status::Enrolled && beat.failures == 0 && beat.heard.is_none());
+            if status.may_call() && is_due && !beat.is_out {
                 beat.is_out = true;
                 beat.sequence += 1;
-                due.push((*id, self.before + beat.sequence));
+                due.push((id, before + beat.sequence));
             }
-        }
-        // This is asked several times a second, and hardly ever is anyone gone.
-        if self.beats.len() > peers.len() {
-            let standing: BTreeSet<PeerId> = peers.iter().map(|(id, _)| *id).collect();
-            self.beats.retain(|id, _| standing.contains(id));
-        }
+        });
         due
+    }
+
+    /// Looks at each of these peers beside its beat, of which there is one for each and none besides. `look` may see a peer
+    /// twice: this is asked several times a second, hardly ever has anyone come or gone, and that is noticed on the way.
+    fn walk(&mut self, peers: &[(PeerId, Status)], mut look: impl FnMut(PeerId, Status, &mut Beat)) {
+        debug_assert!(peers.is_sorted_by_key(|(id, _)| *id), "in the order of their ids");
+        let mut is_in_step = self.beats.len() == peers.len();
+        for ((id, status), (of, beat)) in peers.iter().zip(&mut self.beats) {
+            is_in_step &= id == of;
+            if !is_in_step {
+                break;
+            }
+            look(*id, *status, beat);
+        }
+        if is_in_step {
+            return;
+        }
+        let standing: BTreeSet<PeerId> = peers.iter().map(|(id, _)| *id).collect();
+        self.beats.retain(|id, _| standing.contains(id));
+        for (id, status) in peers {
+            look(*id, *status, self.beats.entry(*id).or_default());
+        }
     }
 
     /// A beat of ours has ended. `jitter`, below 1, spreads the next ones over a tenth of the interval.
@@ -99,30 +116,30 @@ impl Pulse {
     pub fn heard(&mut self, id: PeerId, now: Instant) {
         let heartbeat = self.heartbeat;
         let beat = self.beats.entry(id).or_default();
-        beat.heard = Some(now);
+        // Told a little late, it may be older than an answer.
+        beat.heard = beat.heard.max(Some(now));
         let stands_in = |answered: Instant| now.duration_since(answered) < heartbeat * STAND_IN;
         if beat.failures == 0 && !beat.is_out && beat.answered.is_some_and(stands_in) {
             beat.due = beat.due.map(|due| due.max(now + heartbeat * 5 / 4));
         }
     }
 
-    /// Which active peers have been silent for too long.
+    /// Which active peers have been silent for too long. All of them are asked about, in the order of their ids.
     #[must_use]
     pub fn silent(&mut self, peers: &[(PeerId, Status)], now: Instant) -> Vec<PeerId> {
-        let mut silent = Vec::new();
-        for (id, status) in peers {
-            let beat = self.beats.entry(*id).or_default();
-            if *status != Status::Active {
+        let (mut silent, stale_after) = (BTreeSet::new(), self.stale_after);
+        self.walk(peers, |id, status, beat| {
+            if status != Status::Active {
                 beat.active = None;
-                continue;
+                return;
             }
             let active = *beat.active.get_or_insert(now);
             let heard = beat.heard.map_or(active, |heard| heard.max(active));
-            if now.duration_since(heard) > self.stale_after {
-                silent.push(*id);
+            if now.duration_since(heard) > stale_after {
+                silent.insert(id);
             }
-        }
-        silent
+        });
+        silent.into_iter().collect()
     }
 }
 

@@ -60,8 +60,15 @@ impl Gateway {
             leaf: Arc::clone(&leaf),
         };
         leaves.insert(id, kept);
-        // Whoever is gone is forgotten, and with it the key.
-        leaves.retain(|id, _| may_call(id));
+        // Whoever is gone is forgotten, and with it the key. Both are in the order of their ids.
+        let standing = self.ledger.read(|book| Arc::clone(book.standing()));
+        let mut standing = standing.iter().peekable();
+        leaves.retain(|id, _| {
+            while standing.next_if(|(other, _)| other < id).is_some() {}
+            standing
+                .peek()
+                .is_some_and(|(other, status)| other == id && status.may_call())
+        });
         Ok(leaf)
     }
 }
