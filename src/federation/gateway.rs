@@ -44,7 +44,7 @@ pub use sweep::{Silent, Sweep};
 pub use take::{Accepting, TakeError};
 pub use trust::{RotateError, Rotating};
 
-use super::identity::{Stranger, identify};
+use super::identity::{Proofs, Stranger, identify};
 use super::ledger::{Aborted, Draft, Happening, Ledger, LedgerError};
 use super::liveness;
 use super::moment::Moment;
@@ -135,6 +135,8 @@ pub struct Gateway {
     children: Mutex<Option<Arc<SiteCa>>>,
     /// What parents have signed for us.
     holdings: spawned::Holdings,
+    /// What was found out about callers' chains.
+    proofs: Proofs,
     /// Where ledgers are.
     heads: heads::Heads,
     /// The connections that are kept for beats.
@@ -210,6 +212,7 @@ impl Gateway {
             leaves: leaves::Leaves::default(),
             children: Mutex::default(),
             holdings: spawned::Holdings::default(),
+            proofs: Proofs::default(),
             heads: heads::Heads::default(),
             refusals: refusals::Refusals::default(),
         }
@@ -264,7 +267,8 @@ impl Gateway {
     /// # Errors
     /// Nobody whom we know, or nobody who may call.
     pub fn identify(&self, chain: &[CertificateDer<'_>], wall: Moment) -> Result<Arc<Peer>, Stranger> {
-        self.ledger.read(|book| identify(chain, book, book.now(wall)))
+        self.ledger
+            .read(|book| identify(chain, book, book.now(wall), &self.proofs))
     }
 
     /// Takes a beat: whoever it is from is heard of now, and active. Who that is, and what it is answered.

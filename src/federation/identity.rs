@@ -4,10 +4,15 @@
 //! exactly one CN ─▶ the peer's row, if it may call ─▶ path to *that row's* anchors, clientAuth ─▶ URI of its site
 //! ```
 //!
-//! Nothing else is identity: no header, no address, no union of anchors. Whatever fails, the caller hears the same.
+//! Nothing else is identity: no header, no address, no union of anchors. Whatever fails, the caller hears the same. Of all
+//! this only the signatures are remembered ([`Proofs`]): the row is looked at each time.
+
+mod proofs;
 
 use std::sync::Arc;
 
+pub use proofs::Proofs;
+use proofs::{ChainDigest, Grounds};
 use rustls::pki_types::CertificateDer;
 
 use super::ledger::Book;
@@ -69,7 +74,17 @@ impl Stranger {
 ///
 /// # Errors
 /// It is nobody's who may call now.
-pub fn identify(chain: &[CertificateDer<'_>], book: &Book, now: Moment) -> Result<Arc<Peer>, Stranger> {
+pub fn identify(
+    chain: &[CertificateDer<'_>],
+    book: &Book,
+    now: Moment,
+    proofs: &Proofs,
+) -> Result<Arc<Peer>, Stranger> {
+    let trust_of = |id: PeerId| book.peer(&id).and_then(|peer| peer.trust.as_ref());
+    if let Some(id) = proofs.peer_of(ChainDigest::of(chain), now, trust_of) {
+        let peer = book.peer(&id).filter(|peer| peer.status.may_call());
+        return peer.cloned().ok_or(Stranger::NotNow(id));
+    }
     let leaf = chain.first().ok_or(Stranger::Bare)?;
     let names = names_of(leaf).map_err(Stranger::Unreadable)?;
     let id = PeerId::of_subject(&names.subject).ok_or(Stranger::Unnamed(names.subject))?;
@@ -95,5 +110,9 @@ pub fn identify(chain: &[CertificateDer<'_>], book: &Book, now: Moment) -> Resul
     if !names.uris.iter().any(|uri| trust.site.owns_uri(uri)) {
         return Err(Stranger::Site(id));
     }
+    proofs.keep(chain, id, Grounds::of(trust, now));
     Ok(Arc::clone(peer))
 }
+
+#[cfg(test)]
+mod tests;
