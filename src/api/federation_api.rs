@@ -214,8 +214,13 @@ async fn heartbeat(
             return Err(malformed);
         }
     };
-    let (gateway, from) = (Arc::clone(&serving.gateway), caller.clone());
-    let beaten = blocking(move || gateway.beaten(&from.chain, request, wall)).await?;
+    let gateway = Arc::clone(&serving.gateway);
+    let beaten = if gateway.is_quiet(&caller.chain, &request, wall) {
+        gateway.beaten(&caller.chain, request, wall)
+    } else {
+        let from = caller.clone();
+        blocking(move || gateway.beaten(&from.chain, request, wall)).await?
+    };
     if let Err(BeatError::Stranger(stranger)) = &beaten {
         tracing::debug!(source = %caller.source.ip(), error = %stranger, "a caller isn't known");
         count(&serving, &caller, Refused::Stranger, stranger.code());

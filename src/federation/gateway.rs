@@ -15,6 +15,7 @@ mod notices;
 mod operator;
 mod order;
 mod oversight;
+mod quiet;
 mod quota;
 mod refusals;
 mod resources;
@@ -292,18 +293,17 @@ impl Gateway {
                 .or(peer.declared.platform_version.as_deref()),
             &self.settings.policy.versions,
         );
+        let mark = quiet::mark_of(&request);
         let HeartbeatRequest {
             nonce,
             sequence,
             said,
             trust,
             spawn_mode,
-            ledger_epoch,
-            audit_head,
+            ledger_epoch: _,
+            audit_head: _,
             witnessed,
         } = request;
-        let head = audit_head.and_then(|head| head.parse().ok());
-        let mark = ledger_epoch.zip(head).map(|(epoch, head)| Mark { epoch, head });
         self.hear_heads(&peer, mark, witnessed.as_deref(), wall)?;
         let peer = self
             .ledger
@@ -335,12 +335,11 @@ impl Gateway {
 
     /// One verified exchange with a peer, whoever began it. What is no news isn't written: see [`Heard`].
     fn beat(&self, peer: &Peer, said: Said, wall: Moment) -> Result<Status, BeatError> {
-        let mut declared = peer.declared.clone();
         let (moves, now) = (
             peer.status != Status::Active && peer.regressed.is_none(),
             self.ledger.read(|book| book.now(wall)),
         );
-        let has_news = said.clone().update(&mut declared);
+        let has_news = said.is_news(&peer.declared);
         // Who has news all the time lives all the same, and isn't written down each time.
         let is_written = moves || (has_news && self.quota.take(peer.id, now));
         if !is_written {

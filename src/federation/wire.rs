@@ -142,9 +142,24 @@ impl Said {
         Ok(())
     }
 
+    /// Whether it says anything other than what was said last.
+    #[must_use]
+    pub fn is_news(&self, declared: &Declared) -> bool {
+        fn differs<T: PartialEq>(said: Option<&T>, known: &T) -> bool {
+            said.is_some_and(|said| said != known)
+        }
+        let said_differs = |said: &Option<String>, known: &Option<String>| said.is_some() && said != known;
+        differs(self.capabilities.as_ref(), &declared.capabilities)
+            || differs(self.extension_slugs.as_ref(), &declared.extension_slugs)
+            || differs(self.endpoints.as_ref(), &declared.endpoints)
+            || said_differs(&self.platform_version, &declared.platform_version)
+            || said_differs(&self.data_residency, &declared.data_residency)
+            || (self.dialable.is_some() && self.dialable != declared.dialable)
+    }
+
     /// Takes over what was said; says whether anything is other than before.
     pub fn update(self, declared: &mut Declared) -> bool {
-        let before = declared.clone();
+        let is_news = self.is_news(declared);
         if let Some(capabilities) = self.capabilities {
             declared.capabilities = capabilities;
         }
@@ -163,7 +178,7 @@ impl Said {
         if self.dialable.is_some() {
             declared.dialable = self.dialable;
         }
-        *declared != before
+        is_news
     }
 }
 

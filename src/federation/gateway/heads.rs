@@ -72,6 +72,19 @@ impl Gateway {
         kept.map(|shown| shown.mark())
     }
 
+    fn shown_before(&self, peer: &Peer) -> Option<Shown> {
+        self.theirs().get(&peer.id).copied().or(peer.shown)
+    }
+
+    /// Whether what a peer shows of its ledger goes into ours at once.
+    pub(super) fn is_head_news(&self, peer: &Peer, shown: Option<Mark>, now: Moment) -> bool {
+        let verdict = shown.map(|mark| judge(self.shown_before(peer).as_ref(), mark, now));
+        match verdict {
+            None | Some(Verdict::Forward | Verdict::Stray) => false,
+            Some(Verdict::Restored | Verdict::Regressed) => true,
+        }
+    }
+
     /// Judges what a peer shows of its ledger, and takes over what it has seen of ours.
     pub(super) fn hear_heads(
         &self,
@@ -93,7 +106,7 @@ impl Gateway {
             }
         }
         let Some(mark) = shown else { return Ok(()) };
-        let before = self.theirs().get(&peer.id).copied().or(peer.shown);
+        let before = self.shown_before(peer);
         match judge(before.as_ref(), mark, now) {
             Verdict::Forward => {}
             Verdict::Stray => {
