@@ -184,7 +184,28 @@ async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> 
 }
 
 fn json_of(answer: &str) -> Value {
-    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    if head
+        .to_ascii_lowercase()
+        .contains("\r\ntransfer-encoding: chunked")
+    {
+        return serde_json::from_str(&joined(body)).unwrap();
+    }
+    serde_json::from_str(body).unwrap()
+}
+
+/// What came in chunks (RFC 9112, section 7.1), to the last one.
+fn joined(mut chunks: &str) -> String {
+    let mut whole = String::new();
+    loop {
+        let (length, rest) = chunks.split_once("\r\n").unwrap();
+        let length = usize::from_str_radix(length, 16).unwrap();
+        if length == 0 {
+            return whole;
+        }
+        whole.push_str(&rest[..length]);
+        chunks = rest[length..].strip_prefix("\r\n").unwrap();
+    }
 }
 
 fn request(method: &str, path: &str, headers: &str, body: &str) -> String {

@@ -30,6 +30,9 @@ impl Moment {
     /// The earliest and the latest that RFC 3339 can write: years 0 to 9999.
     const RANGE: std::ops::RangeInclusive<i64> = -62_167_219_200_000..=253_402_300_799_999;
 
+    /// The length of the longest text: `2026-05-17T13:45:12.345Z`.
+    const LONGEST: usize = 24;
+
     /// 1970-01-01T00:00:00Z.
     pub const EPOCH: Self = Self(0);
 
@@ -75,8 +78,21 @@ impl Moment {
     /// For libraries that take `time`'s type.
     #[must_use]
     pub fn to_offset(self) -> OffsetDateTime {
-        OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
+        let (seconds, millis) = (self.0.div_euclid(1_000), self.0.rem_euclid(1_000));
+        let millis = u16::try_from(millis).unwrap_or_default();
+        OffsetDateTime::from_unix_timestamp(seconds)
+            .ok()
+            .and_then(|time| time.replace_millisecond(millis).ok())
             .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    }
+
+    /// Hands its text to `take`, without a place on the heap: a list has thousands of them.
+    fn written<T>(self, take: impl FnOnce(&str) -> T) -> Option<T> {
+        let mut room = [0; Self::LONGEST];
+        let mut rest = room.as_mut_slice();
+        self.to_offset().format_into(&mut rest, &Rfc3339).ok()?;
+        let left = rest.len();
+        std::str::from_utf8(&room[..Self::LONGEST - left]).ok().map(take)
     }
 
     /// For libraries that count whole seconds since 1970.
@@ -98,14 +114,14 @@ impl From<SystemTime> for Moment {
 
 impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.to_offset().format(&Rfc3339).map_err(|_| fmt::Error)?;
-        f.write_str(&text)
+        self.written(|text| f.write_str(text)).ok_or(fmt::Error)?
     }
 }
 
 impl Serialize for Moment {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        self.written(|text| serializer.serialize_str(text))
+            .ok_or_else(|| serde::ser::Error::custom("a time that can't be written"))?
     }
 }
 

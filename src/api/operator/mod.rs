@@ -2,7 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `peers` | `/api/v1/system/platform/peers` |
+//! | `peers`, `listing` | `/api/v1/system/platform/peers` |
 //! | `grants` | `/api/v1/system/platform/peers/{peer}/{grants,capabilities,call}` |
 //! | `ledger` | `/api/v1/system/federation/ledger/backup` |
 //! | `audit` | `/api/v1/system/federation/{audit,site,pki,governance}` |
@@ -17,6 +17,7 @@ mod change;
 mod grants;
 mod ledger;
 pub mod listen;
+mod listing;
 mod peers;
 mod sweep;
 mod tokens;

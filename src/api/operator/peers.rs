@@ -8,7 +8,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::answers::{Accepted, Changed, Data, PeerDetails, Proposed, Retried};
 use super::view::PeerView;
 use super::ways::Access;
-use super::{API, Operating, Routes, find, optional};
+use super::{API, Operating, Routes, find, listing, optional};
 use crate::api::error::ApiError;
 use crate::api::federation_api::{blocking, body};
 use crate::api::openapi::url;
@@ -84,20 +84,8 @@ async fn list(
             .cloned()
             .collect()
     });
-    // There may be thousands: nobody else waits for them to be written.
-    let written = blocking(move || {
-        let views = peers.iter().map(|peer| PeerView::of(&gateway, peer));
-        serde_json::to_vec(&Listed {
-            data: views.collect(),
-        })
-    });
-    let written = written.await?.map_err(|error| ApiError::internal(&error))?;
+    let written = listing::body_of(gateway, peers);
     Ok(([(CONTENT_TYPE, "application/json")], written))
-}
-
-#[derive(Serialize)]
-struct Listed<'a> {
-    data: Vec<PeerView<'a>>,
 }
 
 /// A peer.
