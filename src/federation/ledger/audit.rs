@@ -228,10 +228,18 @@ pub(super) fn append(
         hash: Vec::new(),
     };
     let hash = row.follow(&head.hash);
-    connection.execute(
+    let mut statement = connection.prepare_cached(
         "INSERT INTO audit (sequence, at, kind, severity, peer, payload, hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        params![row.sequence, row.at, row.kind, row.severity, row.peer, row.payload, hash],
     )?;
+    statement.execute(params![
+        row.sequence,
+        row.at,
+        row.kind,
+        row.severity,
+        row.peer,
+        row.payload,
+        hash
+    ])?;
     Ok(Head {
         sequence: row.sequence,
         hash,

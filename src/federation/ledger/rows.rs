@@ -122,11 +122,18 @@ fn put_meta(connection: &Connection, key: &str, value: &str) -> rusqlite::Result
 
 pub(super) fn put_peer(connection: &Connection, peer: &Peer) -> rusqlite::Result<()> {
     let site = peer.trust.as_ref().map(|trust| trust.site.to_string());
-    connection.execute(
+    // Thousands at a time, now and then: read by SQLite once.
+    let mut statement = connection.prepare_cached(
         "INSERT INTO peers (id, status, url, site, doc) VALUES (?1, ?2, ?3, ?4, ?5)
          ON CONFLICT (id) DO UPDATE SET status = excluded.status, url = excluded.url, site = excluded.site, doc = excluded.doc",
-        params![peer.id.to_string(), peer.status.as_str(), peer.url, site, json(peer)?],
     )?;
+    statement.execute(params![
+        peer.id.to_string(),
+        peer.status.as_str(),
+        peer.url,
+        site,
+        json(peer)?
+    ])?;
     Ok(())
 }
 
@@ -139,21 +146,33 @@ pub(super) fn read_book(connection: &Connection, path: &Path) -> Result<Book, Le
         head: audit::head(connection).map_err(sql)?,
         ..Book::default()
     };
-    for peer in docs(connection, path, "peers", "id")? {
+    docs(connection, path, "peers", "id", |peer| {
         book.put_peer(peer);
-    }
-    for answer in docs::<KeptAnswer>(connection, path, "answers", "token")? {
+    })?;
+    docs(connection, path, "answers", "token", |answer: KeptAnswer| {
         book.answers.insert(answer.token, answer);
-    }
-    for grant in docs::<Grant>(connection, path, "grants", "id")? {
+    })?;
+    docs(connection, path, "grants", "id", |grant: Grant| {
         book.grants.insert(grant.id, Arc::new(grant));
-    }
-    for capability in docs::<Capability>(connection, path, "capabilities", "id")? {
-        book.capabilities.insert(capability.id, Arc::new(capability));
-    }
-    for issued in docs::<IssuedToken>(connection, path, "operator_tokens", "jti")? {
-        book.operator_tokens.insert(issued.jti, issued);
-    }
+    })?;
+    docs(
+        connection,
+        path,
+        "capabilities",
+        "id",
+        |capability: Capability| {
+            book.capabilities.insert(capability.id, Arc::new(capability));
+        },
+    )?;
+    docs(
+        connection,
+        path,
+        "operator_tokens",
+        "jti",
+        |issued: IssuedToken| {
+            book.operator_tokens.insert(issued.jti, issued);
+        },
+    )?;
     let trust = meta(connection, "trust").map_err(sql)?;
     let trust = trust.map(|doc| serde_json::from_str(&doc)).transpose();
     book.own_trust = trust.map_err(|source| LedgerError::Row {
@@ -170,29 +189,35 @@ pub(super) fn read_book(connection: &Connection, path: &Path) -> Result<Book, Le
     Ok(book)
 }
 
-/// Every document of a table.
+/// Hands every document of a table to `take`, one at a time: all of them at once would be there twice.
 fn docs<T: serde::de::DeserializeOwned>(
     connection: &Connection,
     path: &Path,
     table: &str,
     key: &str,
-) -> Result<Vec<T>, LedgerError> {
-    let rows = || -> rusqlite::Result<Vec<(String, String)>> {
-        let mut statement = connection.prepare(&format!("SELECT {key}, doc FROM {table}"))?;
-        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        rows.collect()
-    };
-    let rows = rows().map_err(|source| LedgerError::Sql {
+    mut take: impl FnMut(T),
+) -> Result<(), LedgerError> {
+    let sql = |source| LedgerError::Sql {
         path: path.to_owned(),
         source,
-    })?;
-    let mut found = Vec::with_capacity(rows.len());
-    for (row, doc) in rows {
-        found.push(serde_json::from_str(&doc).map_err(|source| LedgerError::Row {
-            path: path.to_owned(),
-            row: format!("{table} {row}"),
-            source,
-        })?);
+    };
+    let mut statement = connection
+        .prepare(&format!("SELECT {key}, doc FROM {table}"))
+        .map_err(sql)?;
+    let mut rows = statement.query([]).map_err(sql)?;
+    while let Some(row) = rows.next().map_err(sql)? {
+        let doc = row.get_ref(1).and_then(|doc| Ok(doc.as_str()?)).map_err(sql)?;
+        match serde_json::from_str(doc) {
+            Ok(found) => take(found),
+            Err(source) => {
+                let key: String = row.get(0).map_err(sql)?;
+                return Err(LedgerError::Row {
+                    path: path.to_owned(),
+                    row: format!("{table} {key}"),
+                    source,
+                });
+            }
+        }
     }
-    Ok(found)
+    Ok(())
 }
