@@ -1,4 +1,5 @@
-//! The certificates that we show to peers: one per peer, until it is time for another.
+//! The certificates that we show to peers: one per peer, until it is time for another. Of a few they are kept: another is drawn
+//! in a fraction of the time that the handshake takes in which it is shown.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,6 +9,9 @@ use crate::federation::moment::Moment;
 use crate::federation::peer::PeerId;
 use crate::federation::pki::{Leaf, PkiError, Usage};
 use crate::federation::token::Fingerprint;
+
+/// How many are kept. Beyond, only those of connections that there are.
+const MOST: usize = 1_024;
 
 /// Private keys are in it: it has no `Debug`, and never leaves the memory.
 #[derive(Default)]
@@ -59,6 +63,9 @@ impl Gateway {
             since: wall,
             leaf: Arc::clone(&leaf),
         };
+        if leaves.len() >= MOST {
+            leaves.retain(|_, kept| Arc::strong_count(&kept.leaf) > 1);
+        }
         leaves.insert(id, kept);
         // Whoever is gone is forgotten, and with it the key. Both are in the order of their ids.
         let standing = self.ledger.read(|book| Arc::clone(book.standing()));
@@ -144,6 +151,38 @@ mod tests {
         gateway.ca.promote();
         let signed = draw(b, "fed:other", wall);
         assert!(!Arc::ptr_eq(&named, &signed) && signed.issuer == gateway.ca.fingerprint());
+    }
+
+    #[test]
+    fn of_many_only_those_in_use_are_kept() {
+        let (folder, wall) = (
+            tempfile::tempdir().unwrap(),
+            Moment::from_millis(1_800_000_000_000),
+        );
+        let gateway = gateway(folder.path(), wall);
+        let ids: Vec<PeerId> = (0..=MOST as u128).map(|n| PeerId(Uuid::from_u128(n))).collect();
+        let put = gateway.ledger.transact(wall, |draft| {
+            for id in &ids {
+                draft.put_peer(Peer {
+                    id: *id,
+                    status: Status::Active,
+                    alias: Name::new(&format!("peer-{}", id.0.simple())).unwrap(),
+                    url: format!("https://{id}.example"),
+                    offer: None,
+                    ..proposed()
+                })?;
+            }
+            Ok::<_, crate::federation::ledger::Conflict>(())
+        });
+        put.unwrap();
+        let used = gateway.call_leaf(ids[7], "fed:x", wall).unwrap();
+        for id in &ids {
+            gateway.call_leaf(*id, "fed:x", wall).unwrap();
+        }
+        let kept: Vec<PeerId> = gateway.leaves.0.lock().unwrap().keys().copied().collect();
+        assert_eq!(kept, [ids[7], ids[MOST]]);
+        let again = gateway.call_leaf(ids[7], "fed:x", wall).unwrap();
+        assert!(Arc::ptr_eq(&used, &again));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::federation::url::PeerUrl;
 
 /// How many connections are kept. A site with more peers than that opens one for each further beat: an idle connection has
 /// its price in memory, and a handshake every minute has little.
-const MOST: usize = 1_024;
+const MOST: usize = 256;
 
 pub(super) struct Lines {
     kept: Mutex<BTreeMap<PeerId, (Basis, Session)>>,
