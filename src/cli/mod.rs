@@ -393,6 +393,17 @@ mod tests {
     }
 
     #[test]
+    fn one_thing_about_a_peer_is_set_at_a_time() {
+        let takes = |words: &str| Cli::try_parse_from(words.split(' ')).is_ok();
+        assert!(takes("sdwand peer set site-b --url https://site-b.example.com"));
+        assert!(takes("sdwand peer set site-b --residency JP"));
+        assert!(!takes("sdwand peer set site-b"));
+        assert!(!takes(
+            "sdwand peer set site-b --residency JP --url https://site-b.example.com"
+        ));
+    }
+
+    #[test]
     fn others_words_do_nothing_to_a_terminal() {
         let hostile = "1\u{1b}]0;x\u{7}\u{9b}2J\u{7f}\u{202e}\r end\n\tü";
         let shown = plain(hostile);

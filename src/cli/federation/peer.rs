@@ -142,13 +142,12 @@ pub(crate) struct Which {
 }
 
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false, args = ["url", "residency"])]
 pub(crate) struct Set {
     /// Its alias or id
     #[arg(value_parser = which)]
     peer: String,
     /// Where its API is now
-    #[arg(long)]
+    #[arg(long, required_unless_present = "residency", conflicts_with = "residency")]
     url: Option<String>,
     /// Where its data resides
     #[arg(long, value_name = "PLACE")]
