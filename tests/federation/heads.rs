@@ -1,5 +1,6 @@
 //! Ledgers that go back, audits that are cut, and the peers who have seen more.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sdwand::federation::gateway::REGRESSED;
@@ -171,4 +172,45 @@ async fn a_peer_cant_fill_our_ledger_by_saying_that_its_own_was_restored() {
     a.gateway.beaten(&chain, saying(200, 1, 1), later).unwrap();
     a.gateway.flush(later).unwrap();
     assert_eq!(a.peer(b_at_a.id).shown.unwrap().epoch, 200);
+}
+
+/// What is logged, kept.
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Kept {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_cant_fill_our_log_by_saying_that_it_has_seen_more() {
+    let (a, b) = (Site::new("site-a", 1).await, Site::new("site-b", 2).await);
+    let (b_at_a, _) = enrolled(&a, &b).await;
+    let chain = b.leaf(&b_at_a.id.subject()).chain;
+    let start = wall();
+    let seen = |sequence: i64, hash: &str| HeartbeatRequest {
+        witnessed: Some(format!("1/{sequence}:{}", hash.repeat(32))),
+        ..HeartbeatRequest::default()
+    };
+    let kept = Kept::default();
+    let writer = kept.clone();
+    let logged = tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(logged, || {
+        for _ in 0..200 {
+            a.gateway.beaten(&chain, seen(999_999, "aa"), start).unwrap();
+            a.gateway.beaten(&chain, seen(1, "bb"), start).unwrap();
+        }
+    });
+    let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+    let lines = text.matches("a peer has seen more of our audit").count();
+    assert!((1..40).contains(&lines), "{lines} lines in one minute");
 }

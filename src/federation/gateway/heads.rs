@@ -99,8 +99,9 @@ impl Gateway {
             if mark.epoch == ours.epoch {
                 let is_ahead = |mark: &Mark| mark.head.sequence > ours.head.sequence;
                 let before = self.ours().insert(peer.id, (mark, now));
-                // Once, however often it says so.
-                if is_ahead(&mark) && !before.is_some_and(|(before, _)| is_ahead(&before)) {
+                // Once, however often it says so; and no more often than it may have news, if it says something else between.
+                let is_news = is_ahead(&mark) && !before.is_some_and(|(before, _)| is_ahead(&before));
+                if is_news && self.quota.take(peer.id, now) {
                     tracing::error!(peer = %peer.id, seen = mark.head.sequence, ours = ours.head.sequence, "a peer has seen more of our audit than there is: records are gone, `sdwand audit verify`");
                 }
             }
