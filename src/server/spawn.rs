@@ -197,6 +197,22 @@ mod tests {
         assert!(!is_final(&failed), "{failed}");
     }
 
+    #[test]
+    fn what_a_busy_parent_says_isnt_final() {
+        let refused = |status| {
+            is_final(&Failure::Dial(DialError::Refused {
+                status,
+                error: String::new(),
+            }))
+        };
+        for status in [408, 425, 429, 500, 502, 503, 504] {
+            assert!(!refused(status), "{status}");
+        }
+        for status in [400, 401, 403, 404, 409, 422] {
+            assert!(refused(status), "{status}");
+        }
+    }
+
     #[tokio::test]
     async fn a_parent_that_an_operator_has_revoked_stays_revoked_at_every_start() {
         let folder = tempfile::tempdir().unwrap();
