@@ -87,7 +87,7 @@ pub fn peers() -> OpenApi {
 }
 
 /// A peer's URL (ECMA-262), but those with an address of IPv6, which are taken, too.
-const URL: &str = r"^[ \t\r\n]*https://[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])?)?(/[A-Za-z0-9._~-]*)*[ \t\r\n]*$";
+const URL: &str = r"^[ \t\r\n]*https://[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?(:(0*([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?)?(/([A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*)*[ \t\r\n]*$";
 
 /// A peer's URL.
 pub(super) fn url() -> ObjectBuilder {

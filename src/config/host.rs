@@ -15,6 +15,7 @@ use crate::model::host::{
     IsolationSettings, Log, LogFormat, LogLevel, Mode, Ovn, Reconcile, Residency, TlsFiles, Verify,
     WireguardBackend,
 };
+use crate::model::url::PeerUrl;
 
 /// Tables whose plane isn't there yet.
 const LATER: [&str; 4] = ["frr", "ovn", "metrics", "approvals"];
@@ -268,8 +269,8 @@ fn read_cluster(cursor: &Cursor<'_>) -> Option<Cluster> {
 
 fn read_federation(cursor: &Cursor<'_>, folder: &Path) -> Federation {
     let url: Option<String> = cursor.get("url");
-    if url.as_deref().is_some_and(|url| !is_https(url)) {
-        let bad = Bad::new("peers dial https only");
+    if let Some(Err(error)) = url.as_deref().map(PeerUrl::new) {
+        let bad = Bad::new(error.to_string());
         cursor.fail("url", bad.hint("like \"https://site-a.example.com:8443\""));
     }
     let dialable = cursor.or("dialable", true);
@@ -308,9 +309,9 @@ fn read_federation(cursor: &Cursor<'_>, folder: &Path) -> Federation {
     if federation
         .jurisdiction
         .as_deref()
-        .is_some_and(|place| !(1..=64).contains(&place.len()))
+        .is_some_and(|place| !(1..=64).contains(&place.chars().count()))
     {
-        let bad = Bad::new("peers take a place of 1 to 64 bytes, and refuse heartbeats with another");
+        let bad = Bad::new("peers take a place of 1 to 64 characters, and refuse heartbeats with another");
         cursor.fail("jurisdiction", bad.hint("a country's code, like \"JP\""));
     }
     if federation.stale_after <= federation.heartbeat {
@@ -327,14 +328,6 @@ fn read_federation(cursor: &Cursor<'_>, folder: &Path) -> Federation {
     }
     cursor.finish();
     federation
-}
-
-fn is_https(url: &str) -> bool {
-    let Some(rest) = url.strip_prefix("https://") else {
-        return false;
-    };
-    let authority = rest.split('/').next().unwrap_or_default();
-    !authority.is_empty() && !authority.contains(['@', ' ', '?', '#'])
 }
 
 fn read_api(cursor: &Cursor<'_>) -> Api {

@@ -52,7 +52,8 @@ mod schema;
 pub mod site;
 pub mod spawn;
 pub mod token;
-pub mod url;
 pub mod version;
 pub mod wire;
 pub mod witness;
+
+pub use crate::model::url;

@@ -111,8 +111,14 @@ impl Said {
     /// Something is.
     pub fn check(&self) -> Result<(), TooLong> {
         let words = |field, words: &[String], most| {
-            if words.len() > most || words.iter().any(|word| is_longer(word, MAX_WORD)) {
+            if words.len() > most {
                 return Err(TooLong { field, most });
+            }
+            if words.iter().any(|word| is_longer(word, MAX_WORD)) {
+                return Err(TooLong {
+                    field,
+                    most: MAX_WORD,
+                });
             }
             Ok(())
         };

@@ -28,6 +28,7 @@ pub mod network;
 pub mod ovn;
 pub mod ownership;
 pub mod routing;
+pub mod url;
 pub mod version;
 
 pub use address::AddressSet;

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::net::Ipv6Addr;
 
-use hyper::Uri;
+use http::Uri;
 use serde::{Deserialize, Serialize};
 
-use crate::model::Name;
+use super::Name;
 
 /// A peer's URL.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -58,15 +58,14 @@ impl PeerUrl {
         let host = authority.host().to_ascii_lowercase();
         let port = match authority.as_str().strip_prefix(authority.host()) {
             Some("" | ":") => 443,
-            // As it is usually written: no sign, no zero in front.
+            // Digits: a sign would be read, too.
             Some(text) => authority
                 .port_u16()
-                .filter(|port| *port > 0 && text == format!(":{port}"))
+                .filter(|port| *port > 0 && !text.contains('+'))
                 .ok_or_else(|| UrlError::Nonsense(short()))?,
             None => return Err(UrlError::Nonsense(short())),
         };
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
-        if !is_host(&host) || !uri.path().bytes().all(is_plain) {
+        if !is_host(&host) || !is_path(uri.path()) {
             return Err(UrlError::Nonsense(short()));
         }
         Ok(Self {
@@ -134,6 +133,20 @@ fn is_host(host: &str) -> bool {
     host.strip_suffix('.').unwrap_or(host).split('.').all(is_label)
 }
 
+/// Whether it is a path (RFC 3986, section 3.3).
+fn is_path(path: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@".contains(&byte);
+    let mut parts = path.split('%');
+    let plain = parts.next().unwrap_or_default();
+    let is_escaped = |part: &str| {
+        let (escaped, rest) = part.as_bytes().split_at_checked(2).unwrap_or((b"", b"%"));
+        !escaped.is_empty()
+            && escaped.iter().all(u8::is_ascii_hexdigit)
+            && rest.iter().all(|byte| is_plain(*byte))
+    };
+    plain.bytes().all(is_plain) && parts.all(is_escaped)
+}
+
 impl fmt::Display for PeerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "https://{}{}", self.authority(), self.path)
@@ -169,6 +182,7 @@ mod tests {
             ),
             ("https://[2001:DB8::5]:8443", "https://[2001:db8::5]:8443"),
             ("HTTPS://192.0.2.1", "https://192.0.2.1"),
+            ("https://x:08443/%7Efed/a@b:c", "https://x:8443/%7Efed/a@b:c"),
         ] {
             let url = PeerUrl::new(text).unwrap();
             assert_eq!(url.to_string(), spelt);
@@ -197,14 +211,14 @@ mod tests {
             "https://..",
             "/x",
             "https://x y",
-            "https://x:080",
             "https://x:+80",
             "https://-x",
             "https://a..b",
             "https://a*b",
             "https://[::::]",
-            "https://x/y*",
-            "https://x/%2e%2e",
+            "https://x/y<",
+            "https://x/%2",
+            "https://x/%zz",
         ] {
             assert!(PeerUrl::new(text).is_err(), "{text}");
         }
