@@ -9,7 +9,7 @@
 # while apt runs, /usr/sbin/policy-rc.d says no; what was there before is put back.
 set -euo pipefail
 for_what=${1:-test}
-SCHEMATHESIS=4.32.5
+SCHEMATHESIS=$(sed -n "s/^schemathesis==//p" "$(dirname "$0")/lab/schemathesis.txt")
 export PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin
 say() { echo "install: $*"; }
 
@@ -45,7 +45,7 @@ xz-utils xz
 ca-certificates /etc/ssl/certs/ca-certificates.crt
 git git
 systemd systemd-analyze
-python3-venv /usr/share/doc/python3-venv
+python3-venv /usr/lib/python3.11/ensurepip/__init__.py
 "
 machine="
 qemu-system-x86 qemu-system-x86_64
@@ -108,12 +108,12 @@ if [[ $for_what = test ]]; then
     # A debug build: it runs for a second, and an optimised one would take five times as long to make.
     env -u CARGO_TARGET_DIR cargo install --quiet --locked --debug cargo-deny@0.20.2 </dev/null
   fi
-  # What its versions find differs: one of them, in a folder of its own. Without it a test is skipped, and says so.
+  # What versions find differs: these, in a folder of their own. Without it a test is skipped, and says so.
   venv=$HOME/.cache/sdwand/schemathesis
   if [[ $("$venv/bin/schemathesis" --version 2>/dev/null) != *" $SCHEMATHESIS" ]]; then
     say "pip: schemathesis $SCHEMATHESIS"
     rm -rf "$venv"
-    { /usr/bin/python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$SCHEMATHESIS"; } ||
+    { /usr/bin/python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$(dirname "$0")/lab/schemathesis.txt"; } ||
       { rm -rf "$venv"; say "pip: no schemathesis"; }
   fi
 fi

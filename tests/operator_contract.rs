@@ -93,7 +93,7 @@ impl Site {
         }
     }
 
-    /// The status of an answer, and what it is in JSON: every one is.
+    /// The status of an answer, and what it is in JSON: every one is. By HTTP/1.0, which knows no chunks.
     async fn ask(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
         let body = if body.is_null() {
             String::new()
@@ -101,9 +101,8 @@ impl Site {
             body.to_string()
         };
         let length = body.len();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
-        );
+        let request =
+            format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}");
         let mut stream = UnixStream::connect(&self.socket).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();

@@ -303,7 +303,31 @@ fn every_route_is_listed_with_what_it_says_that_it_needs() {
     assert_eq!(described, listed.len(), "a route is gone");
 }
 
-/// Whether an answer is what the document says of it.
+/// The same with nothing in an object but what is described: callers must take more, and what more there is, is a mistake.
+fn closed(components: &Value) -> Value {
+    let mut components = components.clone();
+    let schemas = components["schemas"].as_object_mut().unwrap();
+    let is_part = |name: &str, of: &Value| {
+        of.to_string()
+            .contains(&format!("\"#/components/schemas/{name}\""))
+    };
+    let parts: Vec<String> = schemas
+        .keys()
+        .filter(|name| schemas.values().any(|schema| is_part(name, &schema["allOf"])))
+        .cloned()
+        .collect();
+    for (name, schema) in schemas.iter_mut() {
+        let schema = schema.as_object_mut().unwrap();
+        if schema.contains_key("allOf") {
+            schema.insert("unevaluatedProperties".to_owned(), json!(false));
+        } else if schema.contains_key("properties") && !parts.contains(name) {
+            schema.insert("additionalProperties".to_owned(), json!(false));
+        }
+    }
+    components
+}
+
+/// Whether an answer is what the document says of it, and nothing besides.
 fn is_described(
     document: &Value,
     method: &str,
@@ -316,7 +340,7 @@ fn is_described(
     if !schema.is_object() {
         return Err(format!("{method} {path}: {status} isn't described"));
     }
-    schema["components"] = document["components"].clone();
+    schema["components"] = closed(&document["components"]);
     jsonschema::validate(&schema, answer).map_err(|error| format!("{method} {path}: {status}: {error}"))
 }
 
@@ -380,6 +404,49 @@ async fn what_is_answered_is_what_the_served_document_says() {
     let (_, answer) = site.https(&request("GET", PEERS, "", "")).await;
     let judged = is_described(&document, "GET", PEERS, 401, &json_of(&answer));
     assert_eq!(judged, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_document_takes_the_parser_does() {
+    let (site, document) = (Site::new("site-a", 1).await, document());
+    for (value, is_good) in [
+        (
+            json!({ "remote_instance_url": "https://c.example.com:08443/%7Ex" }),
+            true,
+        ),
+        (
+            json!({ "remote_instance_url": "https://d.example.com", "alias": null, "x": 1 }),
+            true,
+        ),
+        (json!({ "remote_instance_url": "http://b.example.com" }), false),
+        (json!({ "remote_instance_url": "https://b.example.com/<" }), false),
+        (
+            json!({ "remote_instance_url": "https://b.example.com:65536" }),
+            false,
+        ),
+        (json!({ "remote_instance_url": null }), false),
+        (
+            json!({ "remote_instance_url": "https://e.example.com", "spawn_role": "boss" }),
+            false,
+        ),
+        (
+            json!({ "remote_instance_url": "https://e.example.com", "token_ttl_seconds": 1.5 }),
+            false,
+        ),
+        (
+            json!({ "remote_instance_url": "https://e.example.com", "token_ttl_seconds": 60.0 }),
+            true,
+        ),
+        (json!([]), false),
+        (json!({}), false),
+    ] {
+        let mut schema = document["components"]["schemas"]["Propose"].clone();
+        schema["components"] = document["components"].clone();
+        assert_eq!(jsonschema::is_valid(&schema, &value), is_good, "{value}");
+        let asked = request("POST", PEERS, "", &value.to_string());
+        let (status, answer) = site.unix("api.sock", &asked).await;
+        assert_eq!(status == 201, is_good, "{value}: {answer}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,7 @@
 //! A connection on which a request may be waited for a long time, and whose head must come at once when it begins.
 //!
 //! hyper's `header_read_timeout` counts both together: a connection that may idle could be slow with a head for as long.
+//! A head that begins in the same record as the request before it isn't seen to begin: it has as long as one that idles.
 
 use std::io;
 use std::pin::Pin;
