@@ -398,7 +398,7 @@ pub(super) fn signed_here<'a>(peers: impl Iterator<Item = &'a Peer>) -> impl Ite
 }
 
 /// Whether it is a managed child of this site.
-pub(super) const fn is_managed_here(peer: &Peer) -> bool {
+const fn is_managed_here(peer: &Peer) -> bool {
     match peer.role {
         SpawnRole::Parent | SpawnRole::Symmetric => is_managed(peer),
         SpawnRole::Child => false,

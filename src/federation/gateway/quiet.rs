@@ -3,7 +3,7 @@
 use rustls::pki_types::CertificateDer;
 
 use super::Gateway;
-use super::children::is_managed_here;
+use super::children::is_managed;
 use crate::federation::moment::Moment;
 use crate::federation::peer::{SpawnMode, Status};
 use crate::federation::wire::HeartbeatRequest;
@@ -24,7 +24,7 @@ impl Gateway {
             return false;
         };
         let now = self.ledger.read(|book| book.now(wall));
-        let is_released = is_managed_here(&peer)
+        let is_released = is_managed(&peer)
             && request.spawn_mode.as_deref() == Some(SpawnMode::AutonomousPeer.as_str());
         peer.status == Status::Active
             && !request.said.is_news(&peer.declared)
