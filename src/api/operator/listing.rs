@@ -6,14 +6,14 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes};
 use futures::{StreamExt as _, stream};
 
-use super::view::PeerView;
+use super::view::ListedView;
 use crate::federation::gateway::Gateway;
 use crate::federation::peer::Peer;
 
 /// How many peers are written at a time: some 250 KB.
-const PIECE: usize = 256;
+const PIECE: usize = 512;
 /// What the row of a peer takes, mostly.
-const ROW: usize = 1_024;
+const ROW: usize = 512;
 /// How many pieces may be written ahead of what is read.
 const AHEAD: usize = 4;
 
@@ -44,7 +44,7 @@ fn write(
         if !is_first || n > 0 {
             written.push(b',');
         }
-        serde_json::to_writer(&mut written, &PeerView::of(gateway, &peer))?;
+        serde_json::to_writer(&mut written, &ListedView::of(gateway, &peer))?;
     }
     if is_last {
         written.extend_from_slice(b"]}");
@@ -86,7 +86,8 @@ mod tests {
                     Arc::new(Peer::new(id, alias, url, Moment::EPOCH))
                 })
                 .collect();
-            let views: Vec<PeerView<'_>> = peers.iter().map(|peer| PeerView::of(&gateway, peer)).collect();
+            let views: Vec<ListedView<'_>> =
+                peers.iter().map(|peer| ListedView::of(&gateway, peer)).collect();
             let views: Vec<String> = views
                 .iter()
                 .map(|view| serde_json::to_string(view).unwrap())

@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::answers::{Accepted, Changed, Data, PeerDetails, Proposed, Retried};
-use super::view::PeerView;
+use super::view::{ListedView, PeerView};
 use super::ways::Access;
 use super::{API, Operating, Routes, find, listing, optional};
 use crate::api::error::ApiError;
@@ -64,8 +64,8 @@ struct Filter {
     spawn_mode: Option<SpawnMode>,
 }
 
-/// The peers.
-#[utoipa::path(get, context_path = API, path = "", tag = "peers", params(Filter), responses((status = 200, body = Data<Vec<PeerView<'static>>>)))]
+/// The peers, in short.
+#[utoipa::path(get, context_path = API, path = "", tag = "peers", params(Filter), responses((status = 200, body = Data<Vec<ListedView<'static>>>)))]
 async fn list(
     State(operating): State<Operating>,
     Query(filter): Query<Filter>,

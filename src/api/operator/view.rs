@@ -1,4 +1,4 @@
-//! A peer, as operators are shown it.
+//! A peer, as operators are shown it; and what of it stands in a list.
 
 use ipnet::Ipv6Net;
 use serde::Serialize;
@@ -12,7 +12,7 @@ use crate::federation::token::Fingerprint;
 use crate::model::Name;
 use crate::model::host::Cluster;
 
-/// Borrowed from the row: 10,000 of them are one answer, written as they are looked at.
+/// All that is known of it.
 #[derive(Serialize, utoipa::ToSchema)]
 #[schema(as = Peer)]
 pub(super) struct PeerView<'a> {
@@ -84,6 +84,48 @@ impl<'a> PeerView<'a> {
             dialable: peer.declared.dialable,
             generation: peer.generation,
             allowed_transitions: peer.status.allowed(),
+        }
+    }
+}
+
+/// A peer in a list: which it is, and how it is; the rest is shown one by one. Borrowed from the row: 10,000 of them are one
+/// answer, written as they are looked at.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = ListedPeer)]
+pub(super) struct ListedView<'a> {
+    id: PeerId,
+    alias: &'a Name,
+    remote_instance_url: &'a str,
+    peer_kind: &'static str,
+    status: Status,
+    since: Moment,
+    reason: Option<&'a str>,
+    spawn_role: SpawnRole,
+    spawn_mode: SpawnMode,
+    site_id: Option<&'a SiteId>,
+    verified: bool,
+    last_handshake_at: Option<Moment>,
+    last_heartbeat_at: Option<Moment>,
+    acceptance_token_expires_at: Option<Moment>,
+}
+
+impl<'a> ListedView<'a> {
+    pub(super) fn of(gateway: &Gateway, peer: &'a Peer) -> Self {
+        Self {
+            id: peer.id,
+            alias: &peer.alias,
+            remote_instance_url: &peer.url,
+            peer_kind: "platform",
+            status: peer.status,
+            since: peer.since,
+            reason: peer.reason.as_deref(),
+            spawn_role: peer.role,
+            spawn_mode: peer.mode,
+            site_id: peer.trust.as_ref().map(|trust| &trust.site),
+            verified: peer.verified,
+            last_handshake_at: peer.last_handshake_at,
+            last_heartbeat_at: gateway.heard.last(peer),
+            acceptance_token_expires_at: peer.offer.as_ref().map(|offer| offer.expires_at),
         }
     }
 }

@@ -24,8 +24,8 @@ impl Gateway {
             return false;
         };
         let now = self.ledger.read(|book| book.now(wall));
-        let is_released = is_managed(&peer)
-            && request.spawn_mode.as_deref() == Some(SpawnMode::AutonomousPeer.as_str());
+        let is_released =
+            is_managed(&peer) && request.spawn_mode.as_deref() == Some(SpawnMode::AutonomousPeer.as_str());
         peer.status == Status::Active
             && !request.said.is_news(&peer.declared)
             && request.trust.ca_bundle_pem.is_none()
