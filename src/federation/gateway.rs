@@ -335,13 +335,12 @@ impl Gateway {
 
     /// One verified exchange with a peer, whoever began it. What is no news isn't written: see [`Heard`].
     fn beat(&self, peer: &Peer, said: Said, wall: Moment) -> Result<Status, BeatError> {
-        let (moves, now) = (
-            peer.status != Status::Active && peer.regressed.is_none(),
-            self.ledger.read(|book| book.now(wall)),
-        );
+        let now = self.ledger.read(|book| book.now(wall));
+        let moves = peer.status != Status::Active && peer.regressed.is_none();
         let has_news = said.is_news(&peer.declared);
         // Who has news all the time lives all the same, and isn't written down each time.
-        let is_written = moves || (has_news && self.quota.take(peer.id, now));
+        let is_written =
+            !notices::is_overtaken(peer, now) && (moves || (has_news && self.quota.take(peer.id, now)));
         if !is_written {
             self.heard.note(peer.id, now);
             return Ok(peer.status);
@@ -349,6 +348,9 @@ impl Gateway {
         let beat = self.ledger.transact(wall, |draft| {
             // The row may have moved since the caller was known: judged again where it counts.
             let peer = draft.peer(&peer.id).cloned().ok_or(Stranger::NotNow(peer.id))?;
+            if notices::is_overtaken(&peer, draft.now()) {
+                return Ok(peer.status);
+            }
             beat_in(draft, peer, said)
         });
         match beat {

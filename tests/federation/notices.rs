@@ -1,7 +1,9 @@
 //! What a peer is told of what the other operator did.
 
+use std::time::Duration;
+
 use sdwand::federation::peer::Status;
-use sdwand::federation::wire::Notice;
+use sdwand::federation::wire::{HeartbeatRequest, Notice};
 use serde_json::json;
 
 use crate::site::{Site, ask, enrolled, wall};
@@ -121,4 +123,30 @@ async fn a_peer_that_has_news_all_the_time_lives_and_fills_nothing() {
     assert_eq!(answers.last().unwrap().0, 200, "what is known already is no news");
     assert!(answers.iter().any(|(status, _)| *status == 429));
     assert!(a.gateway.ledger.head().sequence < written + 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_under_way_before_a_notice_heals_nothing() {
+    let (a, b) = (Site::new("site-a", 1).await, Site::new("site-b", 2).await);
+    let (b_at_a, a_at_b) = enrolled(&a, &b).await;
+    let at_b = || b.peer(a_at_b.id);
+    b.gateway.beat_to(&at_b(), [1; 16], 1, wall()).await.unwrap();
+    assert_eq!(at_b().status, Status::Active);
+    // Both ways: an answer that comes late, and a beat.
+    let request = b.gateway.beating(a_at_b.id, [2; 16], 2);
+    let chain = b.leaf(&b_at_a.id.subject()).chain;
+    let (_, answer) = a.gateway.beaten(&chain, request.clone(), wall()).unwrap();
+    let revoked = a.gateway.revoke(b_at_a.id, "test", wall()).unwrap();
+    a.gateway.notify(&revoked, Notice::Revoked, wall()).await.unwrap();
+    let at = wall();
+    let late = |at| {
+        let answered = b.gateway.beat_answered(a_at_b.id, &request, json!(answer), at);
+        answered.unwrap();
+        let of_a = a.leaf(&a_at_b.id.subject()).chain;
+        b.gateway.beaten(&of_a, HeartbeatRequest::default(), at).unwrap();
+        (at_b().status, at_b().reason)
+    };
+    assert_eq!(late(at), (Status::Degraded, Some("revoked_by_peer".to_owned())));
+    // Whoever goes on for longer than any call takes, has thought better of it, and its word of that was lost.
+    assert_eq!(late(at.after(Duration::from_secs(16))), (Status::Active, None));
 }

@@ -2,6 +2,8 @@
 //!
 //! A notice is the peer's word about its own side. It never ends anything here: what we make of it is our operator's.
 
+use std::time::Duration;
+
 use rustls::pki_types::CertificateDer;
 use serde_json::json;
 
@@ -38,6 +40,17 @@ impl Gateway {
             Aborted::ByLedger(error) => error.into(),
         })
     }
+}
+
+/// How long a call may be under way, and somewhat more.
+const UNDER_WAY: Duration = Duration::from_secs(15);
+
+/// Whether a beat, or the answer to one, may be of before the peer's operator stopped us: a notice overtakes what was under
+/// way, and that heals nothing. Whoever is resumed is told so.
+pub(super) fn is_overtaken(peer: &Peer, now: Moment) -> bool {
+    peer.status == Status::Degraded
+        && Notice::is_reason(peer.reason.as_deref())
+        && now.since(peer.since) < UNDER_WAY
 }
 
 fn is_known(peer: &Peer, notice: Notice) -> bool {
