@@ -303,28 +303,29 @@ fn every_route_is_listed_with_what_it_says_that_it_needs() {
     assert_eq!(described, listed.len(), "a route is gone");
 }
 
-/// The same with nothing in an object but what is described: callers must take more, and what more there is, is a mistake.
-fn closed(components: &Value) -> Value {
-    let mut components = components.clone();
-    let schemas = components["schemas"].as_object_mut().unwrap();
-    let is_part = |name: &str, of: &Value| {
-        of.to_string()
-            .contains(&format!("\"#/components/schemas/{name}\""))
-    };
-    let parts: Vec<String> = schemas
-        .keys()
-        .filter(|name| schemas.values().any(|schema| is_part(name, &schema["allOf"])))
-        .cloned()
-        .collect();
-    for (name, schema) in schemas.iter_mut() {
-        let schema = schema.as_object_mut().unwrap();
-        if schema.contains_key("allOf") {
-            schema.insert("unevaluatedProperties".to_owned(), json!(false));
-        } else if schema.contains_key("properties") && !parts.contains(name) {
-            schema.insert("additionalProperties".to_owned(), json!(false));
+/// Lets nothing be in an object but what is described: callers must take more, and what more there is, is a mistake. The
+/// parts of an `allOf` are closed together, where they are used (JSON Schema, core 11.3).
+fn close(schema: &mut Value, is_part: bool) {
+    match schema {
+        Value::Object(object) => {
+            for (key, inner) in object.iter_mut() {
+                match inner {
+                    Value::Array(parts) if key == "allOf" => {
+                        parts.iter_mut().for_each(|part| close(part, true))
+                    }
+                    inner => close(inner, false),
+                }
+            }
+            let is_closed = ["$ref", "allOf", "properties"]
+                .iter()
+                .any(|key| object.contains_key(*key));
+            if is_closed && !is_part {
+                object.insert("unevaluatedProperties".to_owned(), json!(false));
+            }
         }
+        Value::Array(items) => items.iter_mut().for_each(|item| close(item, false)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
-    components
 }
 
 /// Whether an answer is what the document says of it, and nothing besides.
@@ -340,7 +341,16 @@ fn is_described(
     if !schema.is_object() {
         return Err(format!("{method} {path}: {status} isn't described"));
     }
-    schema["components"] = closed(&document["components"]);
+    close(&mut schema, false);
+    schema["components"] = document["components"].clone();
+    for component in schema["components"]["schemas"]
+        .as_object_mut()
+        .unwrap()
+        .values_mut()
+    {
+        // Where it is used it is closed, and what it is made of.
+        close(component, true);
+    }
     jsonschema::validate(&schema, answer).map_err(|error| format!("{method} {path}: {status}: {error}"))
 }
 
@@ -400,6 +410,14 @@ async fn what_is_answered_is_what_the_served_document_says() {
         assert_eq!(status, expected, "{method} {path}: {answer}");
         let judged = is_described(&document, method, &path, status, &json_of(&answer));
         assert_eq!(judged, Ok(()), "{answer}");
+        for place in ["", "/data", "/data/peer"] {
+            let mut more = json_of(&answer);
+            if let Some(Value::Object(object)) = more.pointer_mut(place) {
+                object.insert("more".to_owned(), json!(1));
+                let judged = is_described(&document, method, &path, status, &more);
+                assert!(judged.is_err(), "{method} {path}: anything may be at {place:?}");
+            }
+        }
     }
     let (_, answer) = site.https(&request("GET", PEERS, "", "")).await;
     let judged = is_described(&document, "GET", PEERS, 401, &json_of(&answer));

@@ -42,8 +42,13 @@ fn amiss(answer: &Answer) -> DaemonFact {
     let Answer::Done { json, .. } = answer else {
         return DaemonFact::Silent("it refuses to say how things are".to_owned());
     };
-    let conditions = json["conditions"].as_array().into_iter().flatten();
+    let Some(conditions) = json["conditions"].as_array() else {
+        return DaemonFact::Silent(
+            "its answer says nothing of conditions: is it of another version?".to_owned(),
+        );
+    };
     let amiss = conditions
+        .iter()
         .filter(|condition| condition["state"] != "Converged")
         .map(|condition| {
             let text = |key: &str| condition[key].as_str().unwrap_or_default().to_owned();

@@ -1,6 +1,7 @@
 //! Looks at what `sdwand doctor` judges. It reads, and changes nothing.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,7 +37,7 @@ pub async fn look(
         nft: version("nft").await,
         conntrack: version("conntrack").await,
         chains: chains().await,
-        legacy: legacy(),
+        legacy: legacy(Path::new("/proc/net")),
         strict: strict(Path::new("/proc/sys/net/ipv4/conf")),
         networkd: networkd(Path::new("/")),
         now: system_now(),
@@ -117,31 +118,60 @@ fn decode_chains(listing: &[u8]) -> Result<Vec<Chain>, String> {
     Ok(chains.collect())
 }
 
-fn legacy() -> Vec<String> {
-    let read = |name: &str| std::fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
-    let [v4, v6] = ["ip_tables_names", "ip6_tables_names"].map(read);
-    v4.lines().chain(v6.lines()).map(str::to_owned).collect()
+/// What a file holds; none where there is no such file.
+fn text_of(path: &Path) -> Result<Option<String>, String> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}
+
+/// The paths in a folder; none where there is no such folder.
+fn inside(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let unread = |error| format!("{}: {error}", folder.display());
+    match std::fs::read_dir(folder) {
+        Ok(entries) => {
+            let paths = entries.map(|entry| entry.map(|entry| entry.path()).map_err(unread));
+            paths.collect()
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(unread(error)),
+    }
+}
+
+fn legacy(net: &Path) -> Result<Vec<String>, String> {
+    let mut tables = Vec::new();
+    for name in ["ip_tables_names", "ip6_tables_names"] {
+        let text = text_of(&net.join(name))?.unwrap_or_default();
+        tables.extend(text.lines().map(str::to_owned));
+    }
+    Ok(tables)
 }
 
 /// The interfaces that aren't ours and whose filter is strict (RFC 3704): the higher of `all` and their own counts.
-fn strict(conf: &Path) -> Vec<String> {
-    let is_strict = |name: &str| {
-        std::fs::read_to_string(conf.join(name).join("rp_filter")).is_ok_and(|value| value.trim() == "1")
+fn strict(conf: &Path) -> Result<Vec<String>, String> {
+    let is_strict = |folder: &Path| {
+        let value = text_of(&folder.join("rp_filter"))?;
+        Ok::<_, String>(value.is_some_and(|value| value.trim() == "1"))
     };
-    if is_strict("all") {
-        return vec!["all".to_owned()];
+    if is_strict(&conf.join("all"))? {
+        return Ok(vec!["all".to_owned()]);
     }
-    let names = std::fs::read_dir(conf).into_iter().flatten().flatten();
-    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
-    let ours = ["wg-sdwan-", "sdwan-", "d-sdwan-"];
-    let mut found: Vec<String> = names
-        .filter(|name| {
-            name != "lo" && name != "default" && !ours.iter().any(|prefix| name.starts_with(prefix))
-        })
-        .filter(|name| is_strict(name))
-        .collect();
+    let mut found = Vec::new();
+    for folder in inside(conf)? {
+        let Some(name) = folder.file_name().and_then(|name| name.to_str()) else {
+            continue;
+        };
+        let is_ours = ["wg-sdwan-", "sdwan-", "d-sdwan-"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix));
+        if name != "lo" && name != "default" && !is_ours && is_strict(&folder)? {
+            found.push(name.to_owned());
+        }
+    }
     found.sort();
-    found
+    Ok(found)
 }
 
 /// systemd-networkd, as networkd.conf(5) says: of files of one name the first folder's counts, of assignments the last one.
@@ -195,38 +225,39 @@ fn runs(proc: &Path, name: &str) -> bool {
         .any(|comm| std::fs::read_to_string(comm).is_ok_and(|comm| comm.trim_end() == name))
 }
 
-fn files(config: &Path, own: &HostConfig) -> Vec<FileFact> {
-    let fragments = std::fs::read_dir(&own.fleet_dir).into_iter().flatten().flatten();
-    let fragments = fragments.map(|entry| entry.path());
-    let fragments = fragments.filter(|path| path.extension().is_some_and(|extension| extension == "toml"));
-    let mut open: Vec<PathBuf> = fragments
-        .chain([config.to_owned(), own.fleet_dir.clone()])
-        .collect();
+fn files(config: &Path, own: &HostConfig) -> Result<Vec<FileFact>, String> {
+    let secrets = [own.private_key_file.clone(), own.state_dir.clone()].map(|path| (path, true));
+    let mut open = inside(&own.fleet_dir)?;
+    open.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    open.extend([config.to_owned(), own.fleet_dir.clone()]);
     open.sort();
-    let fact = |path: PathBuf, is_secret| {
-        let metadata = std::fs::metadata(&path).ok()?;
-        Some(FileFact {
-            path,
-            mode: metadata.mode() & 0o7777,
-            uid: metadata.uid(),
-            is_secret,
-        })
-    };
-    let secrets = [own.private_key_file.clone(), own.state_dir.clone()];
-    let secrets = secrets.into_iter().filter_map(|path| fact(path, true));
-    secrets
-        .chain(open.into_iter().filter_map(|path| fact(path, false)))
-        .collect()
+    let open = open.into_iter().map(|path| (path, false));
+    let mut found = Vec::new();
+    for (path, is_secret) in secrets.into_iter().chain(open) {
+        match std::fs::metadata(&path) {
+            Ok(metadata) => found.push(FileFact {
+                mode: metadata.mode() & 0o7777,
+                uid: metadata.uid(),
+                path,
+                is_secret,
+            }),
+            // What must be there and isn't, the configuration is bad for.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(format!("{}: {error}", path.display())),
+        }
+    }
+    Ok(found)
 }
 
-fn disks(own: &HostConfig) -> Vec<DiskFact> {
+/// The file system that the state is on, or will be.
+fn disks(own: &HostConfig) -> Result<Vec<DiskFact>, String> {
     let there = own.state_dir.ancestors().find(|path| path.exists());
-    let free = there.and_then(|path| Some((path, rustix::fs::statvfs(path).ok()?)));
-    let fact = free.map(|(path, stat)| DiskFact {
+    let path = there.unwrap_or(Path::new("/"));
+    let stat = rustix::fs::statvfs(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(vec![DiskFact {
         path: path.to_owned(),
         free: stat.f_bavail.saturating_mul(stat.f_frsize),
-    });
-    fact.into_iter().collect()
+    }])
 }
 
 #[cfg(test)]
@@ -302,8 +333,23 @@ mod tests {
         ] {
             set(name, value);
         }
-        assert_eq!(strict(conf.path()), ["eth1"]);
+        assert_eq!(strict(conf.path()).unwrap(), ["eth1"]);
         set("all", "1\n");
-        assert_eq!(strict(conf.path()), ["all"]);
+        assert_eq!(strict(conf.path()).unwrap(), ["all"]);
+    }
+
+    #[test]
+    fn what_cant_be_read_isnt_taken_for_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        assert_eq!(legacy(folder.path()), Ok(Vec::new()), "no such file");
+        // A folder in the place of a file can't be read, whoever asks; nor can a file be listed.
+        std::fs::create_dir(at("ip_tables_names")).unwrap();
+        assert!(legacy(folder.path()).is_err());
+        std::fs::create_dir_all(at("conf/all/rp_filter")).unwrap();
+        assert!(strict(&at("conf")).is_err());
+        std::fs::write(at("fleet.d"), "").unwrap();
+        assert_eq!(inside(&at("none")), Ok(Vec::new()), "no such folder");
+        assert!(inside(&at("fleet.d")).is_err());
     }
 }

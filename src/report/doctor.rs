@@ -133,19 +133,21 @@ pub struct Facts {
     /// nftables' base chains of others.
     pub chains: Result<Vec<Chain>, String>,
     /// Tables of the older iptables, which nft doesn't show.
-    pub legacy: Vec<String>,
+    pub legacy: Result<Vec<String>, String>,
     /// Interfaces whose reverse path filter is strict.
-    pub strict: Vec<String>,
+    pub strict: Result<Vec<String>, String>,
     /// systemd-networkd.
     pub networkd: Networkd,
     /// What time it is.
     pub now: SystemTime,
     /// Files that matter.
-    pub files: Vec<FileFact>,
+    pub files: Result<Vec<FileFact>, String>,
     /// Where is written.
-    pub disks: Vec<DiskFact>,
+    pub disks: Result<Vec<DiskFact>, String>,
 }
 
+/// What nobody else may look at.
+const ROOT: &str = "run as root";
 /// Below this a file system is as good as full, in bytes.
 const NOTHING: u64 = 4 * 1024 * 1024;
 /// Below this it soon is, in bytes.
@@ -225,7 +227,7 @@ fn kernel(facts: &Facts, found: &mut Found) {
             "the kernel has none: the embedded device is slower, and stops with the daemon",
             "modprobe wireguard",
         ),
-        Err(error) => found.fail("wireguard", error, "run as root"),
+        Err(error) => found.fail("wireguard", error, ROOT),
     }
     match &facts.vrf {
         Ok(true) => found.ok("vrf", "the kernel has it"),
@@ -234,7 +236,7 @@ fn kernel(facts: &Facts, found: &mut Found) {
             "the kernel has none: networks whose LANs overlap can't share this host",
             "modprobe vrf",
         ),
-        Err(error) => found.fail("vrf", error, "run as root"),
+        Err(error) => found.fail("vrf", error, ROOT),
     }
 }
 
@@ -253,7 +255,7 @@ fn tools(facts: &Facts, found: &mut Found) {
 fn chains(facts: &Facts, found: &mut Found) {
     let chains = match &facts.chains {
         Ok(chains) => chains,
-        Err(error) => return found.fail("foreign_chains", error, "run as root"),
+        Err(error) => return found.fail("foreign_chains", error, ROOT),
     };
     let before = found.0.len();
     for chain in chains {
@@ -271,16 +273,20 @@ fn chains(facts: &Facts, found: &mut Found) {
             found.warn("foreign_chains", text, fix);
         }
     }
-    if !facts.legacy.is_empty() {
-        let text = format!(
-            "iptables-legacy is in use ({}), which nft doesn't show",
-            facts.legacy.join(", ")
-        );
-        found.warn(
+    match &facts.legacy {
+        Err(error) => found.fail("foreign_chains", error, ROOT),
+        Ok(tables) if tables.is_empty() => {}
+        Ok(tables) => {
+            let text = format!(
+                "iptables-legacy is in use ({}), which nft doesn't show",
+                tables.join(", ")
+            );
+            found.warn(
             "foreign_chains",
             text,
             "iptables-legacy -S FORWARD; better: update-alternatives --set iptables /usr/sbin/iptables-nft",
         );
+        }
     }
     if found.0.len() == before {
         found.ok("foreign_chains", "none drops what it doesn't know");
@@ -332,18 +338,20 @@ fn way_through(chain: &Chain, all: &[Chain], ports: &[u16]) -> Option<String> {
 }
 
 fn network(facts: &Facts, found: &mut Found) {
-    if facts.strict.is_empty() {
-        found.ok("rp_filter", "not strict");
-    } else {
-        let text = format!(
-            "strict on {}: packets that come back another way than they left are dropped",
-            facts.strict.join(", ")
-        );
-        found.warn(
-            "rp_filter",
-            text,
-            "sysctl -w net.ipv4.conf.all.rp_filter=2 (and in /etc/sysctl.d)",
-        );
+    match &facts.strict {
+        Err(error) => found.fail("rp_filter", error, ROOT),
+        Ok(strict) if strict.is_empty() => found.ok("rp_filter", "not strict"),
+        Ok(strict) => {
+            let text = format!(
+                "strict on {}: packets that come back another way than they left are dropped",
+                strict.join(", ")
+            );
+            found.warn(
+                "rp_filter",
+                text,
+                "sysctl -w net.ipv4.conf.all.rp_filter=2 (and in /etc/sysctl.d)",
+            );
+        }
     }
     let Networkd {
         runs,
@@ -377,8 +385,19 @@ fn network(facts: &Facts, found: &mut Found) {
 }
 
 fn storage(facts: &Facts, found: &mut Found) {
+    match &facts.files {
+        Ok(files) => judge_files(files, found),
+        Err(error) => found.fail("files", error, ROOT),
+    }
+    match &facts.disks {
+        Ok(disks) => judge_disks(disks, found),
+        Err(error) => found.fail("disk", error, ROOT),
+    }
+}
+
+fn judge_files(files: &[FileFact], found: &mut Found) {
     let before = found.0.len();
-    for file in &facts.files {
+    for file in files {
         let path = file.path.display();
         let bits = if file.is_secret { 0o077 } else { 0o022 };
         if file.mode & bits != 0 {
@@ -395,9 +414,12 @@ fn storage(facts: &Facts, found: &mut Found) {
         }
     }
     if found.0.len() == before {
-        found.ok("files", format!("{} looked at", facts.files.len()));
+        found.ok("files", format!("{} looked at", files.len()));
     }
-    for disk in &facts.disks {
+}
+
+fn judge_disks(disks: &[DiskFact], found: &mut Found) {
+    for disk in disks {
         let text = format!(
             "{} MiB are left for {}",
             disk.free / 1024 / 1024,

@@ -16,28 +16,16 @@ use crate::model::host::Cluster;
 #[derive(Serialize, utoipa::ToSchema)]
 #[schema(as = Peer)]
 pub(super) struct PeerView<'a> {
-    id: PeerId,
-    alias: &'a Name,
-    remote_instance_url: &'a str,
-    peer_kind: &'static str,
-    status: Status,
-    since: Moment,
-    reason: Option<&'a str>,
-    spawn_role: SpawnRole,
-    spawn_mode: SpawnMode,
+    #[serde(flatten)]
+    listed: ListedView<'a>,
     signed_here: bool,
     cluster: Option<&'a Cluster>,
-    site_id: Option<&'a SiteId>,
     #[schema(value_type = Option<String>)]
     remote_prefix_advertisement: Option<Ipv6Net>,
     trust_anchors: Vec<Fingerprint>,
     contract_version_agreed: Option<u32>,
-    verified: bool,
     verification_words: Option<&'a str>,
     signed_at: Option<Moment>,
-    last_handshake_at: Option<Moment>,
-    last_heartbeat_at: Option<Moment>,
-    acceptance_token_expires_at: Option<Moment>,
     endpoints: &'a [Endpoint],
     #[schema(value_type = Object)]
     capabilities: &'a Map<String, Value>,
@@ -54,28 +42,15 @@ impl<'a> PeerView<'a> {
         let trust = peer.trust.as_ref();
         let anchors = trust.iter().flat_map(|trust| &trust.anchors);
         Self {
-            id: peer.id,
-            alias: &peer.alias,
-            remote_instance_url: &peer.url,
-            peer_kind: "platform",
-            status: peer.status,
-            since: peer.since,
-            reason: peer.reason.as_deref(),
-            spawn_role: peer.role,
-            spawn_mode: peer.mode,
+            listed: ListedView::of(gateway, peer),
             signed_here: trust
                 .is_some_and(|trust| trust.signed_here.iter().any(|anchor| anchor.until.is_none())),
             cluster: peer.cluster.as_ref(),
-            site_id: trust.map(|trust| &trust.site),
             remote_prefix_advertisement: trust.and_then(|trust| trust.site.prefix()),
             trust_anchors: anchors.map(|anchor| anchor.fingerprint).collect(),
             contract_version_agreed: peer.contract_version,
-            verified: peer.verified,
             verification_words: peer.words.as_deref(),
             signed_at: peer.signed_at,
-            last_handshake_at: peer.last_handshake_at,
-            last_heartbeat_at: gateway.heard.last(peer),
-            acceptance_token_expires_at: peer.offer.as_ref().map(|offer| offer.expires_at),
             endpoints: &peer.declared.endpoints,
             capabilities: &peer.declared.capabilities,
             extension_slugs: &peer.declared.extension_slugs,

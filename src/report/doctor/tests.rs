@@ -9,12 +9,12 @@ fn healthy() -> Facts {
         nft: Ok("nftables v1.0.6".to_owned()),
         conntrack: Ok("conntrack v1.4.7".to_owned()),
         chains: Ok(vec![chain("inet", "sdwand", "forward", "forward", true)]),
-        legacy: Vec::new(),
-        strict: Vec::new(),
+        legacy: Ok(Vec::new()),
+        strict: Ok(Vec::new()),
         networkd: Networkd::default(),
         now: UNIX_EPOCH + LONG_AGO,
-        files: vec![file(0o600, 0, true), file(0o640, 0, false)],
-        disks: vec![disk(LITTLE)],
+        files: Ok(vec![file(0o600, 0, true), file(0o640, 0, false)]),
+        disks: Ok(vec![disk(LITTLE)]),
     }
 }
 
@@ -131,13 +131,13 @@ fn each_thing_that_is_wrong_is_named_with_a_fix() {
             "root",
         ),
         (
-            |facts| facts.legacy = vec!["filter".to_owned()],
+            |facts| facts.legacy = Ok(vec!["filter".to_owned()]),
             "foreign_chains",
             Verdict::Warning,
             "iptables-legacy",
         ),
         (
-            |facts| facts.strict = vec!["all".to_owned()],
+            |facts| facts.strict = Ok(vec!["all".to_owned()]),
             "rp_filter",
             Verdict::Warning,
             "rp_filter=2",
@@ -149,25 +149,25 @@ fn each_thing_that_is_wrong_is_named_with_a_fix() {
             "timedatectl",
         ),
         (
-            |facts| facts.files = vec![file(0o640, 0, true)],
+            |facts| facts.files = Ok(vec![file(0o640, 0, true)]),
             "files",
             Verdict::Failure,
             "chmod 0600",
         ),
         (
-            |facts| facts.files = vec![file(0o666, 0, false)],
+            |facts| facts.files = Ok(vec![file(0o666, 0, false)]),
             "files",
             Verdict::Failure,
             "chmod 0644",
         ),
         (
-            |facts| facts.files = vec![file(0o600, 7, false)],
+            |facts| facts.files = Ok(vec![file(0o600, 7, false)]),
             "files",
             Verdict::Warning,
             "chown root",
         ),
         (
-            |facts| facts.disks = vec![disk(NOTHING - 1)],
+            |facts| facts.disks = Ok(vec![disk(NOTHING - 1)]),
             "disk",
             Verdict::Failure,
             "make room",
