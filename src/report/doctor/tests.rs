@@ -69,7 +69,7 @@ type Break = fn(&mut Facts);
 #[expect(clippy::too_many_lines, reason = "one table")]
 #[test]
 fn each_thing_that_is_wrong_is_named_with_a_fix() {
-    let cases: [(Break, &str, Verdict, &str); 17] = [
+    let cases: [(Break, &str, Verdict, &str); 21] = [
         (
             |facts| facts.config = Err("2 errors".to_owned()),
             "config",
@@ -171,6 +171,30 @@ fn each_thing_that_is_wrong_is_named_with_a_fix() {
             "disk",
             Verdict::Failure,
             "make room",
+        ),
+        (
+            |facts| facts.legacy = Err("x".to_owned()),
+            "foreign_chains",
+            Verdict::Failure,
+            "run as root",
+        ),
+        (
+            |facts| facts.strict = Err("x".to_owned()),
+            "rp_filter",
+            Verdict::Failure,
+            "run as root",
+        ),
+        (
+            |facts| facts.files = Err("x".to_owned()),
+            "files",
+            Verdict::Failure,
+            "run as root",
+        ),
+        (
+            |facts| facts.disks = Err("x".to_owned()),
+            "disk",
+            Verdict::Failure,
+            "run as root",
         ),
     ];
     for (damage, check, verdict, fix) in cases {
