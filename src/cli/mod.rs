@@ -5,6 +5,7 @@
 
 mod doctor;
 mod editor;
+mod explain;
 mod federation;
 mod offline;
 mod online;
@@ -129,6 +130,16 @@ Exit status 1 if anything is critical or high.")]
 
 Exit status 2 if something doesn't work or is unsafe; what only may be in the way doesn't count.")]
     Doctor,
+    /// Say whether a packet gets from here to there, and what decides: routes, WireGuard, firewall, host by host
+    #[command(after_help = "Examples:
+  sdwand explain web-1 db-1 tcp/5432
+  sdwand explain 10.1.0.7 k3s-api tcp/6443 --network prod
+  sdwand explain web-1 db-1 --from-fleet --json | jq -r '.verdict, .rule'
+  sdwand explain --from-fleet --questions policy.txt   # a line each: SRC DST [PROTO/PORT] [NETWORK]
+
+SRC and DST are nodes, virtual IPs, or addresses of the overlay and of LANs. Exit status: 0 allowed; 2 blocked, or not known;
+1 an error.")]
+    Explain(explain::Explain),
     /// Show networks, peers, rules and conditions
     #[command(after_help = "Examples:
   sdwand status --watch
@@ -348,6 +359,7 @@ fn dispatch(global: &Global, command: Command) -> Result<ExitCode, CliError> {
         Command::Pki(command) => runtime(federation::site::pki(global, command)),
         Command::Token(command) => runtime(federation::token::token(global, command)),
         Command::Doctor => runtime(doctor::doctor(global)),
+        Command::Explain(args) => explain::explain(global, &args),
         Command::Status(args) => runtime(status::status(global, args.watch)),
         Command::Down => runtime(online::down(global)),
         Command::Openapi { peer_facing } => {

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{CliError, Global};
 use crate::config;
 use crate::intent::{self, IsolationMode};
-use crate::model::host::IsolationBackend;
+use crate::model::host::{HostConfig, IsolationBackend};
 use crate::model::{LinkName, Name};
 use crate::planes::{firewall, l3, wireguard};
 
@@ -93,17 +93,21 @@ fn names(links: &[&LinkName]) -> String {
     links.join(", ")
 }
 
-pub(super) fn compile(global: &Global, args: &Compile) -> Result<ExitCode, CliError> {
-    let (own, _) = config::load_host(&global.config)?;
-    let fleet = config::load_fleet(&own.fleet_dir)?.fleet;
-    // Offline nothing is known of the other node's kernel: it is taken to have VRFs, unless this host says otherwise.
-    let facts = intent::Facts {
+/// Offline nothing is known of the other node's kernel: it is taken to have VRFs, unless this host says otherwise.
+pub(super) fn facts(own: &HostConfig) -> intent::Facts {
+    intent::Facts {
         isolation: match own.isolation.backend {
             IsolationBackend::Auto | IsolationBackend::Vrf => IsolationMode::Vrf,
             IsolationBackend::Rules => IsolationMode::Rules,
         },
         host_services_in_vrf: own.isolation.host_services_in_vrf,
-    };
+    }
+}
+
+pub(super) fn compile(global: &Global, args: &Compile) -> Result<ExitCode, CliError> {
+    let (own, _) = config::load_host(&global.config)?;
+    let fleet = config::load_fleet(&own.fleet_dir)?.fleet;
+    let facts = facts(&own);
     let intent = intent::compile(&fleet, &args.node, &facts).map_err(|error| CliError::new(&error))?;
     let mut parts = serde_json::Map::new();
     let mut text = String::new();

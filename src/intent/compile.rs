@@ -103,18 +103,25 @@ pub fn compile(fleet: &Fleet, node: &Name, facts: &Facts) -> Result<HostIntent, 
     })
 }
 
+/// A node's overlay addresses in a network; IPv4 only where the network carries it and the node has a `host_id`.
+#[must_use]
+pub fn overlay_addresses(network: &Network, node: &Node) -> (Ipv6Addr, Option<Ipv4Addr>) {
+    let v4 = network
+        .prefix_v4
+        .and_then(|prefix| naming::address_v4(prefix, node.host_id?));
+    (naming::address_v6(network.prefix, node.host_part()), v4)
+}
+
 fn place<'a>(network: &Network, member: ResolvedMember<'a>) -> Placed<'a> {
-    let host = member.node.host_part();
     let vips = network
         .virtual_ips
         .iter()
         .filter(|vip| vip.held_by(&member.node.name));
+    let (v6, v4) = overlay_addresses(network, member.node);
     Placed {
-        v6: naming::address_v6(network.prefix, host),
-        v4: network
-            .prefix_v4
-            .and_then(|prefix| naming::address_v4(prefix, member.node.host_id?)),
-        link_local: naming::link_local(host),
+        v6,
+        v4,
+        link_local: naming::link_local(member.node.host_part()),
         vips: vips.map(|vip: &VirtualIp| vip.address).collect(),
         member,
     }

@@ -20,7 +20,7 @@ use crate::model::fleet::FleetDigest;
 use crate::model::network::{Action, DefaultAction, Endpoint, NetworkId, PortRange, Protocol};
 use crate::model::{AddressSet, LinkName, Name, PresharedKey, PublicKey};
 
-pub use compile::{Facts, IntentError, compile};
+pub use compile::{Facts, IntentError, compile, overlay_addresses};
 
 /// What keeps the networks of this host apart, as far as the host can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

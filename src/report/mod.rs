@@ -1,6 +1,7 @@
 //! Read-only views for people and scripts.
 
 pub mod doctor;
+pub mod explain;
 pub mod plan;
 pub mod status;
 

@@ -378,14 +378,17 @@ impl Policy {
         inside && ours && self.action(packet) == Action::Accept
     }
 
+    /// The first rule that names a packet.
+    #[must_use]
+    pub fn first(&self, packet: &Packet) -> Option<&PolicyRule> {
+        let mut rules = self.rules.iter();
+        rules.find(|rule| rule.parts.iter().any(|part| part.matches(packet)))
+    }
+
     /// What the first rule that names a packet does to it, or the default.
     #[must_use]
     pub fn action(&self, packet: &Packet) -> Action {
-        let first = self
-            .rules
-            .iter()
-            .find(|rule| rule.parts.iter().any(|part| part.matches(packet)));
-        match (first, self.default_action) {
+        match (self.first(packet), self.default_action) {
             (Some(rule), _) => rule.action,
             (None, DefaultAction::Accept) => Action::Accept,
             (None, DefaultAction::Drop) => Action::Drop,

@@ -15,7 +15,7 @@ use crate::planes::firewall::diff::{closed, leaving, met};
 use crate::planes::firewall::meet::lift;
 use crate::planes::firewall::observe::Actual;
 use crate::planes::firewall::policy::Packet;
-use crate::planes::firewall::{Change, Policy, State, Table, compile, diff};
+use crate::planes::firewall::{self, Change, Policy, State, Table, compile, diff, judge};
 
 /// What the intent says about a packet, read line by line.
 fn naive(host: &HostIntent, seen: &Seen) -> bool {
@@ -118,6 +118,15 @@ fn verdict(network: &NetworkIntent, packet: &Packet) -> bool {
     network.firewall.default_action == DefaultAction::Accept
 }
 
+fn hook(seen: &Hook) -> firewall::Hook {
+    let link = |name: &str| LinkName::new(name).unwrap();
+    match seen {
+        Hook::Input(from) => firewall::Hook::Input(link(from)),
+        Hook::Output(to) => firewall::Hook::Output(link(to)),
+        Hook::Forward(from, to) => firewall::Hook::Forward(link(from), link(to)),
+    }
+}
+
 /// The table as if it had been read back: rules have tags only.
 fn observed(state: &State) -> Actual {
     let mut table = state.table.clone();
@@ -159,6 +168,17 @@ proptest! {
         for seen in packets {
             let expected = naive(&host, &seen);
             prop_assert_eq!(passes(state.table.as_ref(), &slaves, &seen), expected, "{:?}", seen);
+        }
+    }
+
+    #[test]
+    fn what_is_explained_is_what_the_table_does(host in hosts(), packets in prop::collection::vec(seen(), 64)) {
+        let state = compile(&host);
+        let slaves = slaves(&[&host]);
+        for seen in packets {
+            let ruling = judge(&state.policies, &hook(&seen.hook), &seen.packet, false);
+            let passes = passes(state.table.as_ref(), &slaves, &seen);
+            prop_assert_eq!(ruling.passes(), passes, "{:?} {:?}", ruling, seen);
         }
     }
 

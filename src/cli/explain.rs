@@ -1,0 +1,136 @@
+//! `explain`.
+
+use std::fmt::Write as _;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::offline::facts;
+use super::{CliError, Global};
+use crate::config;
+use crate::model::Name;
+use crate::report::explain::{Asked, Explainer, Explanation, Flow, Verdict};
+
+/// `explain`
+#[derive(Debug, Args)]
+pub(super) struct Explain {
+    /// Where it comes from: a node, a virtual IP, an address
+    #[arg(value_name = "SRC", required_unless_present = "questions")]
+    source: Option<String>,
+    /// Where it goes, likewise
+    #[arg(value_name = "DST", required_unless_present = "questions")]
+    destination: Option<String>,
+    /// What is sent: icmp, tcp/PORT, udp/PORT
+    #[arg(value_name = "PROTO/PORT", default_value = "icmp")]
+    flow: Flow,
+    /// The network, where both are in several
+    #[arg(long, value_name = "NAME", value_parser = Name::new)]
+    network: Option<Name>,
+    /// From the fleet alone, for any pair of nodes, without looking at this host
+    #[arg(long)]
+    from_fleet: bool,
+    /// Many questions, a line each: SRC DST [PROTO/PORT] [NETWORK]; - is standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "destination", "flow", "network"])]
+    questions: Option<PathBuf>,
+}
+
+impl Explain {
+    fn asked(&self) -> Result<Vec<Asked>, CliError> {
+        if let Some(file) = &self.questions {
+            return read_questions(file);
+        }
+        let (Some(source), Some(destination)) = (&self.source, &self.destination) else {
+            return Err(CliError::Other("name a source and a destination".to_owned()));
+        };
+        Ok(vec![Asked {
+            source: source.clone(),
+            destination: destination.clone(),
+            flow: self.flow,
+            network: self.network.clone(),
+        }])
+    }
+}
+
+fn read_questions(file: &Path) -> Result<Vec<Asked>, CliError> {
+    let mut text = String::new();
+    let read = if file == Path::new("-") {
+        std::io::stdin().read_to_string(&mut text)
+    } else {
+        std::fs::File::open(file).and_then(|mut file| file.read_to_string(&mut text))
+    };
+    read.map_err(|error| CliError::Other(format!("{}: {error}", file.display())))?;
+    let lines = text.lines().enumerate().map(|(at, line)| (at + 1, line.trim()));
+    let questions = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    questions
+        .map(|(at, line)| {
+            question(line).map_err(|error| CliError::Other(format!("{}:{at}: {error}", file.display())))
+        })
+        .collect()
+}
+
+fn question(line: &str) -> Result<Asked, String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (source, destination, flow, network) = match words.as_slice() {
+        [source, destination] => (source, destination, "icmp", None),
+        [source, destination, flow] => (source, destination, *flow, None),
+        [source, destination, flow, network] => (source, destination, *flow, Some(*network)),
+        _ => return Err("a question is SRC DST [PROTO/PORT] [NETWORK]".to_owned()),
+    };
+    let network = network.map(|network| Name::new(network).map_err(|error| error.to_string()));
+    Ok(Asked {
+        source: (*source).to_owned(),
+        destination: (*destination).to_owned(),
+        flow: flow.parse()?,
+        network: network.transpose()?,
+    })
+}
+
+pub(super) fn explain(global: &Global, args: &Explain) -> Result<ExitCode, CliError> {
+    if !args.from_fleet {
+        let text = "this host can't be looked at yet: --from-fleet says what the fleet decides";
+        return Err(CliError::Other(text.to_owned()));
+    }
+    let asked = args.asked()?;
+    let (own, _) = config::load_host(&global.config)?;
+    let fleet = config::load_fleet(&own.fleet_dir)?.fleet;
+    let mut explainer = Explainer::offline(&fleet, facts(&own));
+    let explanations = asked
+        .iter()
+        .map(|asked| explainer.explain(asked).map_err(|error| CliError::new(&error)));
+    let explanations: Vec<Explanation> = explanations.collect::<Result<_, _>>()?;
+    print(global, args, &asked, &explanations)
+}
+
+fn print(
+    global: &Global,
+    args: &Explain,
+    asked: &[Asked],
+    explanations: &[Explanation],
+) -> Result<ExitCode, CliError> {
+    match explanations {
+        [one] if args.questions.is_none() => global.print(one, &one.to_string())?,
+        many => {
+            let mut text = String::new();
+            for (asked, explanation) in asked.iter().zip(many) {
+                let Asked {
+                    source,
+                    destination,
+                    flow,
+                    ..
+                } = asked;
+                let _ = writeln!(
+                    text,
+                    "{source} {destination} {flow}: {}",
+                    explanation.verdict_line()
+                );
+            }
+            global.print(&many, &text)?;
+        }
+    }
+    let all = explanations
+        .iter()
+        .all(|explanation| explanation.verdict == Verdict::Allow);
+    Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}

@@ -1,0 +1,482 @@
+//! Whether one packet gets from here to there, and what decides: one verdict over routes, WireGuard and the firewall of
+//! every host on its way, and on the way of the answer.
+//!
+//! ```text
+//! Asked ─ resolve ─▶ network, ends ─ walk ─▶ hops: [AllowedIPs ▶ route ▶ firewall ▶ AllowedIPs ▶ handshake], host by host
+//!                                      ▲
+//!            View: what the planes compile for a host, or on this host what is really there
+//! ```
+//!
+//! Nothing is judged anew here: the routes are those of the l3 plane, AllowedIPs those of the WireGuard plane, rulings those
+//! of [`firewall::judge`](crate::planes::firewall::judge).
+
+mod resolve;
+mod show;
+mod view;
+mod walk;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use serde::{Serialize, Serializer};
+
+use crate::intent::{self, Facts};
+use crate::model::network::Network;
+use crate::model::{Fleet, LinkName, Name};
+use crate::planes::firewall::Packet;
+use resolve::{Resolved, resolve};
+use view::View;
+use walk::{Trip, Way};
+
+/// Where answers go: no rule can know which port a client has (RFC 6056).
+const EPHEMERAL: u16 = 49_152;
+
+/// What is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// An echo request.
+    Icmp,
+    /// A TCP connection to this port.
+    Tcp(u16),
+    /// A UDP packet to this port.
+    Udp(u16),
+}
+
+impl Flow {
+    fn packet(self, source: IpAddr, destination: IpAddr) -> Packet {
+        let (protocol, port) = match self {
+            Self::Icmp if destination.is_ipv4() => (1, 0),
+            Self::Icmp => (58, 0),
+            Self::Tcp(port) => (6, port),
+            Self::Udp(port) => (17, port),
+        };
+        Packet {
+            source,
+            destination,
+            protocol,
+            port,
+        }
+    }
+
+    const fn answer(self) -> Self {
+        match self {
+            Self::Icmp => Self::Icmp,
+            Self::Tcp(_) => Self::Tcp(EPHEMERAL),
+            Self::Udp(_) => Self::Udp(EPHEMERAL),
+        }
+    }
+}
+
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Icmp => f.write_str("icmp"),
+            Self::Tcp(port) => write!(f, "tcp/{port}"),
+            Self::Udp(port) => write!(f, "udp/{port}"),
+        }
+    }
+}
+
+impl FromStr for Flow {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is none of icmp, tcp/PORT, udp/PORT: for example tcp/443");
+        if text == "icmp" {
+            return Ok(Self::Icmp);
+        }
+        let (protocol, port) = text.split_once('/').ok_or_else(wrong)?;
+        let port = port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
+        match protocol {
+            "tcp" => Ok(Self::Tcp(port)),
+            "udp" => Ok(Self::Udp(port)),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl Serialize for Flow {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The source: a node, a virtual IP, or an address.
+    pub source: String,
+    /// The destination, likewise.
+    pub destination: String,
+    /// What is sent.
+    pub flow: Flow,
+    /// The network, where both are in several.
+    pub network: Option<Name>,
+}
+
+/// Why nothing can be said.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// The fleet has no such network.
+    #[error("the fleet has no network {0}")]
+    NoNetwork(Name),
+    /// It is no name of the fleet, and no address.
+    #[error("{0} is no node, virtual IP or address of the fleet")]
+    Unknown(String),
+    /// It is a prefix.
+    #[error("{0} is a whole prefix: name one address of it")]
+    Prefix(String),
+    /// A name means two things.
+    #[error("{0} is a node and a virtual IP of network {1}: give the address instead")]
+    TwoMeanings(String, Name),
+    /// One end is IPv4, the other IPv6.
+    #[error("{0} has no address in the family of {1}")]
+    Families(String, String),
+    /// Both ends are in several networks.
+    #[error("{source_end} and {destination} are both in the networks {}: say which with --network", names(.networks))]
+    Ambiguous {
+        /// The source, as it was asked.
+        source_end: String,
+        /// The destination, as it was asked.
+        destination: String,
+        /// The networks.
+        networks: Vec<Name>,
+    },
+    /// No intent can be compiled.
+    #[error(transparent)]
+    Intent(#[from] intent::IntentError),
+}
+
+fn names(names: &[Name]) -> String {
+    let names: Vec<&str> = names.iter().map(Name::as_str).collect();
+    names.join(", ")
+}
+
+/// What comes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It arrives, and is answered.
+    Allow,
+    /// A firewall refuses it, or the answer.
+    Deny,
+    /// It has no way there, or the answer none back.
+    Unreachable,
+    /// Something on the way can't be read.
+    Unknown,
+}
+
+/// How one check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Passes {
+    /// It goes on.
+    Ok,
+    /// It ends here.
+    Blocked,
+    /// It can't be told.
+    Unknown,
+}
+
+/// One thing that decides on one host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// Which: `network`, `source_validation`, `route`, `firewall`, `foreign_chains`, `allowed_ips`, `handshake`, `mtu`.
+    pub check: &'static str,
+    /// How it came out.
+    pub passes: Passes,
+    /// What was found.
+    pub text: String,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
+}
+
+/// One host on the way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Hop {
+    /// The host.
+    pub node: Name,
+    /// Whether this is what is really there; else it is what the fleet says.
+    pub live: bool,
+    /// The nftables hook that judges it here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hook: Option<&'static str>,
+    /// By which interface it came in; none on the host that sends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comes_in: Option<LinkName>,
+    /// By which interface it goes out; none on the host that it is for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goes_out: Option<LinkName>,
+    /// The WireGuard peer that it goes to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<Name>,
+    /// The rule that names it here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Name>,
+    /// What was looked at, in order. The last one is what blocks, if anything does.
+    pub checks: Vec<Check>,
+}
+
+impl Hop {
+    fn blocks(&self) -> Option<&Check> {
+        self.checks.iter().find(|check| check.passes == Passes::Blocked)
+    }
+}
+
+/// What is in the way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Blocker {
+    /// On which host; none where it is the fleet.
+    pub node: Option<Name>,
+    /// Whether it is the answer that ends there.
+    pub of_answer: bool,
+    /// The check.
+    pub check: &'static str,
+    /// What was found.
+    pub text: String,
+    /// What to do.
+    pub fix: Option<String>,
+}
+
+/// Something that isn't on this host as the fleet says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Disagreement {
+    /// What: a check.
+    pub check: &'static str,
+    /// What is there.
+    pub live: String,
+    /// What the fleet says.
+    pub fleet: String,
+}
+
+/// One end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct End {
+    /// As it was asked.
+    pub asked: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// The host that has it, or that its LAN is behind; none where the fleet knows nobody.
+    pub node: Option<Name>,
+    /// What names it in a rule.
+    #[serde(skip)]
+    named: Named,
+}
+
+/// What names an end in a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Named {
+    Node(Name),
+    VirtualIp(Name),
+    Address,
+}
+
+impl End {
+    fn selector(&self) -> String {
+        match &self.named {
+            Named::Node(name) => format!("{{ node = \"{name}\" }}"),
+            Named::VirtualIp(name) => format!("{{ vip = \"{name}\" }}"),
+            Named::Address => format!("{{ cidr = \"{}\" }}", IpNet::from(self.address)),
+        }
+    }
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// What comes of it.
+    pub verdict: Verdict,
+    /// The rule that decides; none where none does.
+    pub rule: Option<Name>,
+    /// The network; none where no network has both ends.
+    pub network: Option<Name>,
+    /// Where it comes from.
+    pub source: Option<End>,
+    /// Where it goes.
+    pub destination: Option<End>,
+    /// What is sent.
+    pub flow: Flow,
+    /// The first thing in the way.
+    pub blocker: Option<Blocker>,
+    /// The smallest MTU of the links on the way, in bytes.
+    pub mtu: Option<u32>,
+    /// The hosts on the way.
+    pub hops: Vec<Hop>,
+    /// The hosts on the way of the answer; empty where there is none.
+    pub answers: Vec<Hop>,
+    /// What isn't on this host as the fleet says.
+    pub disagreements: Vec<Disagreement>,
+}
+
+/// Explains questions about one fleet. What it compiles for a host serves all of them.
+pub struct Explainer<'a> {
+    fleet: &'a Fleet,
+    facts: Facts,
+    views: BTreeMap<Name, Rc<View>>,
+}
+
+impl<'a> Explainer<'a> {
+    /// What every host of the fleet would do, if each were as `facts` say.
+    #[must_use]
+    pub const fn offline(fleet: &'a Fleet, facts: Facts) -> Self {
+        Self {
+            fleet,
+            facts,
+            views: BTreeMap::new(),
+        }
+    }
+
+    /// Follows the packet and its answer.
+    ///
+    /// # Errors
+    /// It isn't clear what is asked.
+    pub fn explain(&mut self, asked: &Asked) -> Result<Explanation, AskError> {
+        let mut explanation = Explanation::of(asked.flow);
+        let (network, source, destination) = match resolve(self.fleet, asked)? {
+            Resolved::Apart { text, fix } => {
+                explanation.block(None, false, "network", text, Some(fix));
+                return Ok(explanation);
+            }
+            Resolved::Within {
+                network,
+                source,
+                destination,
+            } => (network, source, destination),
+        };
+        explanation.network = Some(network.name.clone());
+        explanation.source = Some(source.clone());
+        explanation.destination = Some(destination.clone());
+        let Some(start) = &source.node else {
+            let text = format!(
+                "nobody in network {} has the address {}",
+                network.name, source.address
+            );
+            explanation.block(None, false, "network", text, None);
+            return Ok(explanation);
+        };
+        let packet = asked.flow.packet(source.address, destination.address);
+        let advice = add_a_rule(network, &source, &destination, asked.flow);
+        let request = Trip {
+            network,
+            packet: &packet,
+            passed: &BTreeSet::new(),
+            advice: &advice,
+        };
+        let way = self.follow(&request, start)?;
+        explanation.mtu = way.mtu;
+        let passed: BTreeSet<Name> = way.hops.iter().map(|hop| hop.node.clone()).collect();
+        explanation.hops = way.hops;
+        explanation.conclude(false);
+        if let (Some(end), None) = (way.end, &explanation.blocker) {
+            let packet = asked.flow.answer().packet(destination.address, source.address);
+            let answer = Trip {
+                network,
+                packet: &packet,
+                passed: &passed,
+                advice: "let the answer come the way of the request, or add a rule that lets it pass",
+            };
+            explanation.answers = self.follow(&answer, &end)?.hops;
+            explanation.conclude(true);
+        }
+        Ok(explanation)
+    }
+
+    fn follow(&mut self, trip: &Trip<'_>, start: &Name) -> Result<Way, AskError> {
+        let (fleet, facts, views) = (self.fleet, &self.facts, &mut self.views);
+        let mut view = |node: &Name| -> Result<Rc<View>, AskError> {
+            if let Some(view) = views.get(node) {
+                return Ok(Rc::clone(view));
+            }
+            let view = Rc::new(View::of_fleet(intent::compile(fleet, node, facts)?));
+            views.insert(node.clone(), Rc::clone(&view));
+            Ok(view)
+        };
+        trip.follow(&mut view, start)
+    }
+}
+
+impl Explanation {
+    fn of(flow: Flow) -> Self {
+        Self {
+            verdict: Verdict::Allow,
+            rule: None,
+            network: None,
+            source: None,
+            destination: None,
+            flow,
+            blocker: None,
+            mtu: None,
+            hops: Vec::new(),
+            answers: Vec::new(),
+            disagreements: Vec::new(),
+        }
+    }
+
+    fn block(
+        &mut self,
+        node: Option<Name>,
+        of_answer: bool,
+        check: &'static str,
+        text: String,
+        fix: Option<String>,
+    ) {
+        self.verdict = match check {
+            "firewall" | "foreign_chains" => Verdict::Deny,
+            _ => Verdict::Unreachable,
+        };
+        self.blocker = Some(Blocker {
+            node,
+            of_answer,
+            check,
+            text,
+            fix,
+        });
+    }
+
+    /// Takes the verdict from the hops of the request, or of the answer.
+    fn conclude(&mut self, of_answer: bool) {
+        let hops = if of_answer { &self.answers } else { &self.hops };
+        let blocked = hops
+            .iter()
+            .find_map(|hop| Some((hop.node.clone(), hop.rule.clone(), hop.blocks()?.clone())));
+        let unknown = hops
+            .iter()
+            .flat_map(|hop| &hop.checks)
+            .any(|check| check.passes == Passes::Unknown);
+        let first_rule = hops.iter().find_map(|hop| hop.rule.clone());
+        if let Some((node, rule, check)) = blocked {
+            self.rule = rule.filter(|_| check.check == "firewall");
+            self.block(Some(node), of_answer, check.check, check.text, check.fix);
+            return;
+        }
+        if !of_answer {
+            self.rule = first_rule;
+        }
+        if unknown {
+            self.verdict = Verdict::Unknown;
+        }
+    }
+}
+
+/// The rule that an operator would add.
+fn add_a_rule(network: &Network, source: &End, destination: &End, flow: Flow) -> String {
+    let (protocol, ports) = match flow {
+        Flow::Icmp => ("icmp", String::new()),
+        Flow::Tcp(port) => ("tcp", format!(", ports = [\"{port}\"]")),
+        Flow::Udp(port) => ("udp", format!(", ports = [\"{port}\"]")),
+    };
+    format!(
+        "add to [[networks.rules]] of {}, before what refuses it: {{ name = \"…\", from = {}, to = {}, protocol = \"{protocol}\"{ports}, action = \"accept\" }}",
+        network.name,
+        source.selector(),
+        destination.selector()
+    )
+}
+
+#[cfg(test)]
+mod tests;

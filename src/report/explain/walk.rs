@@ -1,0 +1,294 @@
+//! Follows a packet from host to host.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use super::view::{Routed, View};
+use super::{AskError, Check, Hop, Passes};
+use crate::intent::NetworkIntent;
+use crate::model::network::{Action, DefaultAction, Network};
+use crate::model::{LinkName, Name, PublicKey};
+use crate::planes::firewall::{self, Guard, Hook, Packet, Ruling};
+
+/// One packet, and what is known before it sets out.
+pub(super) struct Trip<'a> {
+    pub(super) network: &'a Network,
+    pub(super) packet: &'a Packet,
+    /// The hosts that have let the request pass: what answers it is established there.
+    pub(super) passed: &'a BTreeSet<Name>,
+    /// What to do where no rule names it.
+    pub(super) advice: &'a str,
+}
+
+/// The way it went.
+pub(super) struct Way {
+    pub(super) hops: Vec<Hop>,
+    /// Where it arrived.
+    pub(super) end: Option<Name>,
+    /// The smallest MTU of the links on the way.
+    pub(super) mtu: Option<u32>,
+}
+
+/// How a packet came to a host.
+enum Arrival {
+    /// It starts here.
+    Start,
+    /// From a peer.
+    Peer { node: Name, keys: Vec<PublicKey> },
+}
+
+/// Where it goes on to.
+enum Next {
+    Arrived,
+    Peer(Name),
+    Ended,
+}
+
+type Views<'v> = dyn FnMut(&Name) -> Result<Rc<View>, AskError> + 'v;
+
+impl Trip<'_> {
+    /// Follows it from where it starts.
+    pub(super) fn follow(&self, views: &mut Views<'_>, start: &Name) -> Result<Way, AskError> {
+        let mut way = Way {
+            hops: Vec::new(),
+            end: None,
+            mtu: None,
+        };
+        let (mut node, mut arrival) = (start.clone(), Arrival::Start);
+        loop {
+            let view = views(&node)?;
+            let mut step = Step::new(self, &view);
+            let been_here = way.hops.iter().any(|hop| hop.node == node);
+            let next = if been_here {
+                step.block(
+                    "route",
+                    "it has been here before: it goes in circles".to_owned(),
+                    None,
+                )
+            } else {
+                step.take(&arrival)
+            };
+            let mtu = step.hop.goes_out.as_ref().and_then(|link| view.mtu(link));
+            way.mtu = way.mtu.into_iter().chain(mtu).min();
+            way.hops.push(step.hop);
+            match next {
+                Next::Arrived => {
+                    way.end = Some(node);
+                    return Ok(way);
+                }
+                Next::Ended => return Ok(way),
+                Next::Peer(peer) => {
+                    arrival = Arrival::Peer {
+                        node: std::mem::replace(&mut node, peer),
+                        keys: view.keys(),
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// A packet on one host.
+struct Step<'a> {
+    trip: &'a Trip<'a>,
+    view: &'a View,
+    hop: Hop,
+}
+
+impl<'a> Step<'a> {
+    fn new(trip: &'a Trip<'a>, view: &'a View) -> Self {
+        let hop = Hop {
+            node: view.intent.node.clone(),
+            live: false,
+            hook: None,
+            comes_in: None,
+            goes_out: None,
+            peer: None,
+            rule: None,
+            checks: Vec::new(),
+        };
+        Self { trip, view, hop }
+    }
+
+    fn add(&mut self, check: &'static str, passes: Passes, text: String, fix: Option<String>) {
+        self.hop.checks.push(Check {
+            check,
+            passes,
+            text,
+            fix,
+        });
+    }
+
+    fn ok(&mut self, check: &'static str, text: String) {
+        self.add(check, Passes::Ok, text, None);
+    }
+
+    fn block(&mut self, check: &'static str, text: String, fix: Option<String>) -> Next {
+        self.add(check, Passes::Blocked, text, fix);
+        Next::Ended
+    }
+
+    fn take(&mut self, arrival: &Arrival) -> Next {
+        let (view, name) = (self.view, &self.trip.network.name);
+        let Some(network) = view.intent.networks.get(&self.trip.network.id) else {
+            let mut blocked = view.intent.blocked.iter();
+            let (text, fix) = match blocked.find(|b| b.network == Some(self.trip.network.id)) {
+                Some(blocked) => (blocked.reason.clone(), Some(blocked.fix.clone())),
+                None => (format!("it is no member of network {name}"), None),
+            };
+            return self.block("network", text, fix);
+        };
+        self.hop.comes_in = match self.enter(network, arrival) {
+            Ok(link) => link,
+            Err(next) => return next,
+        };
+        let routed = view.route(network, self.trip.packet.destination);
+        match &routed {
+            Routed::Local => self.ok("route", "it is for this host".to_owned()),
+            Routed::Out { device, gateway, by } => {
+                self.hop.goes_out = Some(device.clone());
+                let via = gateway
+                    .map(|gateway| format!(" via {gateway}"))
+                    .unwrap_or_default();
+                self.ok("route", format!("{by}{via} dev {device}"));
+            }
+            Routed::Nowhere(text) => {
+                let fix = format!(
+                    "`sdwand compile --node {} --plane l3` shows its routes",
+                    self.hop.node
+                );
+                return self.block("route", text.clone(), Some(fix));
+            }
+        }
+        if !self.firewall() {
+            return Next::Ended;
+        }
+        self.leave(network)
+    }
+
+    /// By which interface it comes in, if WireGuard takes it from there.
+    fn enter(&mut self, network: &NetworkIntent, arrival: &Arrival) -> Result<Option<LinkName>, Next> {
+        let source = self.trip.packet.source;
+        let (node, keys) = match arrival {
+            Arrival::Start if self.view.is_local(network.id, source) => return Ok(None),
+            Arrival::Start => return Ok(View::lan_of(network, source).cloned()),
+            Arrival::Peer { node, keys } => (node, keys),
+        };
+        let Some((link, key)) = self.view.link_to(network, keys) else {
+            let text = format!("{node} is no peer of it");
+            let fix = format!("give {node} or {} an endpoint", self.hop.node);
+            return Err(self.block("source_validation", text, Some(fix)));
+        };
+        match self.view.carrier(link, source) {
+            Some((carrier, _)) if *carrier == key => {
+                self.ok(
+                    "source_validation",
+                    format!("{link}: {node} may send from {source}"),
+                );
+                Ok(Some(link.clone()))
+            }
+            other => {
+                let who = other.map_or("nobody", |(_, peer)| peer.node.as_str());
+                let text = format!("{link} takes {source} from {who}, not from {node} (AllowedIPs)");
+                Err(self.block("source_validation", text, None))
+            }
+        }
+    }
+
+    /// Whether our table lets it pass.
+    fn firewall(&mut self) -> bool {
+        let hook = match (&self.hop.comes_in, &self.hop.goes_out) {
+            // From the host to itself.
+            (None, None) => return true,
+            (None, Some(to)) => Hook::Output(to.clone()),
+            (Some(from), None) => Hook::Input(from.clone()),
+            // Neighbours in one LAN, who don't ask this host.
+            (Some(from), Some(to)) if from == to && self.is_lan(from) => return true,
+            (Some(from), Some(to)) => Hook::Forward(from.clone(), to.clone()),
+        };
+        self.hop.hook = Some(hook.name());
+        let established = self.trip.passed.contains(&self.hop.node);
+        let ruling = firewall::judge(self.view.policies(), &hook, self.trip.packet, established);
+        let at = hook.name();
+        let name = &self.trip.network.name;
+        let (text, fix) = match &ruling {
+            Ruling::NotJudged => (format!("{at}: not judged"), None),
+            Ruling::Established => (format!("{at}: the answer to what was let pass"), None),
+            Ruling::Rule(rule, action) => {
+                self.hop.rule = Some(rule.clone());
+                match action {
+                    Action::Accept => (format!("{at}: rule {rule} accepts"), None),
+                    Action::Drop => (
+                        format!("{at}: rule {rule} drops it"),
+                        Some(self.trip.advice.to_owned()),
+                    ),
+                    Action::Reject => (
+                        format!("{at}: rule {rule} rejects it"),
+                        Some(self.trip.advice.to_owned()),
+                    ),
+                }
+            }
+            Ruling::Default(DefaultAction::Accept) => {
+                (format!("{at}: no rule names it, {name} accepts the rest"), None)
+            }
+            Ruling::Default(DefaultAction::Drop) => (
+                format!("{at}: no rule names it, {name} drops the rest"),
+                Some(self.trip.advice.to_owned()),
+            ),
+            Ruling::Guard(guard) => (format!("{at}: {guard}"), Some(guard_fix(guard))),
+        };
+        let passes = if ruling.passes() {
+            Passes::Ok
+        } else {
+            Passes::Blocked
+        };
+        self.add("firewall", passes, text, fix);
+        ruling.passes()
+    }
+
+    fn is_lan(&self, link: &LinkName) -> bool {
+        let network = self.view.intent.networks.get(&self.trip.network.id);
+        network.is_some_and(|network| network.lans.iter().any(|lan| lan.interface == *link))
+    }
+
+    fn leave(&mut self, network: &NetworkIntent) -> Next {
+        let destination = self.trip.packet.destination;
+        let Some(link) = self.hop.goes_out.clone() else {
+            return Next::Arrived;
+        };
+        if !network.links.iter().any(|ours| ours.name == link) {
+            if self.is_lan(&link) {
+                return Next::Arrived;
+            }
+            let text = format!("{link} is no interface of network {}", network.name);
+            return self.block("route", text, None);
+        }
+        let Some((_, peer)) = self.view.carrier(&link, destination) else {
+            let text = format!("no peer of {link} carries {destination}");
+            return self.block("allowed_ips", text, None);
+        };
+        let peer = peer.node.clone();
+        self.ok("allowed_ips", format!("{link}: {peer} carries {destination}"));
+        self.hop.peer = Some(peer.clone());
+        Next::Peer(peer)
+    }
+}
+
+fn guard_fix(guard: &Guard) -> String {
+    match guard {
+        Guard::OwnDestination | Guard::LinkLocal => {
+            "send to an overlay address, a virtual IP or a LAN address of that host".to_owned()
+        }
+        Guard::OwnSource => "send from the overlay address: bind to the network's VRF".to_owned(),
+        Guard::LanSource(lan) => {
+            format!("add the source's subnet to this member's `lans`, on {lan} or via its router")
+        }
+        Guard::BoundSource | Guard::BoundDestination => {
+            "add the subnet to the `lans` of the member that it is behind".to_owned()
+        }
+        Guard::NoTransit => "only hubs carry what is others': look at the routes".to_owned(),
+        Guard::LeavesThrough(_) | Guard::CameFrom(_) | Guard::Entry(_) => {
+            "a network is reached through its own interfaces only".to_owned()
+        }
+    }
+}
