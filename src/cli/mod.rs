@@ -7,6 +7,7 @@ mod doctor;
 mod editor;
 mod explain;
 mod federation;
+mod manual;
 mod offline;
 mod online;
 mod status;
@@ -16,7 +17,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::api::openapi;
@@ -167,6 +168,12 @@ A running daemon stays, and leaves the host so until `sdwand apply` or its resta
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Write the pages of the manual: one for each command, and those of the documents
+    #[command(after_help = "Example:
+  mkdir -p man && sdwand man --out man && man -l man/sdwand.8
+
+What is there under the same names is overwritten.")]
+    Man(manual::Manual),
 }
 
 #[derive(Debug, Subcommand)]
@@ -374,12 +381,8 @@ fn dispatch(global: &Global, command: Command) -> Result<ExitCode, CliError> {
             global.print(&document, &format!("{text}\n"))?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "sdwand", &mut script);
-            global.write(&script)?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Completions { shell } => manual::completions(global, shell),
+        Command::Man(args) => manual::man(global, &args),
     }
 }
 
@@ -397,6 +400,8 @@ fn runtime(command: impl Future<Output = Result<ExitCode, CliError>>) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     #[test]
