@@ -41,7 +41,9 @@ lab_quick_addresses() { set_sysctl "$1" net.ipv6.conf.all.accept_dad=0 net.ipv6.
 on() {
   local name=$1
   shift
-  if [[ -n ${HOST_PID[$name]:-} ]]; then
+  if [[ -n ${MACHINE[$name]:-} ]]; then
+    nsenter --target "${HOST_PID[$name]}" --all -- "$@"
+  elif [[ -n ${HOST_PID[$name]:-} ]]; then
     nsenter --target "${HOST_PID[$name]}" --net --mount -- "$@"
   else
     nsenter --net="/run/netns/$name" -- "$@"

@@ -9,6 +9,7 @@
 #   the machine ── unshare --net --mount --pid ──▶ the test
 #                                                   ├─ host "hub"    own network, /etc/sdwand, /run, /var/lib/sdwand
 #                                                   ├─ host "spoke"  …
+#                                                   ├─ host "m"      the same with a root and systemd of its own (machine.sh)
 #                                                   ├─ namespace "wan", LAN hosts: own network only
 #                                                   └─ $LAB          files of the test (tmpfs)
 #
@@ -48,6 +49,7 @@ lab_end() {
     fail "aborted with status $code at ${ABORTED:-an unknown line}"
   fi
   if (( FAILED > 0 )) || [[ -n ${LAB_VERBOSE:-} ]]; then lab_logs; fi
+  lab_end_machines
   echo "RESULT passed=$PASSED failed=$FAILED skipped=$SKIPPED"
   exit $(( FAILED > 0 ))
 }
@@ -55,7 +57,8 @@ trap lab_end EXIT
 
 # The tail of what every host wrote.
 lab_logs() {
-  local file
+  local file name
+  for name in "${!MACHINE[@]}"; do on "$name" journalctl --no-pager >"$LAB/hosts/$name/journal.log" 2>&1; done
   for file in "$LAB"/hosts/*/*.log "$LAB"/*.log; do
     [[ -s $file ]] || continue
     echo "  ---- ${file#"$LAB"/}"
@@ -203,6 +206,8 @@ ip link set lo up
 
 # shellcheck source=netns-tests/lab/hosts.sh
 . "$LAB_LIB/hosts.sh"
+# shellcheck source=netns-tests/lab/machine.sh
+. "$LAB_LIB/machine.sh"
 # shellcheck source=netns-tests/lab/fleet.sh
 . "$LAB_LIB/fleet.sh"
 # shellcheck source=netns-tests/lab/sdwand.sh

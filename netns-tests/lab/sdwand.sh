@@ -4,10 +4,11 @@
 declare -A DAEMON=()  # host → process of `sdwand run`
 
 lab_binary() { [[ -x ${SDWAND_BIN:-} ]] || { echo "SDWAND_BIN must name the binary under test" >&2; exit 1; }; }
-# sdw HOST ARG…: the real binary on that host, with the host's own /etc/sdwand.
+# sdw HOST ARG…: the real binary on that host, with the host's own /etc/sdwand; where systemd runs, what is installed there.
 sdw() {
   local host=$1
   shift
+  if [[ -n ${MACHINE[$host]:-} ]]; then on "$host" sdwand "$@"; return; fi
   lab_binary
   on "$host" "$SDWAND_BIN" "$@"
 }
