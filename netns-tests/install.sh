@@ -2,7 +2,7 @@
 # Installs what the demo and the tests need and this machine lacks; does nothing when all is there.
 #
 #   install.sh demo   the tools that the lab runs, and a C linker for the build
-#   install.sh test   also what builds the test kernel, the Rust components, cargo-deny, and schemathesis
+#   install.sh test   also what builds the test kernel, the Rust components, cargo-deny, cargo-deb, and schemathesis
 #   install.sh vm     also the virtual machine of vm.sh
 #
 # For Debian 12 with a Rust toolchain, as root. Packages come without recommendations, and their services aren't started:
@@ -45,6 +45,8 @@ xz-utils xz
 ca-certificates /etc/ssl/certs/ca-certificates.crt
 git git
 systemd systemd-analyze
+dpkg-dev dpkg-shlibdeps
+lintian lintian
 python3-venv /usr/lib/python3.11/ensurepip/__init__.py
 "
 machine="
@@ -107,6 +109,11 @@ if [[ $for_what = test ]]; then
     say "cargo: cargo-deny, about 2 minutes"
     # A debug build: it runs for a second, and an optimised one would take five times as long to make.
     env -u CARGO_TARGET_DIR cargo install --quiet --locked --debug cargo-deny@0.20.2 </dev/null
+  fi
+  if ! cargo deb --version >/dev/null 2>&1; then
+    say "cargo: cargo-deb, about a minute"
+    # It compresses with xz(1): no library for that.
+    env -u CARGO_TARGET_DIR cargo install --quiet --locked --debug --no-default-features cargo-deb@3.8.0 </dev/null
   fi
   # What versions find differs: these, in a folder of their own. Without it a test is skipped, and says so.
   venv=$HOME/.cache/sdwand/schemathesis
