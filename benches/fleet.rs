@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use criterion::{Criterion, criterion_group, criterion_main};
 use sdwand::intent::{self, Facts, HostIntent, IsolationMode};
 use sdwand::model::{Fleet, Name};
-use sdwand::planes::{firewall, l3, wireguard};
+use sdwand::planes::{Ways, firewall, l3, wireguard};
 use sdwand::{config, intent::IntentError};
 
 const NODES: u64 = 10_000;
@@ -134,9 +134,12 @@ fn unchanged(c: &mut Criterion) {
     let desired = wireguard::compile(&intent);
     let actual = as_seen(&desired);
     let (names, now) = (wireguard::Names::new(), SystemTime::UNIX_EPOCH);
+    let (ways, calls) = (Ways::new(), wireguard::Calls::new());
     let facts = wireguard::Facts {
         own_key: &intent.public_key,
         names: &names,
+        ways: &ways,
+        calls: &calls,
         now,
     };
     assert!(

@@ -5,6 +5,7 @@ mod events;
 pub(crate) mod files;
 mod resolver;
 mod session;
+mod ways;
 
 pub use events::Events;
 pub use session::session_interfaces;
@@ -113,6 +114,7 @@ pub struct RealHost {
     verified: Option<firewall::Verified>,
     listing: Option<firewall::Listing>,
     resolver: Resolver,
+    attempts: wireguard::Attempts,
 }
 
 /// The time of day.
@@ -131,6 +133,11 @@ pub fn unix_now() -> u64 {
     system_now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
+}
+
+/// The monotonic clock.
+fn instant() -> std::time::Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 impl RealHost {
@@ -193,6 +200,7 @@ impl RealHost {
             verified: None,
             listing: None,
             resolver: Resolver::new(owner),
+            attempts: wireguard::Attempts::default(),
         })
     }
 
@@ -291,6 +299,12 @@ impl RealHost {
         &self.l3_facts
     }
 
+    /// How long until something is due that no event tells: a peer that doesn't answer is called elsewhere.
+    #[must_use]
+    pub fn due(&self) -> Option<Duration> {
+        self.attempts.due(instant())
+    }
+
     /// Forgets what was read of the firewall: the next look shows its counts, too, as they are then.
     pub fn count_anew(&mut self) {
         self.listing = None;
@@ -358,13 +372,23 @@ impl Host for RealHost {
             Ok(actual) => wireguard::stale_names(&target.wireguard, actual, now),
             Err(_) => BTreeSet::new(),
         };
+        let names = self.resolver.resolve(names).await;
+        let (addresses, calls) = match &wireguard {
+            Ok(actual) => (
+                wireguard::stale_addresses(&target.wireguard, actual, &names, now),
+                self.attempts.note(&target.wireguard, actual, now, instant()),
+            ),
+            Err(_) => (BTreeSet::new(), wireguard::Calls::new()),
+        };
         Observation {
             l3,
             wireguard,
             firewall: firewall
                 .map(|listing| listing.actual)
                 .map_err(|error| chain(&error)),
-            names: self.resolver.resolve(names).await,
+            names,
+            ways: ways::look(&self.netlink, addresses).await,
+            calls,
             protected: self.protected.clone(),
             verified: self.verified.clone(),
             now,

@@ -22,8 +22,9 @@ use std::time::{Instant, SystemTime};
 use ipnet::IpNet;
 use sdwand::model::network::{Endpoint, EndpointHost};
 use sdwand::model::{LinkName, Name, NetworkId, PresharedKey, PrivateKey, PublicKey};
+use sdwand::planes::Ways;
 use sdwand::planes::wireguard::{
-    Desired, DesiredDevice, DesiredPeer, Facts, Names, apply, apply_all, diff, observe, render_setconf,
+    Calls, Desired, DesiredDevice, DesiredPeer, Facts, Names, apply, apply_all, diff, observe, render_setconf,
 };
 use sdwand::sys::wg::{Backend, DeviceUpdate, Kernel, PeerUpdate, Secret, Userspace, WgError};
 use wg_lab::{Need, base64, eventually, in_namespace, public, sh};
@@ -122,6 +123,8 @@ async fn converge(backend: &Backend, desired: &Desired) -> usize {
         let facts = Facts {
             own_key: &own,
             names: &names,
+            ways: &Ways::new(),
+            calls: &Calls::new(),
             now: SystemTime::now(),
         };
         let difference = diff(desired, &actual, facts);
@@ -421,6 +424,8 @@ fn a_whole_plan_goes_in_few_calls() {
         let facts = Facts {
             own_key: &own,
             names: &Names::new(),
+            ways: &Ways::new(),
+            calls: &Calls::new(),
             now: SystemTime::now(),
         };
         let changes = diff(&wanted, &actual, facts).changes;

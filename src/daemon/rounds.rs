@@ -93,7 +93,8 @@ impl Rounds {
     /// How long until the next round, if nothing happens.
     pub(super) fn next_round(&self) -> Duration {
         if self.is_clean {
-            return self.own.reconcile.interval;
+            let interval = self.own.reconcile.interval;
+            return self.host.due().map_or(interval, |due| due.min(interval));
         }
         let backoff = RETRY * 2_u32.saturating_pow(self.retries.saturating_sub(1).min(16));
         backoff.min(self.own.reconcile.interval)

@@ -12,7 +12,9 @@ pub mod firewall;
 pub mod l3;
 pub mod wireguard;
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +78,21 @@ impl fmt::Display for Phase {
         })
     }
 }
+
+/// How packets of this host get to an address on the underlay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// No route leads there.
+    Unreachable,
+    /// By a route that takes packets of so many bytes: its own MTU, or its link's. None where neither says.
+    Routed {
+        /// The MTU in bytes.
+        mtu: Option<u32>,
+    },
+}
+
+/// The ways to addresses on the underlay; nothing is known of one that isn't in here.
+pub type Ways = BTreeMap<IpAddr, Way>;
 
 /// What a plane found between desired and actual.
 #[derive(Clone, Debug, PartialEq, Eq)]

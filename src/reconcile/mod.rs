@@ -34,7 +34,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use crate::model::{LinkName, NetworkId};
-use crate::planes::{Phase, PlaneName, firewall, l3, wireguard};
+use crate::planes::{Phase, PlaneName, Ways, firewall, l3, wireguard};
 
 pub use conditions::{Condition, ConditionState, Conditions, conditions};
 pub use execute::{Execution, Failure, Round, converge, execute};
@@ -122,6 +122,10 @@ pub struct Observation {
     pub firewall: Result<firewall::Actual, String>,
     /// What the names of stale endpoints resolved to.
     pub names: wireguard::Names,
+    /// The ways to addresses on the underlay that a plan depends on.
+    pub ways: Ways,
+    /// How long peers have been called in vain where they are called now.
+    pub calls: wireguard::Calls,
     /// Interfaces that must not join a network: someone's session comes through them.
     pub protected: BTreeSet<LinkName>,
     /// The firewall as it was last seen with nothing left to do; none at first.

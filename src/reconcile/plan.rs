@@ -154,6 +154,8 @@ pub fn plan(target: &Target, observation: &Observation) -> Plan {
             let facts = wireguard::Facts {
                 own_key: &target.own_key,
                 names: &observation.names,
+                ways: &observation.ways,
+                calls: &observation.calls,
                 now: observation.now,
             };
             wireguard::diff(&target.wireguard, actual, facts)

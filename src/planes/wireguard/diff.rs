@@ -1,19 +1,24 @@
 //! What should be × what is → changes. Pure: the clock, the resolver's answers and the host's key are arguments.
 
+mod endpoints;
+
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
+use std::net::{IpAddr, SocketAddr};
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 
-use super::HANDSHAKE_STALE;
+use super::attempts::Calls;
 use super::state::{
     Actual, ActualDevice, ActualPeer, Change, Desired, DesiredDevice, DesiredPeer, Names, NewPeer, PeerDelta,
     Target,
 };
 use crate::model::network::EndpointHost;
 use crate::model::{LinkName, PublicKey};
-use crate::planes::{Blocked, Difference};
+use crate::planes::{Blocked, Difference, Ways};
+
+pub(super) use endpoints::is_fresh;
+use endpoints::{Choice, candidates, choose_endpoint, wants_endpoint};
 
 /// What a difference depends on beside the two states.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +27,10 @@ pub struct Facts<'a> {
     pub own_key: &'a PublicKey,
     /// What the names of [`stale_names`] resolved to.
     pub names: &'a Names,
+    /// The ways to the addresses of [`stale_addresses`].
+    pub ways: &'a Ways,
+    /// How long peers have been called in vain where they are called now.
+    pub calls: &'a Calls,
     /// The time of day, as handshakes are told in it.
     pub now: SystemTime,
 }
@@ -104,6 +113,31 @@ pub fn stale_names(desired: &Desired, actual: &Actual, now: SystemTime) -> BTree
     names
 }
 
+/// The addresses between which [`diff`] will choose: those of peers that it asks the names of, where there are several.
+#[must_use]
+pub fn stale_addresses(
+    desired: &Desired,
+    actual: &Actual,
+    names: &Names,
+    now: SystemTime,
+) -> BTreeSet<IpAddr> {
+    let mut addresses = BTreeSet::new();
+    for (link, device) in &desired.devices {
+        let actual = actual.devices.get(link);
+        for (public_key, peer) in &device.peers {
+            let actual = actual.and_then(|device| device.peers.get(public_key));
+            if peer.endpoints.is_empty() || !wants_endpoint(peer, actual, now) {
+                continue;
+            }
+            let candidates = candidates(peer, names);
+            if candidates.len() > 1 {
+                addresses.extend(candidates.iter().map(SocketAddr::ip));
+            }
+        }
+    }
+    addresses
+}
+
 fn diff_device(
     link: &LinkName,
     desired: &DesiredDevice,
@@ -143,7 +177,7 @@ fn diff_device(
     }
     for (public_key, peer) in &desired.peers {
         let known = actual.peers.get(public_key);
-        let endpoint = choose_endpoint(peer, known, facts);
+        let endpoint = choose_endpoint(link, public_key, peer, known, facts);
         if let Choice::Unresolved(name) = endpoint {
             difference.blocked.push(Blocked {
                 network: Some(desired.network),
@@ -221,89 +255,6 @@ fn diff_peer(peer: &DesiredPeer, known: &ActualPeer, endpoint: Option<SocketAddr
         keepalive: (peer.keepalive != known.keepalive).then_some(peer.keepalive),
         allowed_ips,
     }
-}
-
-/// What to do about a peer's endpoint.
-#[derive(Clone, Copy)]
-enum Choice<'a> {
-    /// Nothing.
-    Keep,
-    /// Call it there.
-    Set(SocketAddr),
-    /// It should be set, but no name of it resolves; this is the first.
-    Unresolved(&'a str),
-}
-
-impl Choice<'_> {
-    const fn address(self) -> Option<SocketAddr> {
-        match self {
-            Self::Set(address) => Some(address),
-            Self::Keep | Self::Unresolved(_) => None,
-        }
-    }
-}
-
-fn choose_endpoint<'a>(peer: &'a DesiredPeer, known: Option<&ActualPeer>, facts: Facts<'_>) -> Choice<'a> {
-    if peer.endpoints.is_empty() || !wants_endpoint(peer, known, facts.now) {
-        return Choice::Keep;
-    }
-    let current = known.and_then(|known| known.endpoint);
-    let mut first = None;
-    let mut unresolved = None;
-    for endpoint in &peer.endpoints {
-        let port = endpoint.port.unwrap_or_default();
-        let addresses = match &endpoint.host {
-            EndpointHost::Address(address) => std::slice::from_ref(address),
-            EndpointHost::Dns(name) => facts.names.get(name).map_or(&[][..], Vec::as_slice),
-        };
-        for address in addresses {
-            let address = SocketAddr::new(*address, port);
-            if current == Some(address) {
-                return Choice::Keep;
-            }
-            first = first.or(Some(address));
-        }
-        if let (EndpointHost::Dns(name), true) = (&endpoint.host, addresses.is_empty()) {
-            unresolved = unresolved.or(Some(name.as_str()));
-        }
-    }
-    match (first, unresolved) {
-        (Some(address), _) => Choice::Set(address),
-        (None, Some(name)) => Choice::Unresolved(name),
-        (None, None) => Choice::Keep,
-    }
-}
-
-/// Whether the fleet has a say in a peer's endpoint: it has none, its handshake doesn't vouch for the one it has, or that
-/// is one that only the former fleet named.
-fn wants_endpoint(peer: &DesiredPeer, known: Option<&ActualPeer>, now: SystemTime) -> bool {
-    known.is_none_or(|known| {
-        let is_left = known.endpoint.is_some_and(|endpoint| has_left(peer, endpoint));
-        known.endpoint.is_none() || is_left || !is_fresh(known.last_handshake, now)
-    })
-}
-
-/// Whether this is where the former fleet had the peer. Of a name only the port is known here: it counts where no
-/// endpoint has that port any more.
-fn has_left(peer: &DesiredPeer, current: SocketAddr) -> bool {
-    peer.left.iter().any(|endpoint| {
-        endpoint.port == Some(current.port())
-            && match &endpoint.host {
-                EndpointHost::Address(address) => *address == current.ip(),
-                EndpointHost::Dns(_) => peer.endpoints.iter().all(|now| now.port != endpoint.port),
-            }
-    })
-}
-
-/// Whether a handshake is recent. One from the future is judged by its distance too: the clock may have been set back.
-fn is_fresh(last_handshake: Option<SystemTime>, now: SystemTime) -> bool {
-    let distance = |time: SystemTime| -> Duration {
-        match now.duration_since(time) {
-            Ok(age) => age,
-            Err(ahead) => ahead.duration(),
-        }
-    };
-    last_handshake.is_some_and(|time| distance(time) <= HANDSHAKE_STALE)
 }
 
 #[cfg(test)]

@@ -15,8 +15,11 @@
 //! - An endpoint is a hint. It is set where a peer has none, when its last handshake is older than [`HANDSHAKE_STALE`]
 //!   and its endpoint is none that the fleet names, and once where a new fleet takes over and it is one that only the
 //!   former fleet named. A peer that roamed keeps what it roamed to.
+//! - A peer that doesn't answer at one address is called at the next after [`ATTEMPT`]. Keepalives make it try: those that
+//!   the fleet sends to nobody are called only when there is something to send.
 
 mod apply;
+mod attempts;
 mod compile;
 mod diff;
 mod observe;
@@ -28,8 +31,9 @@ use crate::model::LinkName;
 use crate::sys::wg::WgError;
 
 pub use apply::{apply, apply_all, device_update};
+pub use attempts::{ATTEMPT, Attempts, Calls};
 pub use compile::{compile, render_setconf};
-pub use diff::{Facts, diff, stale_names};
+pub use diff::{Facts, diff, stale_addresses, stale_names};
 pub use observe::{decode_device, observe, resolve_names};
 pub use state::{
     Actual, ActualDevice, ActualPeer, Change, Desired, DesiredDevice, DesiredPeer, Names, NewPeer, PeerDelta,

@@ -10,7 +10,7 @@ use crate::planes::firewall::tests::interpreter::{Hook, Seen, passes};
 use crate::planes::firewall::{self, Packet, Table};
 use crate::planes::l3::kernel::Kernel;
 use crate::planes::l3::{self, LinkType, Op};
-use crate::planes::{PlaneName, wireguard};
+use crate::planes::{PlaneName, Ways, wireguard};
 use crate::reconcile::{Change, Host, Observation, Target};
 use crate::sys::wg;
 use sha2::{Digest as _, Sha256};
@@ -422,6 +422,8 @@ impl Host for MemoryHost {
             wireguard,
             firewall: refuse(PlaneName::Firewall).map(|()| self.observe_firewall()),
             names: wireguard::Names::new(),
+            ways: Ways::new(),
+            calls: wireguard::Calls::new(),
             protected: BTreeSet::new(),
             verified: self.verified.clone(),
             now: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000),

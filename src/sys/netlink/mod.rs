@@ -17,6 +17,7 @@ mod types;
 mod wire;
 
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
@@ -29,8 +30,8 @@ use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessag
 
 pub use events::Events;
 pub use types::{
-    AddMode, Address, Event, Family, Link, NewLink, NewLinkKind, Route, RouteFilter, RouteKind, Rule, Write,
-    address_flag, scope,
+    AddMode, Address, Event, Family, Hop, Link, NewLink, NewLinkKind, Route, RouteFilter, RouteKind, Rule,
+    Write, address_flag, scope,
 };
 
 /// `NLM_F_DUMP_INTR`: the table changed while it was read.
@@ -117,6 +118,8 @@ pub mod errno {
     pub const EAGAIN: i32 = 11;
     /// Out of memory.
     pub const ENOMEM: i32 = 12;
+    /// Not allowed.
+    pub const EACCES: i32 = 13;
     /// Busy.
     pub const EBUSY: i32 = 16;
     /// It exists.
@@ -135,6 +138,8 @@ pub mod errno {
     pub const ENETUNREACH: i32 = 101;
     /// No buffer space.
     pub const ENOBUFS: i32 = 105;
+    /// The host isn't reachable.
+    pub const EHOSTUNREACH: i32 = 113;
 }
 
 /// A connection to the kernel's routing tables. Clones share one socket.
@@ -238,6 +243,36 @@ impl Netlink {
                 && (route.other || filter.device.is_none_or(|device| route.device == Some(device)))
         });
         Ok(routes)
+    }
+
+    /// The routes to addresses, in their order; none where nothing leads there.
+    ///
+    /// # Errors
+    /// See [`NetlinkError`].
+    pub async fn hops(&self, addresses: &[IpAddr]) -> Result<Vec<Option<Hop>>, NetlinkError> {
+        const WHAT: &str = "look a route up";
+        let refuses = [
+            errno::ENETUNREACH,
+            errno::EHOSTUNREACH,
+            errno::EACCES,
+            errno::EINVAL,
+        ];
+        let answers = futures::stream::iter(addresses).map(|address| {
+            let answers = self.send(WHAT, wire::encode_hop(*address));
+            async move { collect(WHAT, answers?).await }
+        });
+        let answers: Vec<_> = answers.buffered(PIPELINE).collect().await;
+        answers
+            .into_iter()
+            .map(|answer| match answer {
+                Ok((messages, _)) => Ok(messages.into_iter().find_map(|message| match message {
+                    RouteNetlinkMessage::NewRoute(route) => wire::decode_hop(&route),
+                    _ => None,
+                })),
+                Err(error) if error.errno().is_some_and(|errno| refuses.contains(&errno)) => Ok(None),
+                Err(error) => Err(error),
+            })
+            .collect()
     }
 
     /// All rules of one family.

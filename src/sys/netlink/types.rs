@@ -134,6 +134,15 @@ pub struct Route {
     pub other: bool,
 }
 
+/// How the kernel gets to an address: the route that it would take now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hop {
+    /// The indexes of the links that it may go out by: several where the route has several next hops.
+    pub devices: Vec<u32>,
+    /// The route's own MTU in bytes (`RTAX_MTU`). What path MTU discovery found is not in it.
+    pub mtu: Option<u32>,
+}
+
 /// A policy rule that looks a table up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {

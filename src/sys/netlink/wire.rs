@@ -15,7 +15,8 @@ use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+    RouteScope, RouteType,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -24,7 +25,8 @@ use rtnetlink::packet_core::{
 };
 
 use super::types::{
-    AddMode, Address, Family, Link, NewLink, NewLinkKind, Route, RouteKind, Rule, Write, address_flag, scope,
+    AddMode, Address, Family, Hop, Link, NewLink, NewLinkKind, Route, RouteKind, Rule, Write, address_flag,
+    scope,
 };
 
 pub(super) fn family(family: Family) -> AddressFamily {
@@ -220,6 +222,47 @@ pub(super) fn decode_rule(message: &RuleMessage) -> Option<Rule> {
         }
     }
     Some(rule)
+}
+
+/// A question for the route to an address. The answer is the route itself (`RTM_F_FIB_MATCH`), without what path MTU
+/// discovery or a redirect made of it.
+pub(super) fn encode_hop(address: IpAddr) -> NetlinkMessage<RouteNetlinkMessage> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(Family::of(address));
+    message.header.flags = RouteFlags::FibMatch;
+    let (length, destination) = match address {
+        IpAddr::V4(ip) => (32, RouteAddress::Inet(ip)),
+        IpAddr::V6(ip) => (128, RouteAddress::Inet6(ip)),
+    };
+    message.header.destination_prefix_length = length;
+    message.attributes.push(RouteAttribute::Destination(destination));
+    let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetRoute(message));
+    message.header.flags = NLM_F_REQUEST | NLM_F_ACK;
+    message
+}
+
+/// Decodes the answer; none where the route is one that refuses.
+pub(super) fn decode_hop(message: &RouteMessage) -> Option<Hop> {
+    if !matches!(message.header.kind, RouteType::Unicast | RouteType::Local) {
+        return None;
+    }
+    let mut hop = Hop::default();
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => hop.devices.push(*index),
+            RouteAttribute::MultiPath(hops) => {
+                hop.devices.extend(hops.iter().map(|hop| hop.interface_index));
+            }
+            RouteAttribute::Metrics(metrics) => {
+                hop.mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    Some(hop)
 }
 
 const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
