@@ -2,6 +2,7 @@
 
 pub(crate) mod doctor;
 mod events;
+pub(crate) mod explain;
 pub(crate) mod files;
 mod resolver;
 mod session;
@@ -240,18 +241,26 @@ impl RealHost {
         }
     }
 
-    /// What this host should be like.
+    /// What this host should be like, as far as whoever opened it can see to that.
     ///
     /// # Errors
     /// The fleet doesn't know this node.
     pub fn target(&self, own: &HostConfig, fleet: &Fleet) -> Result<Target, IntentError> {
+        Ok(self.fit(self.wanted(own, fleet)?))
+    }
+
+    /// What this host should be like.
+    ///
+    /// # Errors
+    /// The fleet doesn't know this node.
+    pub fn wanted(&self, own: &HostConfig, fleet: &Fleet) -> Result<Target, IntentError> {
         let facts = intent::Facts {
             isolation: self.isolation,
             host_services_in_vrf: own.isolation.host_services_in_vrf,
         };
         let intent = intent::compile(fleet, &own.node, &facts)?;
         let key = self.key.as_ref().map_or(intent.public_key, PrivateKey::public);
-        Ok(self.fit(Target::new(intent, key, &self.l3_facts)))
+        Ok(Target::new(intent, key, &self.l3_facts))
     }
 
     /// What reading the files brought up is worth knowing wherever the target is shown.

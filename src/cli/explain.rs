@@ -10,7 +10,9 @@ use clap::Args;
 use super::offline::facts;
 use super::{CliError, Global};
 use crate::config;
-use crate::model::Name;
+use crate::host::explain::Sight;
+use crate::model::host::HostConfig;
+use crate::model::{Fleet, Name};
 use crate::report::explain::{Asked, Explainer, Explanation, Flow, Verdict};
 
 /// `explain`
@@ -87,20 +89,42 @@ fn question(line: &str) -> Result<Asked, String> {
     })
 }
 
-pub(super) fn explain(global: &Global, args: &Explain) -> Result<ExitCode, CliError> {
-    if !args.from_fleet {
-        let text = "this host can't be looked at yet: --from-fleet says what the fleet decides";
-        return Err(CliError::Other(text.to_owned()));
-    }
+pub(super) async fn explain(global: &Global, args: &Explain) -> Result<ExitCode, CliError> {
     let asked = args.asked()?;
     let (own, _) = config::load_host(&global.config)?;
     let fleet = config::load_fleet(&own.fleet_dir)?.fleet;
-    let mut explainer = Explainer::offline(&fleet, facts(&own));
+    let explanations = if args.from_fleet {
+        answer(&mut Explainer::offline(&fleet, facts(&own)), &asked)?
+    } else {
+        look(&own, &fleet, &asked).await?
+    };
+    print(global, args, &asked, &explanations)
+}
+
+fn answer(explainer: &mut Explainer<'_>, asked: &[Asked]) -> Result<Vec<Explanation>, CliError> {
     let explanations = asked
         .iter()
         .map(|asked| explainer.explain(asked).map_err(|error| CliError::new(&error)));
-    let explanations: Vec<Explanation> = explanations.collect::<Result<_, _>>()?;
-    print(global, args, &asked, &explanations)
+    explanations.collect()
+}
+
+/// Each answer may lead to a route that wasn't looked up yet: one for the packet and one for the answer, as this host is
+/// passed once on each way.
+async fn look(own: &HostConfig, fleet: &Fleet, asked: &[Asked]) -> Result<Vec<Explanation>, CliError> {
+    let (sight, live) = Sight::open(own, fleet)
+        .await
+        .map_err(|error| CliError::new(&error))?;
+    let mut explainer = Explainer::live(fleet, facts(own), live);
+    loop {
+        let explanations = answer(&mut explainer, asked)?;
+        let missing = explainer.missing();
+        if missing.is_empty() {
+            return Ok(explanations);
+        }
+        for (lookup, found) in sight.routes(missing).await {
+            explainer.learn(lookup, found);
+        }
+    }
 }
 
 fn print(

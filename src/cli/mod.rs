@@ -366,7 +366,7 @@ fn dispatch(global: &Global, command: Command) -> Result<ExitCode, CliError> {
         Command::Pki(command) => runtime(federation::site::pki(global, command)),
         Command::Token(command) => runtime(federation::token::token(global, command)),
         Command::Doctor => runtime(doctor::doctor(global)),
-        Command::Explain(args) => explain::explain(global, &args),
+        Command::Explain(args) => runtime(explain::explain(global, &args)),
         Command::Status(args) => runtime(status::status(global, args.watch)),
         Command::Down => runtime(online::down(global)),
         Command::Openapi { peer_facing } => {

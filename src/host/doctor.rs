@@ -1,6 +1,6 @@
 //! Looks at what `sdwand doctor` judges. It reads, and changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,10 @@ use serde::Deserialize;
 
 use crate::config::Loaded;
 use crate::model::host::HostConfig;
+use crate::model::ownership;
 use crate::report::chain;
 use crate::report::doctor::{Chain, DaemonFact, DiskFact, Facts, FileFact, Networkd};
+use crate::report::foreign::Ruleset;
 use crate::sys::exec::{self, Run};
 use crate::sys::netlink::{Netlink, NetlinkError};
 
@@ -116,6 +118,23 @@ fn decode_chains(listing: &[u8]) -> Result<Vec<Chain>, String> {
         hook: listed.hook,
     });
     Ok(chains.collect())
+}
+
+/// The chains of others with their rules: the tables that have a chain on a hook which the overlay passes.
+pub(crate) async fn foreign() -> Result<Ruleset, String> {
+    let chains = chains().await?;
+    let passed = chains
+        .iter()
+        .filter(|chain| ["input", "forward", "output"].contains(&chain.hook.as_str()));
+    let tables: BTreeSet<(&str, &str)> = passed
+        .map(|chain| (chain.family.as_str(), chain.table.as_str()))
+        .filter(|table| *table != ("inet", ownership::NFT_TABLE) && ["ip", "ip6", "inet"].contains(&table.0))
+        .collect();
+    let mut listings = Vec::new();
+    for (family, table) in tables {
+        listings.push(run("nft", &["-j", "list", "table", family, table]).await?);
+    }
+    Ruleset::decode(&listings)
 }
 
 /// What a file holds; none where there is no such file.

@@ -295,7 +295,7 @@ fn chains(facts: &Facts, found: &mut Found) {
 
 /// How the overlay gets through a chain that drops what it doesn't know; none where it isn't in the way. The wildcards are
 /// those of our links and VRFs: in `forward`, what comes in by a VRF's link has the VRF's name.
-fn way_through(chain: &Chain, all: &[Chain], ports: &[u16]) -> Option<String> {
+pub(super) fn way_through(chain: &Chain, all: &[Chain], ports: &[u16]) -> Option<String> {
     if (chain.family.as_str(), chain.table.as_str()) == ("inet", ownership::NFT_TABLE) {
         return None;
     }

@@ -10,6 +10,7 @@
 //! Nothing is judged anew here: the routes are those of the l3 plane, AllowedIPs those of the WireGuard plane, rulings those
 //! of [`firewall::judge`](crate::planes::firewall::judge).
 
+mod live;
 mod resolve;
 mod show;
 mod view;
@@ -28,6 +29,7 @@ use crate::intent::{self, Facts};
 use crate::model::network::Network;
 use crate::model::{Fleet, LinkName, Name};
 use crate::planes::firewall::Packet;
+pub use live::{Found, Live, Lookup};
 use resolve::{Resolved, resolve};
 use view::View;
 use walk::{Trip, Way};
@@ -318,6 +320,7 @@ pub struct Explainer<'a> {
     fleet: &'a Fleet,
     facts: Facts,
     views: BTreeMap<Name, Rc<View>>,
+    here: Option<Rc<View>>,
 }
 
 impl<'a> Explainer<'a> {
@@ -328,6 +331,32 @@ impl<'a> Explainer<'a> {
             fleet,
             facts,
             views: BTreeMap::new(),
+            here: None,
+        }
+    }
+
+    /// The same, but for the host that was looked at.
+    #[must_use]
+    pub fn live(fleet: &'a Fleet, facts: Facts, live: Live) -> Self {
+        Self {
+            here: Some(Rc::new(View::of_host(live))),
+            ..Self::offline(fleet, facts)
+        }
+    }
+
+    /// The routes of this host that an explanation would have needed; explain again once they are known.
+    #[must_use]
+    pub fn missing(&self) -> BTreeSet<Lookup> {
+        self.here
+            .as_ref()
+            .map(|view| view.take_missing())
+            .unwrap_or_default()
+    }
+
+    /// Takes what the kernel said.
+    pub fn learn(&mut self, lookup: Lookup, found: Result<Found, String>) {
+        if let Some(view) = &self.here {
+            view.learn(lookup, found);
         }
     }
 
@@ -336,6 +365,16 @@ impl<'a> Explainer<'a> {
     /// # Errors
     /// It isn't clear what is asked.
     pub fn explain(&mut self, asked: &Asked) -> Result<Explanation, AskError> {
+        let by_fleet = self.trip(asked, None)?;
+        let Some(here) = self.here.clone() else {
+            return Ok(by_fleet);
+        };
+        let mut explanation = self.trip(asked, Some(&here))?;
+        explanation.disagreements = compare(&here.intent.node, &by_fleet, &explanation);
+        Ok(explanation)
+    }
+
+    fn trip(&mut self, asked: &Asked, here: Option<&Rc<View>>) -> Result<Explanation, AskError> {
         let mut explanation = Explanation::of(asked.flow);
         let (network, source, destination) = match resolve(self.fleet, asked)? {
             Resolved::Apart { text, fix } => {
@@ -367,7 +406,7 @@ impl<'a> Explainer<'a> {
             passed: &BTreeSet::new(),
             advice: &advice,
         };
-        let way = self.follow(&request, start)?;
+        let way = self.follow(&request, start, here)?;
         explanation.mtu = way.mtu;
         let passed: BTreeSet<Name> = way.hops.iter().map(|hop| hop.node.clone()).collect();
         explanation.hops = way.hops;
@@ -380,15 +419,20 @@ impl<'a> Explainer<'a> {
                 passed: &passed,
                 advice: "let the answer come the way of the request, or add a rule that lets it pass",
             };
-            explanation.answers = self.follow(&answer, &end)?.hops;
+            explanation.answers = self.follow(&answer, &end, here)?.hops;
             explanation.conclude(true);
         }
         Ok(explanation)
     }
 
-    fn follow(&mut self, trip: &Trip<'_>, start: &Name) -> Result<Way, AskError> {
+    fn follow(&mut self, trip: &Trip<'_>, start: &Name, here: Option<&Rc<View>>) -> Result<Way, AskError> {
         let (fleet, facts, views) = (self.fleet, &self.facts, &mut self.views);
         let mut view = |node: &Name| -> Result<Rc<View>, AskError> {
+            if let Some(here) = here
+                && here.intent.node == *node
+            {
+                return Ok(Rc::clone(here));
+            }
             if let Some(view) = views.get(node) {
                 return Ok(Rc::clone(view));
             }
@@ -398,6 +442,43 @@ impl<'a> Explainer<'a> {
         };
         trip.follow(&mut view, start)
     }
+}
+
+/// Where what is on this host decides otherwise than what the fleet says.
+fn compare(node: &Name, by_fleet: &Explanation, there: &Explanation) -> Vec<Disagreement> {
+    let hops = |explanation: &Explanation| -> Vec<(bool, Hop)> {
+        let requests = explanation.hops.iter().map(|hop| (false, hop.clone()));
+        let answers = explanation.answers.iter().map(|hop| (true, hop.clone()));
+        requests
+            .chain(answers)
+            .filter(|(_, hop)| hop.node == *node)
+            .collect()
+    };
+    let mut found = Vec::new();
+    for (of_answer, hop) in hops(there) {
+        let wanted = hops(by_fleet);
+        let Some((_, wanted)) = wanted.into_iter().find(|(answer, _)| *answer == of_answer) else {
+            continue;
+        };
+        for check in &wanted.checks {
+            let Some(here) = hop.checks.iter().find(|here| here.check == check.check) else {
+                continue;
+            };
+            let same = match check.check {
+                "route" => here.passes == check.passes && hop.goes_out == wanted.goes_out,
+                _ => here.passes == check.passes && here.text == check.text,
+            };
+            let disagreement = Disagreement {
+                check: check.check,
+                live: here.text.clone(),
+                fleet: check.text.clone(),
+            };
+            if !same && here.passes != Passes::Unknown && !found.contains(&disagreement) {
+                found.push(disagreement);
+            }
+        }
+    }
+    found
 }
 
 impl Explanation {

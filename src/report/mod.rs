@@ -2,6 +2,7 @@
 
 pub mod doctor;
 pub mod explain;
+pub mod foreign;
 pub mod plan;
 pub mod status;
 

@@ -10,7 +10,7 @@ use super::line::decode_verdict_key;
 use super::policy::{Cell, Class, Family, Part, Policy, PolicyRule, intersection};
 use super::state::{Key, Set, SetKind, Table, Value, names};
 use crate::model::network::{Action, DefaultAction, NetworkId, PortRange};
-use crate::model::{AddressSet, Name};
+use crate::model::{AddressSet, LinkName, Name};
 
 /// What an observed table lets pass in one network, as far as it is of our making.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +59,34 @@ pub(super) fn lift(table: &Table) -> BTreeMap<NetworkId, Lifted> {
             (id, lifted)
         })
         .collect()
+}
+
+/// What an observed table lets pass, network by network; what it doesn't say is as in `wanted`. A network that it doesn't
+/// have isn't judged at all, and is left out.
+#[must_use]
+pub fn observed(table: Option<&Table>, wanted: &BTreeMap<NetworkId, Policy>) -> BTreeMap<NetworkId, Policy> {
+    let lifted = table.map(lift).unwrap_or_default();
+    let there = wanted.iter().filter_map(|(id, wanted)| {
+        let lifted = lifted.get(id)?;
+        let dispatched = |link: &&LinkName| lifted.entries.contains(link.as_str());
+        let policy = Policy {
+            links: wanted.links.iter().filter(dispatched).cloned().collect(),
+            guarded: lifted.guarded.clone(),
+            own: lifted.own.clone(),
+            local: lifted.local.clone(),
+            bound: lifted.bound.clone(),
+            relays: lifted.relays,
+            default_action: if lifted.accepts_rest {
+                DefaultAction::Accept
+            } else {
+                DefaultAction::Drop
+            },
+            rules: lifted.rules.clone(),
+            ..wanted.clone()
+        };
+        Some((*id, policy))
+    });
+    there.collect()
 }
 
 /// The interfaces whose packets for the host this network judges.

@@ -1,30 +1,48 @@
 //! One host as the walk sees it: what the planes compile for it, or what is there.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 
-use crate::intent::{HostIntent, NetworkIntent};
+use crate::intent::{HostIntent, LanIntent, NetworkIntent};
 use crate::model::network::NetworkId;
 use crate::model::{LinkName, Name, PublicKey};
 use crate::planes::firewall::Policy;
-use crate::planes::{l3, wireguard};
+use crate::planes::{firewall, l3, wireguard};
+use crate::report::foreign::Ruleset;
+
+use super::live::{Found, Live, Lookup};
 
 /// A host.
 pub(super) struct View {
     pub(super) intent: HostIntent,
     l3: l3::State,
-    devices: BTreeMap<LinkName, Device>,
-    policies: BTreeMap<NetworkId, Policy>,
+    devices: Result<BTreeMap<LinkName, Device>, String>,
+    policies: Result<BTreeMap<NetworkId, Policy>, String>,
+    eyes: Option<Eyes>,
+}
+
+/// What only a host that is looked at has.
+pub(super) struct Eyes {
+    pub(super) now: SystemTime,
+    pub(super) foreign: Result<Ruleset, String>,
+    lan_addresses: BTreeSet<(LinkName, IpAddr)>,
+    routes: RefCell<BTreeMap<Lookup, Result<Found, String>>>,
+    missing: RefCell<BTreeSet<Lookup>>,
 }
 
 type Device = BTreeMap<PublicKey, Peer>;
 
 /// A WireGuard peer.
 pub(super) struct Peer {
-    pub(super) node: Name,
+    /// The node; none where the fleet has no such key.
+    pub(super) node: Option<Name>,
     allowed_ips: BTreeSet<IpNet>,
+    /// When it last shook hands, where that is known.
+    pub(super) last_handshake: Option<SystemTime>,
 }
 
 /// Where a packet goes.
@@ -40,6 +58,8 @@ pub(super) enum Routed {
     },
     /// Nowhere, and why.
     Nowhere(String),
+    /// It can't be told, and why.
+    Unknown(String),
 }
 
 impl View {
@@ -48,28 +68,91 @@ impl View {
         let devices = wireguard::compile(&intent).devices.into_iter();
         Self {
             l3: l3::compile(&intent, &l3::Facts::offline()),
-            devices: devices
+            eyes: None,
+            devices: Ok(devices
                 .map(|(link, device)| {
                     let peers = device.peers.into_iter().map(|(key, peer)| {
-                        let (node, allowed_ips) = (peer.node, peer.allowed_ips);
-                        (key, Peer { node, allowed_ips })
+                        let peer = Peer {
+                            node: Some(peer.node),
+                            allowed_ips: peer.allowed_ips,
+                            last_handshake: None,
+                        };
+                        (key, peer)
                     });
                     (link, peers.collect())
                 })
-                .collect(),
-            policies: Policy::all_of(&intent),
+                .collect()),
+            policies: Ok(Policy::all_of(&intent)),
             intent,
         }
     }
 
-    pub(super) fn policies(&self) -> &BTreeMap<NetworkId, Policy> {
-        &self.policies
+    /// The host as it is.
+    pub(super) fn of_host(live: Live) -> Self {
+        let wanted = wireguard::compile(&live.intent);
+        let peers = wanted.devices.values().flat_map(|device| &device.peers);
+        let names: BTreeMap<PublicKey, Name> = peers.map(|(key, peer)| (*key, peer.node.clone())).collect();
+        let devices = live.wireguard.map(|actual| {
+            let devices = actual.devices.into_iter().map(|(link, device)| {
+                let peers = device.peers.into_iter().map(|(key, peer)| {
+                    let peer = Peer {
+                        node: names.get(&key).cloned(),
+                        allowed_ips: peer.allowed_ips,
+                        last_handshake: peer.last_handshake,
+                    };
+                    (key, peer)
+                });
+                (link, peers.collect())
+            });
+            devices.collect()
+        });
+        let policies = live
+            .firewall
+            .map(|actual| firewall::observed(actual.table.as_ref(), &Policy::all_of(&live.intent)));
+        let (l3, interfaces) = match live.l3 {
+            Ok(actual) => (actual.state, actual.interfaces),
+            // Its routes are asked of the kernel in any case.
+            Err(_) => (l3::compile(&live.intent, &l3::Facts::offline()), BTreeMap::new()),
+        };
+        let lan_addresses = interfaces.into_iter().flat_map(|(name, interface)| {
+            let addresses = interface.addresses.into_iter();
+            addresses.map(move |address| (name.clone(), address.address.addr()))
+        });
+        Self {
+            eyes: Some(Eyes {
+                now: live.now,
+                foreign: live.foreign,
+                lan_addresses: lan_addresses.collect(),
+                routes: RefCell::default(),
+                missing: RefCell::default(),
+            }),
+            l3,
+            devices,
+            policies,
+            intent: live.intent,
+        }
+    }
+
+    pub(super) const fn eyes(&self) -> Option<&Eyes> {
+        self.eyes.as_ref()
+    }
+
+    pub(super) fn policies(&self) -> Result<&BTreeMap<NetworkId, Policy>, &str> {
+        self.policies.as_ref().map_err(String::as_str)
     }
 
     /// Whether an address is this host's own in a network.
     pub(super) fn is_local(&self, network: NetworkId, address: IpAddr) -> bool {
         let mut links = self.l3.links.values().filter(|link| link.network == network);
+        let on_lan = |lan: &LanIntent| {
+            let own = (lan.interface.clone(), address);
+            self.eyes
+                .as_ref()
+                .is_some_and(|eyes| eyes.lan_addresses.contains(&own))
+        };
+        let wanted = self.intent.networks.get(&network);
         links.any(|link| link.addresses.iter().any(|own| own.addr() == address))
+            || wanted.is_some_and(|network| network.lans.iter().any(on_lan))
     }
 
     /// The interface of the LAN that an address is in.
@@ -80,8 +163,56 @@ impl View {
             .map(|lan| &lan.interface)
     }
 
+    /// Where the host sends a packet.
+    pub(super) fn route(
+        &self,
+        network: &NetworkIntent,
+        source: IpAddr,
+        destination: IpAddr,
+        came_in: Option<&LinkName>,
+    ) -> Routed {
+        let Some(eyes) = &self.eyes else {
+            return self.route_of_fleet(network, destination);
+        };
+        let lookup = Lookup {
+            network: network.id,
+            source,
+            destination,
+            came_in: came_in.cloned(),
+        };
+        let found = eyes.routes.borrow().get(&lookup).cloned();
+        match found {
+            Some(Ok(Found::Local)) => Routed::Local,
+            Some(Ok(Found::Out { device, gateway })) => Routed::Out {
+                device,
+                gateway,
+                by: destination.to_string(),
+            },
+            Some(Ok(Found::Nowhere(why))) => Routed::Nowhere(why),
+            Some(Err(error)) => Routed::Unknown(error),
+            None => {
+                eyes.missing.borrow_mut().insert(lookup);
+                Routed::Unknown("its route wasn't looked up".to_owned())
+            }
+        }
+    }
+
+    /// The routes that were asked for and aren't known yet; from now on they aren't asked for.
+    pub(super) fn take_missing(&self) -> BTreeSet<Lookup> {
+        self.eyes
+            .as_ref()
+            .map(|eyes| eyes.missing.take())
+            .unwrap_or_default()
+    }
+
+    pub(super) fn learn(&self, lookup: Lookup, found: Result<Found, String>) {
+        if let Some(eyes) = &self.eyes {
+            eyes.routes.borrow_mut().insert(lookup, found);
+        }
+    }
+
     /// Where the network's table sends a packet: the longest prefix, then the lowest metric.
-    pub(super) fn route(&self, network: &NetworkIntent, destination: IpAddr) -> Routed {
+    fn route_of_fleet(&self, network: &NetworkIntent, destination: IpAddr) -> Routed {
         if self.is_local(network.id, destination) {
             return Routed::Local;
         }
@@ -108,29 +239,40 @@ impl View {
     }
 
     /// The peer of a link that carries an address: the longest prefix, as WireGuard looks it up.
-    pub(super) fn carrier(&self, link: &LinkName, address: IpAddr) -> Option<(&PublicKey, &Peer)> {
-        let peers = self.devices.get(link)?.iter();
+    ///
+    /// # Errors
+    /// The devices can't be read.
+    pub(super) fn carrier(
+        &self,
+        link: &LinkName,
+        address: IpAddr,
+    ) -> Result<Option<(&PublicKey, &Peer)>, &str> {
+        let devices = self.devices.as_ref().map_err(String::as_str)?;
+        let peers = devices.get(link).into_iter().flatten();
         let longest = |peer: &Peer| {
             let within = peer.allowed_ips.iter().filter(|net| net.contains(&address));
             within.map(IpNet::prefix_len).max()
         };
         let carriers = peers.filter_map(|(key, peer)| Some((longest(peer)?, key, peer)));
-        carriers
-            .max_by_key(|(length, _, _)| *length)
-            .map(|(_, key, peer)| (key, peer))
+        let longest = carriers.max_by_key(|(length, _, _)| *length);
+        Ok(longest.map(|(_, key, peer)| (key, peer)))
     }
 
     /// The link on which one of these keys is a peer.
+    ///
+    /// # Errors
+    /// The devices can't be read.
     pub(super) fn link_to<'a>(
         &self,
         network: &'a NetworkIntent,
         keys: &[PublicKey],
-    ) -> Option<(&'a LinkName, PublicKey)> {
-        network.links.iter().find_map(|link| {
-            let peers = self.devices.get(&link.name)?;
+    ) -> Result<Option<(&'a LinkName, PublicKey)>, &str> {
+        let devices = self.devices.as_ref().map_err(String::as_str)?;
+        Ok(network.links.iter().find_map(|link| {
+            let peers = devices.get(&link.name)?;
             let key = keys.iter().find(|key| peers.contains_key(*key))?;
             Some((&link.name, *key))
-        })
+        }))
     }
 
     /// The keys by which others know this host.

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use super::view::{Routed, View};
+use super::view::{Peer, Routed, View};
 use super::{AskError, Check, Hop, Passes};
 use crate::intent::NetworkIntent;
 use crate::model::network::{Action, DefaultAction, Network};
 use crate::model::{LinkName, Name, PublicKey};
 use crate::planes::firewall::{self, Guard, Hook, Packet, Ruling};
+use crate::planes::wireguard::HANDSHAKE_STALE;
+use crate::report::foreign::{Fate, Seen};
 
 /// One packet, and what is known before it sets out.
 pub(super) struct Trip<'a> {
@@ -99,7 +101,7 @@ impl<'a> Step<'a> {
     fn new(trip: &'a Trip<'a>, view: &'a View) -> Self {
         let hop = Hop {
             node: view.intent.node.clone(),
-            live: false,
+            live: view.eyes().is_some(),
             hook: None,
             comes_in: None,
             goes_out: None,
@@ -142,8 +144,15 @@ impl<'a> Step<'a> {
             Ok(link) => link,
             Err(next) => return next,
         };
-        let routed = view.route(network, self.trip.packet.destination);
+        let packet = self.trip.packet;
+        let routed = view.route(
+            network,
+            packet.source,
+            packet.destination,
+            self.hop.comes_in.as_ref(),
+        );
         match &routed {
+            Routed::Unknown(text) => return self.unknown("route", text.clone()),
             Routed::Local => self.ok("route", "it is for this host".to_owned()),
             Routed::Out { device, gateway, by } => {
                 self.hop.goes_out = Some(device.clone());
@@ -160,10 +169,16 @@ impl<'a> Step<'a> {
                 return self.block("route", text.clone(), Some(fix));
             }
         }
-        if !self.firewall() {
+        if !self.firewall() || !self.foreign(network) {
             return Next::Ended;
         }
         self.leave(network)
+    }
+
+    /// What can't be read on this host.
+    fn unknown(&mut self, check: &'static str, text: String) -> Next {
+        self.add(check, Passes::Unknown, text, Some("run as root".to_owned()));
+        Next::Ended
     }
 
     /// By which interface it comes in, if WireGuard takes it from there.
@@ -174,41 +189,61 @@ impl<'a> Step<'a> {
             Arrival::Start => return Ok(View::lan_of(network, source).cloned()),
             Arrival::Peer { node, keys } => (node, keys),
         };
-        let Some((link, key)) = self.view.link_to(network, keys) else {
+        let found = match self.view.link_to(network, keys) {
+            Ok(found) => found,
+            Err(error) => return Err(self.unknown("source_validation", error.to_owned())),
+        };
+        let Some((link, key)) = found else {
             let text = format!("{node} is no peer of it");
             let fix = format!("give {node} or {} an endpoint", self.hop.node);
             return Err(self.block("source_validation", text, Some(fix)));
         };
         match self.view.carrier(link, source) {
-            Some((carrier, _)) if *carrier == key => {
+            Err(error) => Err(self.unknown("source_validation", error.to_owned())),
+            Ok(Some((carrier, _))) if *carrier == key => {
                 self.ok(
                     "source_validation",
                     format!("{link}: {node} may send from {source}"),
                 );
                 Ok(Some(link.clone()))
             }
-            other => {
-                let who = other.map_or("nobody", |(_, peer)| peer.node.as_str());
+            Ok(other) => {
+                let peer = other.and_then(|(_, peer)| peer.node.as_ref());
+                let who = peer.map_or("nobody", |node| node.as_str());
                 let text = format!("{link} takes {source} from {who}, not from {node} (AllowedIPs)");
                 Err(self.block("source_validation", text, None))
             }
         }
     }
 
+    /// Where it is judged here; none where it isn't.
+    fn hook(&self) -> Option<Hook> {
+        match (&self.hop.comes_in, &self.hop.goes_out) {
+            // From the host to itself.
+            (None, None) => None,
+            (None, Some(to)) => Some(Hook::Output(to.clone())),
+            (Some(from), None) => Some(Hook::Input(from.clone())),
+            // Neighbours in one LAN, who don't ask this host.
+            (Some(from), Some(to)) if from == to && self.is_lan(from) => None,
+            (Some(from), Some(to)) => Some(Hook::Forward(from.clone(), to.clone())),
+        }
+    }
+
     /// Whether our table lets it pass.
     fn firewall(&mut self) -> bool {
-        let hook = match (&self.hop.comes_in, &self.hop.goes_out) {
-            // From the host to itself.
-            (None, None) => return true,
-            (None, Some(to)) => Hook::Output(to.clone()),
-            (Some(from), None) => Hook::Input(from.clone()),
-            // Neighbours in one LAN, who don't ask this host.
-            (Some(from), Some(to)) if from == to && self.is_lan(from) => return true,
-            (Some(from), Some(to)) => Hook::Forward(from.clone(), to.clone()),
+        let Some(hook) = self.hook() else {
+            return true;
         };
         self.hop.hook = Some(hook.name());
         let established = self.trip.passed.contains(&self.hop.node);
-        let ruling = firewall::judge(self.view.policies(), &hook, self.trip.packet, established);
+        let policies = match self.view.policies() {
+            Ok(policies) => policies,
+            Err(error) => {
+                self.unknown("firewall", error.to_owned());
+                return true;
+            }
+        };
+        let ruling = firewall::judge(policies, &hook, self.trip.packet, established);
         let at = hook.name();
         let name = &self.trip.network.name;
         let (text, fix) = match &ruling {
@@ -246,6 +281,82 @@ impl<'a> Step<'a> {
         ruling.passes()
     }
 
+    /// Whether the chains of others let it pass, on a host that is looked at.
+    fn foreign(&mut self, network: &NetworkIntent) -> bool {
+        let (Some(hook), Some(eyes)) = (self.hook(), self.view.eyes()) else {
+            return true;
+        };
+        let rules = match &eyes.foreign {
+            Ok(rules) => rules,
+            Err(error) => {
+                self.unknown("foreign_chains", error.clone());
+                return true;
+            }
+        };
+        // Under a VRF, what comes in bears the VRF's name from here on.
+        let seen_as = |link: &LinkName| network.vrf.as_ref().unwrap_or(link).as_str().to_owned();
+        let iif = self.hop.comes_in.as_ref().map(seen_as).unwrap_or_default();
+        let oif = self.hop.goes_out.as_ref().map_or("", |link| link.as_str());
+        let packet = self.trip.packet;
+        let fate = rules.fate(&Seen {
+            hook: hook.name(),
+            iif: &iif,
+            oif,
+            source: packet.source,
+            destination: packet.destination,
+            protocol: Some(packet.protocol),
+            port: Some(packet.port),
+            established: self.trip.passed.contains(&self.hop.node),
+        });
+        match fate {
+            Fate::Passes => {
+                self.ok("foreign_chains", "no chain of others drops it".to_owned());
+                true
+            }
+            Fate::Dropped(chain) => {
+                let fix = rules.way_through(&chain, &[]);
+                self.block("foreign_chains", format!("{chain} drops it"), fix);
+                false
+            }
+            Fate::Unclear(chain) => {
+                let text = format!("{chain} drops it or not: it asks what can't be told from here");
+                let fix = rules.way_through(&chain, &[]);
+                self.add("foreign_chains", Passes::Unknown, text, fix);
+                true
+            }
+        }
+    }
+
+    /// Whether the peer that it goes to has shaken hands lately, on a host that is looked at.
+    fn handshake(&mut self, name: &Name, peer: &Peer) -> bool {
+        let Some(eyes) = self.view.eyes() else {
+            return true;
+        };
+        let age = peer
+            .last_handshake
+            .map(|when| eyes.now.duration_since(when).unwrap_or_default());
+        match age {
+            Some(age) if age <= HANDSHAKE_STALE => {
+                self.ok("handshake", format!("{} s ago", age.as_secs()));
+                true
+            }
+            _ => {
+                let when = age.map_or_else(|| "never".to_owned(), |age| format!("{} s ago", age.as_secs()));
+                let text = format!("{name}: {when}");
+                if self.trip.network.keepalive_seconds == 0 {
+                    let fix = "send something, and ask again: nothing keeps it alive".to_owned();
+                    self.add("handshake", Passes::Unknown, text, Some(fix));
+                    return true;
+                }
+                let fix = format!(
+                    "is {name} up, and does UDP get through? `sdwand status` shows its endpoint, `sdwand doctor` the rest"
+                );
+                self.block("handshake", text, Some(fix));
+                false
+            }
+        }
+    }
+
     fn is_lan(&self, link: &LinkName) -> bool {
         let network = self.view.intent.networks.get(&self.trip.network.id);
         network.is_some_and(|network| network.lans.iter().any(|lan| lan.interface == *link))
@@ -263,14 +374,24 @@ impl<'a> Step<'a> {
             let text = format!("{link} is no interface of network {}", network.name);
             return self.block("route", text, None);
         }
-        let Some((_, peer)) = self.view.carrier(&link, destination) else {
-            let text = format!("no peer of {link} carries {destination}");
-            return self.block("allowed_ips", text, None);
+        let (key, peer) = match self.view.carrier(&link, destination) {
+            Ok(Some(carrier)) => carrier,
+            Ok(None) => {
+                let text = format!("no peer of {link} carries {destination}");
+                return self.block("allowed_ips", text, None);
+            }
+            Err(error) => return self.unknown("allowed_ips", error.to_owned()),
         };
-        let peer = peer.node.clone();
-        self.ok("allowed_ips", format!("{link}: {peer} carries {destination}"));
-        self.hop.peer = Some(peer.clone());
-        Next::Peer(peer)
+        let Some(name) = peer.node.clone() else {
+            let text = format!("{link}: {destination} is carried by {key}, whom the fleet doesn't know");
+            return self.block("allowed_ips", text, Some("sdwand apply".to_owned()));
+        };
+        self.ok("allowed_ips", format!("{link}: {name} carries {destination}"));
+        self.hop.peer = Some(name.clone());
+        if !self.handshake(&name, peer) {
+            return Next::Ended;
+        }
+        Next::Peer(name)
     }
 }
 

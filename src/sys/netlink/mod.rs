@@ -30,8 +30,8 @@ use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessag
 
 pub use events::Events;
 pub use types::{
-    AddMode, Address, Event, Family, Hop, Link, NewLink, NewLinkKind, Route, RouteFilter, RouteKind, Rule,
-    Write, address_flag, scope,
+    AddMode, Address, Event, Family, Hop, Link, NewLink, NewLinkKind, Route, RouteAnswer, RouteFilter,
+    RouteKind, RouteQuestion, Rule, Write, address_flag, scope,
 };
 
 /// `NLM_F_DUMP_INTR`: the table changed while it was read.
@@ -124,6 +124,8 @@ pub mod errno {
     pub const EBUSY: i32 = 16;
     /// It exists.
     pub const EEXIST: i32 = 17;
+    /// Another device: the reverse path filter refuses the source.
+    pub const EXDEV: i32 = 18;
     /// No such device.
     pub const ENODEV: i32 = 19;
     /// Invalid argument.
@@ -273,6 +275,34 @@ impl Netlink {
                 Err(error) => Err(error),
             })
             .collect()
+    }
+
+    /// Where the kernel sends one packet (`RTM_GETROUTE`, as `ip route get` asks).
+    ///
+    /// # Errors
+    /// See [`NetlinkError`]. That it goes nowhere is an answer.
+    pub async fn route_of(&self, asked: &RouteQuestion) -> Result<RouteAnswer, NetlinkError> {
+        const WHAT: &str = "look a route up";
+        let nowhere = [
+            errno::EACCES,
+            errno::EXDEV,
+            errno::EINVAL,
+            errno::ENETUNREACH,
+            errno::EHOSTUNREACH,
+        ];
+        match self.exchange(WHAT, wire::encode_question(asked)).await {
+            Ok((messages, _)) => {
+                let answer = messages.into_iter().find_map(|message| match message {
+                    RouteNetlinkMessage::NewRoute(route) => wire::decode_answer(&route),
+                    _ => None,
+                });
+                answer.ok_or(NetlinkError::Closed { what: WHAT })
+            }
+            Err(error) => match error.errno() {
+                Some(errno) if nowhere.contains(&errno) => Ok(RouteAnswer::Nowhere(errno)),
+                Some(_) | None => Err(error),
+            },
+        }
     }
 
     /// All rules of one family.

@@ -143,6 +143,30 @@ pub struct Hop {
     pub mtu: Option<u32>,
 }
 
+/// A packet whose route is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteQuestion {
+    /// Its source.
+    pub source: IpAddr,
+    /// Its destination, of the same family.
+    pub destination: IpAddr,
+    /// The index of the link it comes in by; none where this host sends it.
+    pub came_in: Option<u32>,
+    /// The index of the link or VRF that its socket is bound to.
+    pub bound_to: Option<u32>,
+}
+
+/// Where the kernel sends one packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteAnswer {
+    /// To this host itself.
+    Local,
+    /// By this route.
+    Route(Route),
+    /// Nowhere: the errno that a sender gets.
+    Nowhere(i32),
+}
+
 /// A policy rule that looks a table up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {

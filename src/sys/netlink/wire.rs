@@ -25,8 +25,8 @@ use rtnetlink::packet_core::{
 };
 
 use super::types::{
-    AddMode, Address, Family, Hop, Link, NewLink, NewLinkKind, Route, RouteKind, Rule, Write, address_flag,
-    scope,
+    AddMode, Address, Family, Hop, Link, NewLink, NewLinkKind, Route, RouteAnswer, RouteKind, RouteQuestion,
+    Rule, Write, address_flag, scope,
 };
 
 pub(super) fn family(family: Family) -> AddressFamily {
@@ -182,6 +182,43 @@ pub(super) fn decode_route(message: &RouteMessage) -> Option<Route> {
         route.device = None;
     }
     Some(route)
+}
+
+/// `RTN_LOCAL` of rtnetlink(7).
+const LOCAL: u8 = 2;
+
+fn route_address(address: IpAddr) -> RouteAddress {
+    match address {
+        IpAddr::V4(v4) => RouteAddress::Inet(v4),
+        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+    }
+}
+
+/// Asks where one packet goes.
+pub(super) fn encode_question(asked: &RouteQuestion) -> NetlinkMessage<RouteNetlinkMessage> {
+    let mut message = RouteMessage::default();
+    let full = if asked.destination.is_ipv4() { 32 } else { 128 };
+    message.header.address_family = family(Family::of(asked.destination));
+    message.header.destination_prefix_length = full;
+    message.header.source_prefix_length = full;
+    let addresses = [
+        RouteAttribute::Destination(route_address(asked.destination)),
+        RouteAttribute::Source(route_address(asked.source)),
+    ];
+    message.attributes.extend(addresses);
+    message.attributes.extend(asked.came_in.map(RouteAttribute::Iif));
+    message.attributes.extend(asked.bound_to.map(RouteAttribute::Oif));
+    request(RouteNetlinkMessage::GetRoute(message), 0)
+}
+
+/// Decodes the answer.
+pub(super) fn decode_answer(message: &RouteMessage) -> Option<RouteAnswer> {
+    let route = decode_route(message)?;
+    Some(if route.kind == RouteKind::Other(LOCAL) {
+        RouteAnswer::Local
+    } else {
+        RouteAnswer::Route(route)
+    })
 }
 
 /// Decodes a rule; none where it is neither IPv4 nor IPv6.

@@ -179,6 +179,9 @@ proptest! {
             let ruling = judge(&state.policies, &hook(&seen.hook), &seen.packet, false);
             let passes = passes(state.table.as_ref(), &slaves, &seen);
             prop_assert_eq!(ruling.passes(), passes, "{:?} {:?}", ruling, seen);
+            // The same table, read back, is explained in the same way.
+            let there = firewall::observed(observed(&state).table.as_ref(), &state.policies);
+            prop_assert_eq!(judge(&there, &hook(&seen.hook), &seen.packet, false).passes(), passes, "{:?}", seen);
         }
     }
 
