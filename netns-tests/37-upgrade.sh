@@ -40,7 +40,10 @@ for unit in sdwand sdwand-serve; do
   expect "$unit isn't enabled by that" disabled is enabled "$unit"
   expect "and doesn't run" inactive is active "$unit"
 done
-check "systemd has nothing to say against the units" on m systemd-analyze verify --man=no sdwand.service sdwand-serve.service
+# It looks for the pages that the units name, too.
+pages=yes
+on m sh -c 'command -v man' >/dev/null || pages=no
+check "systemd has nothing to say against the units" on m systemd-analyze verify --man=$pages sdwand.service sdwand-serve.service
 
 fleet_site
 fleet_node hub 1 "${V4[hub]}"
@@ -84,6 +87,29 @@ check "and what is remembered" on m test -d /var/lib/sdwand
 check "installed again" dpkg_says --install "$package"
 expect "it is enabled as before" enabled is enabled sdwand
 check "and starts" on m systemctl start sdwand
+wait_for "with the overlay as before" 10 prints reply oping m 1 "$(v6 1 1)"
+
+# --- Where no systemd runs, as in an image that is built on this host, the network isn't the package's to touch.
+elsewhere() { on m unshare --mount --propagation private sh -c 'mount -t tmpfs none /run/systemd && exec dpkg --force-unsafe-io --remove sdwand'; }
+before=$(show sdwand MainPID)
+check "it is removed where no systemd runs" elsewhere
+expect "and the overlay stays" reply oping m 1 "$(v6 1 1)"
+expect "and the daemon" "$before" show sdwand MainPID
+check "installed again" dpkg_says --install "$package"
+refute "the daemon is another process" eval '[[ $before = $(show sdwand MainPID) ]]'
+check "with the overlay as it was" converged m
+
+# --- What can't be removed doesn't keep the package, but is said.
+nft=$(on m sh -c 'command -v nft')
+on m mount --bind /bin/false "$nft"
+status "it is removed where nft fails" 0 dpkg_says --remove sdwand
+check "and says what to do" grep -q "sdwand: what is named above is still on this host.*'sdwand down'" "$LAB/said"
+on m umount "$nft"
+check "for that is still there" on m nft list table inet sdwand
+check "installed again" dpkg_says --install "$package"
+check "down does what was left undone" sdw m down
+expect "to the last" '' left_over m
+check "and it is started again" on m systemctl start sdwand
 wait_for "with the overlay as before" 10 prints reply oping m 1 "$(v6 1 1)"
 
 # --- A package that is removed where the configuration is bad, or was never there, goes as well.

@@ -40,6 +40,11 @@ ln -s /proc/self/fd dev/fd
 : >etc/fstab
 # man-db would index every page of the machine whenever a package comes or goes.
 rm -rf var/lib/man-db/auto-update etc/rc?.d etc/systemd/system etc/systemd/network etc/sdwand var/lib/sdwand var/lib/sdwand-serve usr/sbin/policy-rc.d
+# What is installed there is its own matter, whatever apt does on this machine meanwhile.
+rm -rf var/lib/dpkg/updates
+mkdir var/lib/dpkg/updates
+cp var/lib/dpkg/status var/lib/dpkg/status.own
+mv var/lib/dpkg/status.own var/lib/dpkg/status
 mkdir -p etc/systemd/system etc/systemd/journald.conf.d
 printf '[Journal]\nStorage=volatile\nReadKMsg=no\nAudit=no\nRateLimitBurst=0\n' >etc/systemd/journald.conf.d/lab.conf
 for unit in console-getty.service systemd-modules-load.service systemd-sysctl.service; do ln -s /dev/null "etc/systemd/system/$unit"; done
