@@ -99,7 +99,9 @@ def connect(spec, args):
                 sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
             else:
                 sock.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
-        sock.bind((args.source, 0))
+        if args.source_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((args.source, args.source_port))
     sock.settimeout(args.timeout)
     sock.connect((address, port))
     return kind, sock
@@ -160,6 +162,7 @@ def main():
     parser.add_argument("mode", choices=["serve", "ask", "flow"])
     parser.add_argument("--device")
     parser.add_argument("--source")
+    parser.add_argument("--source-port", type=int, default=0)  # of --source
     parser.add_argument("--transparent", action="store_true")
     parser.add_argument("--timeout", type=float, default=1.0)
     parser.add_argument("--payload", default="hello")
