@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::sync::Notify;
 
 use super::{HostError, RealHost};
@@ -37,7 +38,17 @@ impl RealHost {
 impl Events {
     /// Waits until something happens that may concern us, and says how long more of it may be waited for. When a stream
     /// is lost, rounds at their interval go on.
+    ///
+    /// Whatever else has been told by then is taken along: a change of ten thousand rules is one change, also where the
+    /// kernel tells it in thousands of messages.
     pub async fn changed(&mut self) -> Duration {
+        let patience = self.first().await;
+        while let Some(Ok(_)) = tokio::task::unconstrained(self.nft.next()).now_or_never() {}
+        while self.netlink.pending().is_some() {}
+        patience
+    }
+
+    async fn first(&mut self) -> Duration {
         loop {
             tokio::select! {
                 () = self.resolved.notified() => return DEBOUNCE,
