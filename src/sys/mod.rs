@@ -5,6 +5,7 @@ pub mod exec;
 pub mod lock;
 pub mod netlink;
 pub mod nft;
+pub mod nft_dump;
 pub mod nft_events;
 pub mod nft_query;
 pub mod sysctl;

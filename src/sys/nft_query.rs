@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::nft_events::{ATTRIBUTE_TABLE, NETLINK_HEADER, NFGENMSG, attribute};
 
 /// `NFNL_SUBSYS_NFTABLES` of `linux/netfilter/nfnetlink.h`, where it stands in a message's type.
-const SUBSYSTEM: u16 = 10 << 8;
+pub(super) const SUBSYSTEM: u16 = 10 << 8;
 /// `NFT_MSG_NEWTABLE`, `NFT_MSG_GETTABLE`, `NFT_MSG_NEWGEN` and `NFT_MSG_GETGEN` of `linux/netfilter/nf_tables.h`.
 const NEW_TABLE: u16 = SUBSYSTEM;
 const GET_TABLE: u16 = SUBSYSTEM | 1;
@@ -21,7 +21,7 @@ const GET_GENERATION: u16 = SUBSYSTEM | 16;
 /// `NFTA_GEN_ID`: 32 bits, network order.
 const ATTRIBUTE_GENERATION: u16 = 1;
 /// `NFPROTO_INET` of `linux/netfilter.h`, and none.
-const INET: u8 = 1;
+pub(super) const INET: u8 = 1;
 const UNSPECIFIED: u8 = 0;
 /// `NLM_F_REQUEST` and `NLMSG_ERROR` of `linux/netlink.h`.
 const REQUEST: u16 = 1;
@@ -63,24 +63,26 @@ fn ask(kind: u16, family: u8, attribute: Option<(u16, &[u8])>, expected: u16) ->
     socket.connect(&SocketAddr::new(0, 0))?;
     // The answer lies there when the request was sent; a kernel that leaves it out must not keep anyone waiting.
     socket.set_non_blocking(true)?;
-    socket.send(&encode(kind, family, attribute), 0)?;
+    let attributes: Vec<(u16, &[u8])> = attribute.into_iter().collect();
+    socket.send(&encode(kind, family, REQUEST, &attributes), 0)?;
     let (bytes, _) = socket.recv_from_full()?;
     decode(&bytes, expected)
 }
 
-fn encode(kind: u16, family: u8, attribute: Option<(u16, &[u8])>) -> Vec<u8> {
+/// A message: its kind, family, flags and attributes.
+pub(super) fn encode(kind: u16, family: u8, flags: u16, attributes: &[(u16, &[u8])]) -> Vec<u8> {
     let mut body = vec![family, 0, 0, 0];
-    if let Some((kind, value)) = attribute {
+    for (kind, value) in attributes {
         let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
         body.extend(length.to_ne_bytes());
         body.extend(kind.to_ne_bytes());
-        body.extend(value);
+        body.extend(*value);
         body.resize(body.len().next_multiple_of(4), 0);
     }
     let length = u32::try_from(NETLINK_HEADER + body.len()).unwrap_or(u32::MAX);
     let mut bytes = Vec::from(length.to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
-    bytes.extend(REQUEST.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
     bytes.resize(NETLINK_HEADER, 0);
     bytes.extend(body);
     bytes
@@ -109,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_request_is_what_the_kernel_reads() {
-        let bytes = encode(GET_TABLE, INET, Some((ATTRIBUTE_TABLE, b"sdwand\0")));
+        let bytes = encode(GET_TABLE, INET, REQUEST, &[(ATTRIBUTE_TABLE, b"sdwand\0")]);
         assert_eq!(bytes.len(), 16 + 4 + 12);
         assert_eq!(bytes[..4], 32_u32.to_ne_bytes());
         assert_eq!(bytes[4..6], 0x0a01_u16.to_ne_bytes());
@@ -122,11 +124,11 @@ mod tests {
 
     #[test]
     fn refusals_and_nonsense_are_errors() {
-        let mut refusal = encode(ERROR, 0, None);
+        let mut refusal = encode(ERROR, 0, REQUEST, &[]);
         refusal[16..20].copy_from_slice(&(-2_i32).to_ne_bytes());
         let error = decode(&refusal, NEW_TABLE).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(Errno::NOENT.raw_os_error()));
-        assert!(decode(&encode(NEW_GENERATION, 0, None), NEW_TABLE).is_err());
+        assert!(decode(&encode(NEW_GENERATION, 0, REQUEST, &[]), NEW_TABLE).is_err());
         assert!(decode(&[], NEW_TABLE).is_err());
         assert!(decode(&refusal[..18], NEW_TABLE).is_err());
     }

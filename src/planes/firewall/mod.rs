@@ -3,7 +3,7 @@
 //! ```text
 //! HostIntent ─ policy ─▶ Policy ─ compile (layers, line) ─▶ Table ┐            ┌▶ Narrow ─▶ Widen ─▶ CutFlows
 //!                          ▲                                      ├─ diff, meet ┤
-//! nft -j list ─ observe ───┼──────────────────────────────▶ Table ┘            └▶ apply: nft -f -, conntrack
+//! the kernel ─── observe ───┼──────────────────────────────▶ Table ┘            └▶ apply: nft -f -, conntrack
 //!                          └──────────── lift ◀──────────────┘
 //! ```
 //!
@@ -15,6 +15,7 @@ mod apply;
 mod change;
 mod compile;
 mod diff;
+mod dump;
 mod flows;
 mod judge;
 mod layers;

@@ -1,21 +1,23 @@
-//! What nft lists → a table. A thin read, and a pure decoder.
+//! What nft lists → a table. A thin read, and a pure decoder; what the kernel dumps is quicker, where it is enough.
 //!
 //! What nft prints differently from what was loaded (prefix or range, order, numbers) decodes to the same value; what
 //! we would never have made decodes to a `Strange` value that equals nothing of ours, so it shows as drift.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::{fmt, io};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::de::{Deserializer as _, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
+use super::dump;
 use super::policy::Family;
 use super::state::{Base, Key, Rule, Set, SetKind, Table, Value, names};
 use crate::model::network::{NetworkId, PortRange};
 use crate::model::ownership::NFT_TABLE;
 use crate::sys::nft::{Nft, NftError};
+use crate::sys::nft_dump;
 use crate::sys::nft_query::generation;
 
 /// Our table, as it is.
@@ -41,6 +43,9 @@ pub struct Count {
 /// Why our table can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ObserveError {
+    /// The kernel doesn't say what is in it.
+    #[error("can't read the table inet {NFT_TABLE} from the kernel")]
+    Dump(#[source] io::Error),
     /// nft failed.
     #[error("can't list the table inet {NFT_TABLE}")]
     List(#[source] NftError),
@@ -54,17 +59,37 @@ impl ObserveError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
+            Self::Dump(_) => true,
             Self::List(error) => error.is_retryable(),
             Self::Decode(_) => false,
         }
     }
 }
 
-/// Reads our table from the kernel.
+/// Reads our table from the kernel: what it dumps, and where that holds what we never make, what nft makes of it. Only a
+/// table that has drifted holds such: what the rules say differs then from what was verified, whoever reads it.
 ///
 /// # Errors
 /// It can't be read: that is not the same as not being there.
 pub async fn observe(nft: &Nft) -> Result<Actual, ObserveError> {
+    let read = || match nft_dump::dump(NFT_TABLE, dump::is_named) {
+        Ok(found) => Ok(dump::decode(&found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(Actual::default())),
+        Err(error) => Err(error),
+    };
+    let dumped = tokio::task::spawn_blocking(read).await;
+    match dumped.unwrap_or_else(|error| Err(io::Error::other(error))) {
+        Ok(Some(actual)) => Ok(actual),
+        Ok(None) => listed(nft).await,
+        Err(error) => Err(ObserveError::Dump(error)),
+    }
+}
+
+/// What nft lists.
+///
+/// # Errors
+/// As [`observe`].
+pub(super) async fn listed(nft: &Nft) -> Result<Actual, ObserveError> {
     let listing = nft.list_table(NFT_TABLE).await.map_err(ObserveError::List)?;
     match listing {
         Some(json) => decode(&json).map_err(ObserveError::Decode),
