@@ -1,7 +1,8 @@
 //! Desired × actual → changes. Pure.
 //!
 //! Between the two stands what neither refuses ([`super::meet`]): the narrowing transaction leads there in one step,
-//! the widening one from there to what is desired. A flow that both sides allow is never in doubt.
+//! the widening one from there to what is desired, once the rest of the host has changed in between. A flow that both
+//! sides allow is never in doubt.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,7 +24,7 @@ pub type Verified = BTreeMap<String, [u8; 8]>;
 
 /// What is to be done so that the table is what it should be. `verified` also finds rules that someone replaced while
 /// keeping their comments; without it, comments are believed. `settled` says that nothing else of this host is about to
-/// change: a table that is gone then comes back in one step.
+/// change: then one step leads to what is wanted.
 #[must_use]
 pub fn diff(
     desired: &State,
@@ -40,7 +41,7 @@ pub fn diff(
             if wanted.as_ref() == Some(found) && suspects.is_empty() {
                 Vec::new()
             } else {
-                amend(desired, wanted.as_ref(), found, &suspects)
+                amend(desired, wanted.as_ref(), found, &suspects, settled)
             }
         }
     };
@@ -96,8 +97,15 @@ fn install(desired: &State, wanted: &Table) -> Vec<Change> {
 }
 
 /// From a table that is there. Connections of every network that the narrowing touches are cut at the end; until that
-/// is done, a mark in the table says so.
-fn amend(desired: &State, wanted: Option<&Table>, found: &Table, suspects: &BTreeSet<String>) -> Vec<Change> {
+/// is done, a mark in the table says so. Where nothing else of the host changes in between, one transaction leads from
+/// what is to what is wanted.
+fn amend(
+    desired: &State,
+    wanted: Option<&Table>,
+    found: &Table,
+    suspects: &BTreeSet<String>,
+    settled: bool,
+) -> Vec<Change> {
     let old = lift(found);
     let middle = lower(
         &met(desired, &old),
@@ -126,8 +134,12 @@ fn amend(desired: &State, wanted: Option<&Table>, found: &Table, suspects: &BTre
     let marks = marks(&to_cut);
     middle.counters.extend(marks.iter().cloned());
     let mut changes = Vec::new();
-    changes.extend(transaction(found, &middle, suspects).map(Change::Narrow));
-    changes.extend(transaction(&middle, &with(wanted, &marks), &BTreeSet::new()).map(Change::Widen));
+    if settled {
+        changes.extend(transaction(found, &with(wanted, &marks), suspects).map(Change::Widen));
+    } else {
+        changes.extend(transaction(found, &middle, suspects).map(Change::Narrow));
+        changes.extend(transaction(&middle, &with(wanted, &marks), &BTreeSet::new()).map(Change::Widen));
+    }
     changes.extend(to_cut.iter().map(|id| cut(desired, *id, true)));
     changes
 }

@@ -15,7 +15,7 @@ use crate::planes::firewall::diff::{closed, leaving, met};
 use crate::planes::firewall::meet::lift;
 use crate::planes::firewall::observe::Actual;
 use crate::planes::firewall::policy::Packet;
-use crate::planes::firewall::{self, Change, Policy, State, Table, compile, diff, judge};
+use crate::planes::firewall::{self, Change, Policy, State, Table, compile, diff, judge, names};
 
 /// What the intent says about a packet, read line by line.
 fn naive(host: &HostIntent, seen: &Seen) -> bool {
@@ -247,6 +247,27 @@ proptest! {
         for seen in &packets {
             if passes(was.table.as_ref(), &slaves, seen) {
                 prop_assert!(passes(back.as_ref(), &slaves, seen), "{:?}", seen);
+            }
+        }
+    }
+
+    #[test]
+    fn where_nothing_else_changes_one_transaction_leads_there(old in hosts(), new in hosts()) {
+        let (was, will) = (compile(&old), compile(&new));
+        let is_cut = |change: &&Change| change.phase() == Phase::Cut;
+        let changes = diff(&will, &observed(&was), None, true).changes;
+        let cautious = diff(&will, &observed(&was), None, false).changes;
+        prop_assert!(changes.iter().filter(is_cut).eq(cautious.iter().filter(is_cut)));
+        if let (Some(_), Some(wanted)) = (&was.table, &will.table) {
+            let ways: Vec<&Change> = changes.iter().filter(|change| !is_cut(change)).collect();
+            match ways.as_slice() {
+                [] => prop_assert_eq!(&was.table, &will.table),
+                [Change::Widen(transaction)] => {
+                    let mut result = transaction.result.as_deref().cloned().unwrap();
+                    result.counters.retain(|name| !name.ends_with(names::CUT_MARK));
+                    prop_assert_eq!(&result, wanted);
+                }
+                more => prop_assert!(false, "{more:?}"),
             }
         }
     }
