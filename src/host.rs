@@ -25,7 +25,7 @@ use crate::intent::{self, HostIntent, IntentError, IsolationMode};
 use crate::model::fleet::FleetDigest;
 use crate::model::host::{HostConfig, IsolationBackend, WireguardBackend};
 use crate::model::{Fleet, LinkName, PrivateKey, PublicKey, ownership};
-use crate::planes::{firewall, l3, wireguard};
+use crate::planes::{PlaneName, firewall, l3, wireguard};
 use crate::reconcile::{Change, Host, Observation, Target};
 use crate::report::chain;
 use crate::report::status::{Backends, WireguardKind};
@@ -326,7 +326,16 @@ impl RealHost {
         let l3 = l3::observe(&self.netlink, &self.sysctls, &target.l3)
             .await
             .map_err(|error| chain(&error));
-        let wireguard = match &l3 {
+        let wireguard = self.observe_devices(target, &l3).await;
+        (l3, wireguard)
+    }
+
+    async fn observe_devices(
+        &self,
+        target: &Target,
+        l3: &Result<l3::Actual, String>,
+    ) -> Result<wireguard::Actual, String> {
+        match l3 {
             // Only what is ours is read as ours.
             Ok(actual) => {
                 let links = target
@@ -339,8 +348,49 @@ impl RealHost {
                     .map_err(|error| chain(&error))
             }
             Err(error) => Err(format!("its links can't be read: {error}")),
+        }
+    }
+
+    async fn observe_firewall(&mut self) -> Result<firewall::Actual, String> {
+        let last = self.listing.take();
+        let listing = firewall::observe_since(&self.nft, last)
+            .await
+            .map_err(|error| chain(&error))?;
+        Ok(self.listing.insert(listing).actual.clone())
+    }
+
+    /// What was read of every plane, with what else a plan asks.
+    async fn observed(
+        &mut self,
+        target: &Target,
+        l3: Result<l3::Actual, String>,
+        wireguard: Result<wireguard::Actual, String>,
+        firewall: Result<firewall::Actual, String>,
+    ) -> Observation {
+        let now = system_now();
+        let names = match &wireguard {
+            Ok(actual) => wireguard::stale_names(&target.wireguard, actual, now),
+            Err(_) => BTreeSet::new(),
         };
-        (l3, wireguard)
+        let names = self.resolver.resolve(names).await;
+        let (addresses, calls) = match &wireguard {
+            Ok(actual) => (
+                wireguard::stale_addresses(&target.wireguard, actual, &names, now),
+                self.attempts.note(&target.wireguard, actual, now, instant()),
+            ),
+            Err(_) => (BTreeSet::new(), wireguard::Calls::new()),
+        };
+        Observation {
+            l3,
+            wireguard,
+            firewall,
+            names,
+            ways: ways::look(&self.netlink, addresses).await,
+            calls,
+            protected: self.protected.clone(),
+            verified: self.verified.clone(),
+            now,
+        }
     }
 
     async fn apply_wireguard(&self, changes: &[wireguard::Change]) -> Vec<Result<(), String>> {
@@ -373,35 +423,31 @@ impl Host for RealHost {
             self.observe_links(target),
             firewall::observe_since(&self.nft, last)
         );
-        if let Ok(listing) = &firewall {
-            self.listing = Some(listing.clone());
+        let firewall = firewall.map_err(|error| chain(&error));
+        let firewall = firewall.map(|listing| self.listing.insert(listing).actual.clone());
+        self.observed(target, l3, wireguard, firewall).await
+    }
+
+    async fn observe_again(
+        &mut self,
+        target: &Target,
+        before: Observation,
+        touched: &BTreeSet<PlaneName>,
+    ) -> Observation {
+        if touched.contains(&PlaneName::L3) {
+            return self.observe(target).await;
         }
-        let now = system_now();
-        let names = match &wireguard {
-            Ok(actual) => wireguard::stale_names(&target.wireguard, actual, now),
-            Err(_) => BTreeSet::new(),
+        let wireguard = if touched.contains(&PlaneName::Wireguard) {
+            self.observe_devices(target, &before.l3).await
+        } else {
+            before.wireguard
         };
-        let names = self.resolver.resolve(names).await;
-        let (addresses, calls) = match &wireguard {
-            Ok(actual) => (
-                wireguard::stale_addresses(&target.wireguard, actual, &names, now),
-                self.attempts.note(&target.wireguard, actual, now, instant()),
-            ),
-            Err(_) => (BTreeSet::new(), wireguard::Calls::new()),
+        let firewall = if touched.contains(&PlaneName::Firewall) {
+            self.observe_firewall().await
+        } else {
+            before.firewall
         };
-        Observation {
-            l3,
-            wireguard,
-            firewall: firewall
-                .map(|listing| listing.actual)
-                .map_err(|error| chain(&error)),
-            names,
-            ways: ways::look(&self.netlink, addresses).await,
-            calls,
-            protected: self.protected.clone(),
-            verified: self.verified.clone(),
-            now,
-        }
+        self.observed(target, before.l3, wireguard, firewall).await
     }
 
     fn verified(&mut self, observation: &Observation) {

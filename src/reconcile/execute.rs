@@ -45,7 +45,7 @@ pub struct Round {
     pub left: Plan,
 }
 
-/// Plans, executes, and reads back. Without steps the host is read once and nothing is written.
+/// Plans, executes, and reads back what was touched. Without steps the host is read once and nothing is written.
 pub async fn converge<H: Host>(host: &mut H, target: &Target) -> Round {
     let observation = host.observe(target).await;
     let planned = plan(target, &observation);
@@ -58,8 +58,9 @@ pub async fn converge<H: Host>(host: &mut H, target: &Target) -> Round {
         };
     }
     let execution = execute(host, &planned).await;
-    let mut observation = host.observe(target).await;
-    if planned.steps.iter().any(|step| step.plane == PlaneName::Firewall) {
+    let touched: BTreeSet<PlaneName> = planned.steps.iter().map(|step| step.plane).collect();
+    let mut observation = host.observe_again(target, observation, &touched).await;
+    if touched.contains(&PlaneName::Firewall) {
         // The listing that was remembered is of before our own changes.
         observation.verified = None;
     }

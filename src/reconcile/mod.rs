@@ -139,6 +139,17 @@ pub trait Host {
     /// Reads everything that `target` concerns.
     fn observe(&mut self, target: &Target) -> impl Future<Output = Observation>;
 
+    /// Reads back after changes of `touched`. What the other planes said `before`, in the same round, still stands.
+    fn observe_again(
+        &mut self,
+        target: &Target,
+        before: Observation,
+        touched: &BTreeSet<PlaneName>,
+    ) -> impl Future<Output = Observation> {
+        let _ = (before, touched);
+        self.observe(target)
+    }
+
     /// Makes changes of one plane and phase, in order. The answers are as many as the changes; each is what the host
     /// said of that one, in words for an operator. A change whose predecessor failed may still be tried.
     fn apply(&mut self, changes: &[&Change]) -> impl Future<Output = Vec<Result<(), String>>>;
