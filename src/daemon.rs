@@ -18,7 +18,7 @@
 mod applied;
 mod rounds;
 
-pub(crate) use applied::{last as last_applied, save as save_applied};
+pub(crate) use applied::{former as formerly_applied, save as save_applied};
 pub(crate) use rounds::{plan_answer, round_answer};
 
 use std::os::unix::fs::DirBuilderExt as _;

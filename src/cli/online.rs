@@ -152,7 +152,7 @@ pub(super) async fn direct(
         .target(&loaded.host, &loaded.fleet)
         .map_err(|error| CliError::new(&error))?;
     let mut target = RealHost::noted(target, &loaded.notices);
-    let former = daemon::last_applied(&loaded.host.state_dir);
+    let former = daemon::formerly_applied(&loaded.host.state_dir, &loaded.fragments);
     if let Some(former) = former.and_then(|fleet| host.target(&loaded.host, &fleet).ok()) {
         target.wireguard.leave(&former.wireguard);
     }

@@ -40,7 +40,7 @@ pub(super) struct Start {
 pub(super) fn first(path: &Path) -> Result<Start, Diagnostics> {
     match config::load(path) {
         Ok(loaded) if loaded.host.reconcile.mode == Mode::Auto => Ok(Start {
-            former: last(&loaded.host.state_dir),
+            former: former(&loaded.host.state_dir, &loaded.fragments),
             host: loaded.host,
             key: loaded.private_key,
             fleet: Some(loaded.fleet),
@@ -97,6 +97,29 @@ pub(crate) fn last(state_dir: &Path) -> Option<Fleet> {
     config::load_fleet(folder).ok().map(|parsed| parsed.fleet)
 }
 
+/// As [`last`]; none where it is what these fragments say, too, so that there is nothing to take over from it.
+pub(crate) fn former(state_dir: &Path, fragments: &[(PathBuf, String)]) -> Option<Fleet> {
+    if is_copy(&state_dir.join(FOLDER), fragments) {
+        return None;
+    }
+    last(state_dir)
+}
+
+/// Whether the folder holds these fragments, byte for byte, and nothing else.
+fn is_copy(folder: &Path, fragments: &[(PathBuf, String)]) -> bool {
+    let is_kept = |(path, text): &(PathBuf, String)| {
+        path.file_name()
+            .is_some_and(|name| holds(&folder.join(name), text))
+    };
+    let count = fs::read_dir(folder).map_or(0, Iterator::count);
+    count == fragments.len() && fragments.iter().all(is_kept)
+}
+
+fn holds(file: &Path, text: &str) -> bool {
+    let same_size = fs::metadata(file).is_ok_and(|meta| meta.len() == text.len() as u64);
+    same_size && fs::read(file).is_ok_and(|kept| kept == text.as_bytes())
+}
+
 /// Keeps the fragments. That they can't be kept is no reason not to apply them: it is logged.
 pub(crate) fn save(state_dir: &Path, fragments: &[(PathBuf, String)]) {
     if let Err(error) = replace(state_dir, fragments) {
@@ -119,6 +142,10 @@ fn replace(state_dir: &Path, fragments: &[(PathBuf, String)]) -> io::Result<()> 
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&new)?;
     for (path, text) in fragments {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        // What is kept already isn't written again, where the file system can do that.
+        if holds(&now.join(name), text) && fs::hard_link(now.join(name), new.join(name)).is_ok() {
+            continue;
+        }
         let mut file = fs::File::create(new.join(name))?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
@@ -137,6 +164,27 @@ fn replace(state_dir: &Path, fragments: &[(PathBuf, String)]) -> io::Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_is_known_by_every_byte() {
+        use std::os::unix::fs::MetadataExt as _;
+        let state = tempfile::tempdir().unwrap();
+        let fragment = |name: &str, text: &str| (PathBuf::from(format!("/etc/x/{name}")), text.to_owned());
+        let (a, b) = (fragment("a.toml", "1"), fragment("b.toml", "2"));
+        let folder = state.path().join(FOLDER);
+        assert!(!is_copy(&folder, std::slice::from_ref(&a)));
+        replace(state.path(), &[a.clone(), b.clone()]).unwrap();
+        assert!(is_copy(&folder, &[a.clone(), b.clone()]));
+        assert!(!is_copy(&folder, std::slice::from_ref(&a)));
+        assert!(!is_copy(&folder, &[a.clone(), fragment("b.toml", "3")]));
+        assert!(!is_copy(&folder, &[a.clone(), fragment("c.toml", "2")]));
+        // What stays the same is the same file still.
+        let inode = |name: &str| fs::metadata(folder.join(name)).unwrap().ino();
+        let before = inode("a.toml");
+        replace(state.path(), &[a, fragment("b.toml", "3")]).unwrap();
+        assert_eq!(inode("a.toml"), before);
+        assert_eq!(fs::read_to_string(folder.join("b.toml")).unwrap(), "3");
+    }
 
     #[test]
     fn the_copy_is_replaced_as_a_whole() {
