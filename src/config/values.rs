@@ -144,6 +144,11 @@ impl FromToml for PublicKey {
         if key.0 == [0; 32] {
             return Err(Bad::new("this key is all zero, which WireGuard takes for no key"));
         }
+        if key.is_low_order() {
+            return Err(Bad::new(
+                "nobody has a private key for this key: it is of low order",
+            ));
+        }
         Ok(key)
     }
 }

@@ -21,6 +21,42 @@ pub struct PublicKey(pub [u8; 32]);
 #[error("a WireGuard key is 32 bytes in base64: 44 characters that end in \"=\"")]
 pub struct KeyError;
 
+impl PublicKey {
+    /// Whether every key agreed with it is zero (RFC 7748, section 6.1): nobody has its private half, and what is sent to
+    /// it anyone can read.
+    #[must_use]
+    pub fn is_low_order(&self) -> bool {
+        let mut bytes = self.0;
+        bytes[31] &= 0x7f;
+        LOW_ORDER.contains(&bytes)
+    }
+}
+
+/// The u-coordinates of order 1, 2, 4 and 8 on Curve25519 and its twist, in every encoding below 2²⁵⁵: 0, 1, two of
+/// order 8, and p − 1, p, p + 1.
+const LOW_ORDER: [[u8; 32]; 7] = {
+    let mut points = [[0; 32]; 7];
+    points[1][0] = 1;
+    points[2] = [
+        0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a, 0xda,
+        0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00,
+    ];
+    points[3] = [
+        0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83, 0xef, 0x5b, 0x04,
+        0x44, 0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f, 0x11, 0x57,
+    ];
+    points[4] = [0xff; 32];
+    points[5] = [0xff; 32];
+    points[6] = [0xff; 32];
+    points[4][0] = 0xec;
+    points[5][0] = 0xed;
+    points[6][0] = 0xee;
+    points[4][31] = 0x7f;
+    points[5][31] = 0x7f;
+    points[6][31] = 0x7f;
+    points
+};
+
 fn decode(text: &str) -> Result<Zeroizing<[u8; 32]>, KeyError> {
     let bytes = Zeroizing::new(STANDARD.decode(text).map_err(|_| KeyError)?);
     let mut key = Zeroizing::new([0; 32]);
@@ -176,6 +212,24 @@ mod tests {
             private.public().to_string(),
             "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
         );
+    }
+
+    #[test]
+    fn nothing_is_agreed_with_a_key_of_low_order() {
+        let secret = x25519_dalek::StaticSecret::from([0x55; 32]);
+        let agrees = |key: [u8; 32]| {
+            let shared = secret.diffie_hellman(&x25519_dalek::PublicKey::from(key));
+            shared.was_contributory()
+        };
+        for mut key in LOW_ORDER {
+            assert!(PublicKey(key).is_low_order() && !agrees(key), "{key:x?}");
+            // RFC 7748, section 5: the top bit is ignored.
+            key[31] |= 0x80;
+            assert!(PublicKey(key).is_low_order() && !agrees(key), "{key:x?}");
+        }
+        let mut base = [0; 32];
+        base[0] = 9;
+        assert!(!PublicKey(base).is_low_order() && agrees(base));
     }
 
     #[test]
