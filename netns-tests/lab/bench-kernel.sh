@@ -85,7 +85,8 @@ no_op() {
   local monitors=($!)
   on hub ip monitor link address route rule >"$LAB/monitor.ip" 2>&1 &
   monitors+=($!)
-  require until_ok 5 monitors_hear
+  # `nft monitor` reads the whole ruleset before it listens.
+  require wait_for "both monitors listen" 60 monitors_hear
   on hub wg show all dump | sort >"$LAB/noop.before"
   for ((run = 1; run <= BENCH_RUNS; run++)); do
     # utime and stime of the process, in microseconds.
