@@ -1,5 +1,7 @@
 //! Looks at what `sdwand doctor` judges. It reads, and changes nothing.
 
+mod overlay;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
@@ -31,7 +33,14 @@ pub async fn look(
     loaded: &Result<Loaded, String>,
     daemon: DaemonFact,
 ) -> Facts {
+    let overlay = match loaded {
+        Ok(loaded) => Some(overlay::look(loaded).await),
+        Err(_) => None,
+    };
     Facts {
+        release: text_of(Path::new("/proc/sys/kernel/osrelease"))
+            .map(|text| text.unwrap_or_default().trim().to_owned()),
+        overlay,
         config: loaded.as_ref().map(ports).map_err(Clone::clone),
         daemon,
         wireguard: has_kind("wireguard").await,

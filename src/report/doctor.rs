@@ -3,16 +3,22 @@
 //! | check | fails | warns |
 //! |---|---|---|
 //! | `config` | it is bad | |
+//! | `kernel` | it is too old | |
 //! | `daemon` | it answers nonsense | none runs |
 //! | `conditions` | something isn't as the fleet says | |
 //! | `wireguard`, `vrf` | it can't be found out | the kernel has none: the embedded device, rules instead of VRFs |
 //! | `nft`, `conntrack` | it isn't there | |
 //! | `foreign_chains` | | a base chain of others drops what nobody accepts |
 //! | `rp_filter` | | strict: packets that come back another way are dropped |
+//! | `forwarding` | it is off where this host carries what is others' | |
+//! | `handshakes` | | peers that haven't shaken hands lately |
+//! | `listeners` | | a rule lets a service be reached that is in no VRF |
 //! | `networkd` | | it deletes routes and rules of others |
 //! | `clock` | it isn't set | |
 //! | `files` | a secret others can read, a file others can write | |
 //! | `disk` | nothing is left | little is left |
+
+mod overlay;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -21,6 +27,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::model::ownership;
+
+pub use overlay::{Listener, Overlay, Silent, Unreached, silent, unreached};
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -122,6 +130,10 @@ pub struct Facts {
     pub config: Result<Vec<u16>, String>,
     /// The daemon.
     pub daemon: DaemonFact,
+    /// The kernel's release.
+    pub release: Result<String, String>,
+    /// The overlay as it is here; none where the configuration is bad.
+    pub overlay: Option<Result<Overlay, String>>,
     /// Whether the kernel has WireGuard.
     pub wireguard: Result<bool, String>,
     /// Whether it has VRFs.
@@ -189,6 +201,9 @@ pub fn examine(facts: &Facts) -> Diagnosis {
     tools(facts, &mut found);
     chains(facts, &mut found);
     network(facts, &mut found);
+    if let Some(overlay) = &facts.overlay {
+        overlay::judge(overlay, &mut found);
+    }
     storage(facts, &mut found);
     let worst = found.0.iter().map(|check| check.verdict).max();
     Diagnosis {
@@ -220,6 +235,10 @@ fn config(facts: &Facts, found: &mut Found) {
 }
 
 fn kernel(facts: &Facts, found: &mut Found) {
+    match &facts.release {
+        Ok(release) => overlay::kernel(release, found),
+        Err(error) => found.fail("kernel", error, ROOT),
+    }
     match &facts.wireguard {
         Ok(true) => found.ok("wireguard", "the kernel has it"),
         Ok(false) => found.warn(

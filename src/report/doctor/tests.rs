@@ -1,9 +1,20 @@
+use std::collections::BTreeMap;
+
 use super::*;
+use crate::intent::{self, IsolationMode};
+use crate::model::network::Protocol;
+use crate::model::{LinkName, Name, PublicKey};
+use crate::planes::wireguard;
 
 fn healthy() -> Facts {
     Facts {
         config: Ok(vec![51_820]),
         daemon: DaemonFact::Amiss(Vec::new()),
+        release: Ok("6.1.0-28-amd64".to_owned()),
+        overlay: Some(Ok(Overlay {
+            listeners: Ok(vec![listener(22)]),
+            ..Overlay::default()
+        })),
         wireguard: Ok(true),
         vrf: Ok(true),
         nft: Ok("nftables v1.0.6".to_owned()),
@@ -35,6 +46,14 @@ fn file(mode: u32, uid: u32, is_secret: bool) -> FileFact {
         mode,
         uid,
         is_secret,
+    }
+}
+
+fn listener(port: u16) -> Listener {
+    Listener {
+        protocol: Protocol::Tcp,
+        port,
+        program: Some("sshd".to_owned()),
     }
 }
 
@@ -262,4 +281,167 @@ fn the_way_through_is_the_managers_own() {
             assert!(fix.contains(way), "{fix}");
         }
     }
+}
+
+fn with(overlay: Overlay) -> Facts {
+    Facts {
+        overlay: Some(Ok(overlay)),
+        ..healthy()
+    }
+}
+
+#[test]
+fn forwarding_that_is_off_is_named_with_its_parameter() {
+    let found = amiss(&with(Overlay {
+        not_forwarding: vec!["net.ipv4.conf.wg-sdwan-1.forwarding".to_owned()],
+        ..Overlay::default()
+    }));
+    let [(check, verdict, fix)] = found.as_slice() else {
+        panic!("{found:?}");
+    };
+    assert_eq!((*check, *verdict), ("forwarding", Verdict::Failure));
+    assert_eq!(fix, "sysctl -w net.ipv4.conf.wg-sdwan-1.forwarding=1");
+}
+
+#[test]
+fn old_kernels_are_refused() {
+    let of = |release: &str| {
+        amiss(&Facts {
+            release: Ok(release.to_owned()),
+            ..healthy()
+        })
+    };
+    for good in ["5.6.0", "5.10.0-33-amd64", "6.18.1"] {
+        assert_eq!(of(good), [], "{good}");
+    }
+    for bad in ["5.5.19", "4.19.0-27-amd64", "unknown"] {
+        assert_eq!(of(bad)[0].0, "kernel", "{bad}");
+    }
+}
+
+#[test]
+fn what_cant_be_read_of_the_overlay_is_a_failure() {
+    let found = amiss(&Facts {
+        overlay: Some(Err("not allowed".to_owned())),
+        ..healthy()
+    });
+    assert_eq!(found, [("overlay", Verdict::Failure, ROOT.to_owned())]);
+}
+
+const FLEET: &str = r#"
+format = 1
+[site]
+name = "site-a"
+prefix = "fd12:34ab:cd42::/48"
+[[nodes]]
+name = "hub-1"
+public_key = "dCdOJ1jXCuOmjKaAFt+NmrXUUY3jnEw/uTXLWVdvMnk="
+endpoints = ["203.0.113.1"]
+[[nodes]]
+name = "web-1"
+public_key = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE="
+[[networks]]
+name = "prod"
+id = 1
+routing = "static"
+members = [{ node = "hub-1", role = "hub" }, { node = "web-1" }]
+[[networks.rules]]
+name = "ssh"
+action = "accept"
+from = "any"
+to = { node = "hub-1" }
+protocol = "tcp"
+ports = ["22"]
+[[networks.rules]]
+name = "all"
+action = "accept"
+from = "any"
+to = "any"
+"#;
+
+fn hub(isolation: IsolationMode) -> intent::HostIntent {
+    let parsed = crate::config::parse_fleet(&[("fleet.d/00.toml".into(), FLEET.to_owned())]).unwrap();
+    let facts = intent::Facts {
+        isolation,
+        host_services_in_vrf: false,
+    };
+    intent::compile(&parsed.fleet, &Name::new("hub-1").unwrap(), &facts).unwrap()
+}
+
+#[test]
+fn a_listener_that_a_rule_names_must_be_in_the_vrf() {
+    let listeners = [listener(22), listener(23)];
+    let found = unreached(&hub(IsolationMode::Vrf), &listeners);
+    let wanted = Unreached {
+        listener: listener(22),
+        rule: Name::new("ssh").unwrap(),
+        vrf: LinkName::new("sdwan-1").unwrap(),
+    };
+    assert_eq!(found, [wanted]);
+    // Without a VRF, every socket is in reach.
+    assert_eq!(unreached(&hub(IsolationMode::Rules), &listeners), []);
+    let said = amiss(&with(Overlay {
+        listeners: Ok(listeners.to_vec()),
+        unreached: found,
+        ..Overlay::default()
+    }));
+    assert_eq!((said[0].0, said[0].1), ("listeners", Verdict::Warning));
+    assert!(said[0].2.contains("ip vrf exec sdwan-1"), "{}", said[0].2);
+}
+
+#[test]
+fn peers_that_dont_shake_hands_are_named_with_their_age() {
+    let intent = hub(IsolationMode::Vrf);
+    let wanted = wireguard::compile(&intent);
+    let now = UNIX_EPOCH + LONG_AGO;
+    let key = *wanted
+        .devices
+        .values()
+        .next()
+        .unwrap()
+        .peers
+        .keys()
+        .next()
+        .unwrap();
+    let actual = |last_handshake| {
+        let peer = wireguard::ActualPeer {
+            last_handshake,
+            ..wireguard::ActualPeer::default()
+        };
+        let device = wireguard::ActualDevice {
+            public_key: Some(PublicKey([1; 32])),
+            listen_port: 51_820,
+            peers: BTreeMap::from([(key, peer)]),
+        };
+        wireguard::Actual {
+            devices: BTreeMap::from([(LinkName::new("wg-sdwan-1").unwrap(), device)]),
+        }
+    };
+    let kept = |every| BTreeMap::from([(Name::new("prod").unwrap(), every)]);
+    let of = |seconds: u64| {
+        let actual = actual(Some(now - Duration::from_secs(seconds)));
+        silent(&intent, &wanted, &actual, &kept(25), now)
+    };
+    assert_eq!(of(12), []);
+    let found = of(600);
+    assert_eq!(
+        (found[0].peer.as_str(), found[0].age.unwrap().as_secs()),
+        ("web-1", 600)
+    );
+    let never = silent(&intent, &wanted, &actual(None), &kept(25), now);
+    assert_eq!(never[0].age, None);
+    // What nothing keeps alive may be silent.
+    assert_eq!(silent(&intent, &wanted, &actual(None), &kept(0), now), []);
+    let said = amiss(&with(Overlay {
+        silent: found,
+        ..Overlay::default()
+    }));
+    assert_eq!((said[0].0, said[0].1), ("handshakes", Verdict::Warning));
+    assert!(
+        said[0]
+            .2
+            .contains("is web-1 up, and does UDP get through from it to port 51820 here?"),
+        "{}",
+        said[0].2
+    );
 }
