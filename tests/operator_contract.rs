@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ipnet::Ipv6Net;
-use sdwand::api::operator::{Arrival, Operating, listen, router};
+use sdwand::api::operator::{Arrival, Listing, Operating, listen, router};
 use sdwand::federation::gateway::{Gateway, Settings};
 use sdwand::federation::grant::GrantId;
 use sdwand::federation::ledger::Ledger;
@@ -75,6 +75,7 @@ impl Site {
             operators,
             wall,
             random,
+            listing: Listing::default(),
         });
         let (stop, stopped) = watch::channel(false);
         let socket = folder.path().join("api.sock");

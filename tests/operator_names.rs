@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
-use sdwand::api::operator::{Arrival, Operating, router};
+use sdwand::api::operator::{Arrival, Listing, Operating, router};
 use sdwand::federation::gateway::{ExcerptsAsked, Gateway, Settings};
 use sdwand::federation::ledger::Ledger;
 use sdwand::federation::moment::Moment;
@@ -75,6 +75,7 @@ impl Site {
             operators,
             wall,
             random,
+            listing: Listing::default(),
         });
         Self {
             gateway,

@@ -161,7 +161,13 @@ impl Heard {
         self.lock().get(&peer.id).copied().max(peer.last_heartbeat_at)
     }
 
-    fn note(&self, id: PeerId, now: Moment) {
+    /// Who was heard of since the ledger was last told, and when.
+    #[must_use]
+    pub fn untold(&self) -> BTreeMap<PeerId, Moment> {
+        self.lock().clone()
+    }
+
+    pub(crate) fn note(&self, id: PeerId, now: Moment) {
         self.lock().insert(id, now);
     }
 }
@@ -397,7 +403,7 @@ impl Gateway {
     /// # Errors
     /// It can't be written: they are told another time.
     pub fn flush(&self, wall: Moment) -> Result<(), LedgerError> {
-        let heard = self.heard.lock().clone();
+        let heard = self.heard.untold();
         if heard.is_empty() && !self.has_heads() {
             return Ok(());
         }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::{ServeError, at, monotonic, random, renew, run_dir, wall};
 use crate::api::control;
 use crate::api::limits::Limits;
-use crate::api::operator::{Arrival, Operating, listen, router};
+use crate::api::operator::{Arrival, Listing, Operating, listen, router};
 use crate::federation::gateway::Gateway;
 use crate::federation::operators::{OperatorKey, Operators};
 use crate::federation::pki::Usage;
@@ -51,6 +51,7 @@ pub(super) async fn open(
         operators: Arc::new(operators),
         wall,
         random,
+        listing: Listing::default(),
     });
     let open = |name: &str, group: &str, way: fn(u32) -> Arrival| {
         let path = run_dir(own).join(name);

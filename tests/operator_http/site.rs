@@ -10,7 +10,7 @@ use ipnet::Ipv6Net;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use sdwand::api::limits::Limits;
-use sdwand::api::operator::{Arrival, Operating, listen, router};
+use sdwand::api::operator::{Arrival, Listing, Operating, listen, router};
 use sdwand::federation::gateway::{Gateway, Settings};
 use sdwand::federation::ledger::Ledger;
 use sdwand::federation::moment::Moment;
@@ -70,6 +70,7 @@ impl Site {
             operators: Arc::clone(&operators),
             wall,
             random,
+            listing: Listing::default(),
         });
         let (stop, stopped) = watch::channel(false);
         let https = tcp(Some(Arc::new(tls)), &router, &stopped).await;

@@ -35,6 +35,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+pub use listing::Listing;
 pub use ways::Arrival;
 
 use super::error::{ApiError, in_our_shape};
@@ -63,6 +64,8 @@ pub struct Operating {
     pub wall: fn() -> Moment,
     /// Draws random bytes.
     pub random: fn(&mut [u8]),
+    /// How the list of peers was last written.
+    pub listing: Listing,
 }
 
 /// The routes, by what they need: to read, to invite, to manage.

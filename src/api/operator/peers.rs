@@ -76,15 +76,20 @@ async fn list(
         wanted
             .push(status.ok_or_else(|| ApiError::new(400, "bad_status", format!("{word:?} is no status")))?);
     }
-    let gateway = Arc::clone(&operating.gateway);
-    let peers: Vec<Arc<Peer>> = gateway.ledger.read(|book| {
-        book.peers()
-            .filter(|peer| wanted.is_empty() || wanted.contains(&peer.status))
-            .filter(|peer| filter.spawn_mode.is_none_or(|mode| peer.mode == mode))
-            .cloned()
-            .collect()
-    });
-    let written = listing::body_of(gateway, peers);
+    let gateway = &operating.gateway;
+    let is_whole = wanted.is_empty() && filter.spawn_mode.is_none();
+    let written = if is_whole {
+        operating.listing.all(gateway)
+    } else {
+        let peers: Vec<Arc<Peer>> = gateway.ledger.read(|book| {
+            book.peers()
+                .filter(|peer| wanted.is_empty() || wanted.contains(&peer.status))
+                .filter(|peer| filter.spawn_mode.is_none_or(|mode| peer.mode == mode))
+                .cloned()
+                .collect()
+        });
+        listing::some(gateway, &peers)
+    };
     Ok(([(CONTENT_TYPE, "application/json")], written))
 }
 

@@ -69,10 +69,19 @@ pub struct Happening {
     pub payload: Value,
 }
 
+/// A peer's row.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) peer: Arc<Peer>,
+    edition: u64,
+}
+
 /// Everything that is looked up while requests are answered.
 #[derive(Clone, Debug, Default)]
 pub struct Book {
-    pub(super) peers: BTreeMap<PeerId, Arc<Peer>>,
+    pub(super) peers: BTreeMap<PeerId, Held>,
+    /// The edition of the row that was put in last.
+    pub(super) editions: u64,
     /// Where each stands, in the same order: what is looked through several times a second lies close together.
     pub(super) standing: Arc<Vec<(PeerId, Status)>>,
     pub(super) offers: BTreeMap<TokenDigest, PeerId>,
@@ -106,12 +115,20 @@ impl Book {
     /// A peer.
     #[must_use]
     pub fn peer(&self, id: &PeerId) -> Option<&Arc<Peer>> {
-        self.peers.get(id)
+        self.peers.get(id).map(|held| &held.peer)
     }
 
     /// All peers, oldest first.
     pub fn peers(&self) -> impl Iterator<Item = &Arc<Peer>> {
-        self.peers.values()
+        self.peers.values().map(|held| &held.peer)
+    }
+
+    /// All peers, oldest first, each with the edition of its row: no other row, of whichever peer, has or had the same
+    /// since the ledger was opened. The rows themselves aren't looked at.
+    pub fn editions(&self) -> impl Iterator<Item = (PeerId, u64, &Arc<Peer>)> {
+        self.peers
+            .iter()
+            .map(|(id, held)| (*id, held.edition, &held.peer))
     }
 
     /// Where each peer stands, by id.
@@ -123,13 +140,13 @@ impl Book {
     /// The peer whose open offer has this token.
     #[must_use]
     pub fn offered(&self, token: &TokenDigest) -> Option<&Arc<Peer>> {
-        self.peers.get(self.offers.get(token)?)
+        self.peer(self.offers.get(token)?)
     }
 
     /// The peer whose node may still ask for its certificate with this token.
     #[must_use]
     pub fn enrolling(&self, token: &TokenDigest) -> Option<&Arc<Peer>> {
-        self.peers.get(self.enrolments.get(token)?)
+        self.peer(self.enrolments.get(token)?)
     }
 
     /// The answer that was given for this token.
@@ -182,11 +199,11 @@ impl Book {
         let mut offers = self
             .offers
             .values()
-            .filter_map(|id| self.peers.get(id)?.offer.as_ref());
+            .filter_map(|id| self.peer(id)?.offer.as_ref());
         let mut enrolments = self
             .enrolments
             .values()
-            .filter_map(|id| self.peers.get(id)?.enrolment.as_ref());
+            .filter_map(|id| self.peer(id)?.enrolment.as_ref());
         offers.any(|offer| now < offer.expires_at) || enrolments.any(|enrolment| now < enrolment.expires_at)
     }
 
@@ -199,19 +216,31 @@ impl Book {
     /// Says whether the peer might call before, and no longer may.
     pub(super) fn put_peer(&mut self, peer: Peer) -> bool {
         let stops = self.stand(peer.id, peer.status);
-        if let Some(old) = self.peers.get(&peer.id).and_then(|old| old.offer.as_ref()) {
+        if let Some(old) = self.peers.get(&peer.id).and_then(|old| old.peer.offer.as_ref()) {
             self.offers.remove(&old.digest);
         }
         if let Some(offer) = &peer.offer {
             self.offers.insert(offer.digest, peer.id);
         }
-        if let Some(old) = self.peers.get(&peer.id).and_then(|old| old.enrolment.as_ref()) {
+        if let Some(old) = self
+            .peers
+            .get(&peer.id)
+            .and_then(|old| old.peer.enrolment.as_ref())
+        {
             self.enrolments.remove(&old.digest);
         }
         if let Some(enrolment) = &peer.enrolment {
             self.enrolments.insert(enrolment.digest, peer.id);
         }
-        self.peers.insert(peer.id, Arc::new(peer));
+        self.editions += 1;
+        let edition = self.editions;
+        self.peers.insert(
+            peer.id,
+            Held {
+                peer: Arc::new(peer),
+                edition,
+            },
+        );
         stops
     }
 
