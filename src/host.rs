@@ -110,6 +110,7 @@ pub struct RealHost {
     wg: wg::Backend,
     owner: Owner,
     isolation: IsolationMode,
+    dummies: bool,
     key: Option<PrivateKey>,
     protected: BTreeSet<LinkName>,
     verified: Option<firewall::Verified>,
@@ -150,6 +151,7 @@ impl RealHost {
         let netlink = Netlink::open()?;
         let kernel_wireguard = netlink.supports_link_kind("wireguard").await?;
         let kernel_vrf = netlink.supports_link_kind("vrf").await?;
+        let dummies = netlink.supports_link_kind("dummy").await?;
         let wg = match (own.wireguard_backend, kernel_wireguard) {
             (WireguardBackend::Kernel, false) => {
                 return Err(HostError::Missing {
@@ -196,6 +198,7 @@ impl RealHost {
             wg,
             owner,
             isolation,
+            dummies,
             key: None,
             protected: BTreeSet::new(),
             verified: None,
@@ -257,6 +260,7 @@ impl RealHost {
         let facts = intent::Facts {
             isolation: self.isolation,
             host_services_in_vrf: own.isolation.host_services_in_vrf,
+            dummies: self.dummies,
         };
         let intent = intent::compile(fleet, &own.node, &facts)?;
         let key = self.key.as_ref().map_or(intent.public_key, PrivateKey::public);

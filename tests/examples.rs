@@ -45,6 +45,7 @@ fn every_node_of_the_example_fleet_compiles() {
     let facts = Facts {
         isolation: IsolationMode::Vrf,
         host_services_in_vrf: false,
+        dummies: true,
     };
     for node in fleet.nodes.keys() {
         let intent = intent::compile(&fleet, node, &facts).unwrap_or_else(|error| panic!("{error}"));

@@ -101,6 +101,7 @@ pub(super) fn facts(own: &HostConfig) -> intent::Facts {
             IsolationBackend::Rules => IsolationMode::Rules,
         },
         host_services_in_vrf: own.isolation.host_services_in_vrf,
+        dummies: true,
     }
 }
 

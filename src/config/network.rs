@@ -107,7 +107,7 @@ fn read_network(
             .later
             .push((cursor.spot_of("routing"), "routing = \"ibgp\"".to_owned()));
     }
-    for key in ["virtual_ips", "port_mappings", "route_policies", "ovn_switches"] {
+    for key in ["port_mappings", "route_policies", "ovn_switches"] {
         parts.later(cursor, key);
     }
     let before = cursor.sink().count();
@@ -296,6 +296,12 @@ fn read_virtual_ips(cursor: &Cursor<'_>, parts: &mut Parts) -> Vec<VirtualIp> {
     let mut seen = BTreeMap::new();
     let mut all = Vec::new();
     for vip in cursor.children("virtual_ips") {
+        for key in ["med", "local_pref", "health"] {
+            if vip.has(key) {
+                let text = format!("networks.virtual_ips.{key}");
+                parts.later.push((vip.spot_of(key), text));
+            }
+        }
         let name: Option<Name> = vip.need("name");
         let address: Option<IpAddr> = vip.need("address");
         let holders: Vec<Name> = vip.set("holders");

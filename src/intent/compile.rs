@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::{Blocked, HostIntent, IsolationMode, LanIntent, NetworkIntent, Notice, firewall, topology};
+use super::{
+    Blocked, HostIntent, IsolationMode, LanIntent, NetworkIntent, Notice, VipIntent, firewall, topology,
+};
 use crate::model::address::overlaps;
 use crate::model::fleet::{Fleet, Node, ResolvedMember};
 use crate::model::network::{Isolation, LanAttachment, Network, NetworkId, VirtualIp};
@@ -24,6 +26,8 @@ pub struct Facts {
     pub isolation: IsolationMode,
     /// `[isolation] host_services_in_vrf`
     pub host_services_in_vrf: bool,
+    /// Whether the kernel has dummy links, which hold virtual IPs.
+    pub dummies: bool,
 }
 
 /// Why no intent can be compiled.
@@ -85,11 +89,16 @@ pub fn compile(fleet: &Fleet, node: &Name, facts: &Facts) -> Result<HostIntent, 
             networks.insert(network.id, intent);
         }
     }
-    let blocked = if facts.isolation == IsolationMode::Rules {
+    let mut blocked = if facts.isolation == IsolationMode::Rules {
         needs_vrf(&mut networks)
     } else {
         Vec::new()
     };
+    blocked.extend(
+        networks
+            .values()
+            .filter_map(|network| needs_dummy(network, node, facts)),
+    );
     notices.sort();
     Ok(HostIntent {
         node: node.clone(),
@@ -162,6 +171,7 @@ fn compile_network(
         link_local: own.link_local,
         links: wiring.links,
         lans,
+        vips: vips(network, own.name(), facts),
         routes: wiring.routes,
         preshared_key: PresharedKey::derive(&fleet.site.prefix.to_string(), network.id.get(), None),
         firewall,
@@ -198,6 +208,36 @@ fn own_lans(own: &Placed<'_>, network: &Network, notices: &mut Vec<Notice>) -> V
     lans
 }
 
+fn vips(network: &Network, own: &Name, facts: &Facts) -> Vec<VipIntent> {
+    let vips = network.virtual_ips.iter().map(|vip| VipIntent {
+        name: vip.name.clone(),
+        address: vip.address,
+        holders: vip
+            .holders
+            .iter()
+            .filter(|holder| vip.held_by(holder))
+            .cloned()
+            .collect(),
+        here: facts.dummies && vip.held_by(own),
+    });
+    vips.collect()
+}
+
+/// Virtual IPs live on a dummy, never on `lo`: where the kernel has none, this host can't hold them.
+fn needs_dummy(network: &NetworkIntent, own: &Name, facts: &Facts) -> Option<Blocked> {
+    let held = network.vips.iter().filter(|vip| vip.holders.contains(own));
+    let names: Vec<&str> = held.map(|vip| vip.name.as_str()).collect();
+    (!facts.dummies && !names.is_empty()).then(|| Blocked {
+        network: Some(network.id),
+        reason: format!(
+            "needs dummy links for the virtual IPs of network {} that this host holds: {}",
+            network.name,
+            names.join(", ")
+        ),
+        fix: "use a kernel with CONFIG_DUMMY (`modprobe dummy`), or put another holder first".to_owned(),
+    })
+}
+
 /// Without a VRF, the `local` table is shared: two networks of which both have a LAN on this host with the same
 /// addresses, or one a LAN with the other's overlay address in it, would leak into each other. The one with the lower id
 /// stays; the others are blocked.
@@ -210,6 +250,8 @@ fn needs_vrf(networks: &mut BTreeMap<NetworkId, NetworkIntent>) -> Vec<Blocked> 
     {
         let overlay = std::iter::once(IpNet::from(IpAddr::V6(intent.overlay_v6)));
         let overlay = overlay.chain(intent.overlay_v4.map(|v4| IpNet::from(IpAddr::V4(v4))));
+        let vips = intent.vips.iter().filter(|vip| vip.here);
+        let overlay = overlay.chain(vips.map(|vip| IpNet::from(vip.address)));
         let local: Vec<IpNet> = intent.lans.iter().map(|lan| lan.subnet).chain(overlay).collect();
         let clash = kept.iter().find_map(|(other, subnets)| {
             let pair = subnets.iter().flat_map(|a| local.iter().map(move |b| (a, b)));

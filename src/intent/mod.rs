@@ -102,6 +102,8 @@ pub struct NetworkIntent {
     pub links: Vec<LinkIntent>,
     /// The LANs behind this host.
     pub lans: Vec<LanIntent>,
+    /// The network's virtual IPs, here and elsewhere.
+    pub vips: Vec<VipIntent>,
     /// Which link carries which prefix of others, as static routes.
     pub routes: BTreeMap<IpNet, LinkName>,
     /// The key that binds a peer to this network.
@@ -159,6 +161,19 @@ pub struct LanIntent {
     pub interface: LinkName,
     /// The router, if it isn't on the interface itself.
     pub via: Option<IpAddr>,
+}
+
+/// A virtual IP of a network.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct VipIntent {
+    /// Its name.
+    pub name: Name,
+    /// The address.
+    pub address: IpAddr,
+    /// Who holds it now: the first holder of the fleet's order, or all holders of an anycast address.
+    pub holders: Vec<Name>,
+    /// Whether this host has it, on the network's dummy.
+    pub here: bool,
 }
 
 /// What may pass between the overlay of one network and this host.

@@ -45,6 +45,7 @@ fn host(node: &str, isolation: IsolationMode, networks: &str) -> HostIntent {
     let facts = Facts {
         isolation,
         host_services_in_vrf: false,
+        dummies: true,
     };
     compile(&parsed.fleet, &Name::new(node).unwrap(), &facts).unwrap()
 }
@@ -165,6 +166,73 @@ fn a_spoke_has_a_link_for_each_hub_and_each_hub_on_its_own() {
     assert_eq!(network.overlay_v6.to_string(), "fd12:34ab:cd42:20::b");
     assert_eq!(network.overlay_v4.unwrap().to_string(), "100.64.20.11");
     assert_eq!(network.link_local.to_string(), "fe80::b");
+}
+
+#[test]
+fn the_first_holder_has_a_virtual_ip_and_everyone_knows() {
+    let text = format!(
+        "{TWO_HUBS}\n\
+         [[networks.virtual_ips]]\nname = \"api\"\naddress = \"::100\"\nholders = [\"spoke-1\", \"spoke-2\"]\n\
+         [[networks.virtual_ips]]\nname = \"web\"\naddress = \"100.64.20.100\"\nholders = [\"hub-2\"]\n\
+         [[networks.rules]]\nname = \"to-api\"\naction = \"accept\"\nfrom = \"any\"\nto = {{ vip = \"api\" }}\n\
+         [[networks.rules]]\nname = \"to-node\"\naction = \"accept\"\nfrom = \"any\"\nto = {{ node = \"spoke-1\" }}\n"
+    );
+    let api: IpNet = "fd12:34ab:cd42:20::100/128".parse().unwrap();
+    let web: IpNet = "100.64.20.100/32".parse().unwrap();
+    for (node, has_api, has_web) in [
+        ("spoke-1", true, false),
+        ("spoke-2", false, false),
+        ("hub-2", false, true),
+    ] {
+        let host = host(node, IsolationMode::Vrf, &text);
+        let network = network(&host, 20);
+        let here: Vec<bool> = network.vips.iter().map(|vip| vip.here).collect();
+        assert_eq!(here, [has_api, has_web], "{node}");
+        assert_eq!(network.vips[0].holders[0].as_str(), "spoke-1");
+        assert_eq!(network.firewall.own.contains(api.addr()), has_api, "{node}");
+        assert_eq!(network.firewall.own.contains(web.addr()), has_web, "{node}");
+        let rules: Vec<Vec<IpNet>> = network
+            .firewall
+            .rules
+            .iter()
+            .map(|rule| rule.to.iter().collect())
+            .collect();
+        assert_eq!(rules[0], [api]);
+        assert!(rules[1].contains(&api), "a node is its VIPs too: {rules:?}");
+        assert!(host.blocked.is_empty());
+    }
+    // On a hub the holder's peer carries it; a spoke reaches a hub's by that hub's link.
+    let hub = host("hub-1", IsolationMode::Vrf, &text);
+    let peers: BTreeSet<&str> = network(&hub, 20).links[0]
+        .peers
+        .values()
+        .filter(|peer| peer.allowed_ips.contains(&api))
+        .map(|peer| peer.node.as_str())
+        .collect();
+    assert_eq!(peers, BTreeSet::from(["spoke-1"]));
+    assert!(network(&hub, 20).routes.contains_key(&api));
+    let spoke = host("spoke-2", IsolationMode::Vrf, &text);
+    assert_eq!(network(&spoke, 20).routes[&web].as_str(), "wg-sdwan-20-2");
+}
+
+#[test]
+fn a_virtual_ip_needs_a_dummy_to_live_on() {
+    let text = format!(
+        "{TWO_HUBS}\n\
+         [[networks.virtual_ips]]\nname = \"api\"\naddress = \"::100\"\nholders = [\"spoke-1\"]\n"
+    );
+    let parsed = config::parse_fleet(&[("fleet.d/00.toml".into(), format!("{NODES}{text}"))]).unwrap();
+    let facts = Facts {
+        isolation: IsolationMode::Vrf,
+        host_services_in_vrf: false,
+        dummies: false,
+    };
+    let on = |node| compile(&parsed.fleet, &Name::new(node).unwrap(), &facts).unwrap();
+    let holder = on("spoke-1");
+    assert!(!network(&holder, 20).vips[0].here);
+    assert_eq!(holder.blocked.len(), 1, "{:?}", holder.blocked);
+    assert!(holder.blocked[0].reason.contains("api"), "{:?}", holder.blocked);
+    assert_eq!(on("spoke-2").blocked, []);
 }
 
 const MESH: &str = r#"
@@ -300,6 +368,7 @@ fn a_stranger_has_no_intent() {
     let facts = Facts {
         isolation: IsolationMode::Vrf,
         host_services_in_vrf: false,
+        dummies: true,
     };
     assert!(compile(&parsed.fleet, &Name::new("nobody").unwrap(), &facts).is_err());
 }

@@ -29,6 +29,7 @@ fn target_of(fleet: &Fleet, isolation: IsolationMode) -> Target {
     let facts = intent::Facts {
         isolation,
         host_services_in_vrf: false,
+        dummies: true,
     };
     let intent = intent::compile(fleet, &Name::new("me").unwrap(), &facts).unwrap();
     Target::new(intent, memory::key().public(), &l3::Facts::offline())

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::intent::{IsolationMode, NetworkIntent, Notice};
 use crate::model::fleet::FleetDigest;
 use crate::model::host::Mode;
-use crate::model::{LinkName, Name, NetworkId, PublicKey};
-use crate::planes::{PlaneName, firewall, wireguard};
+use crate::model::{LinkName, Name, NetworkId, PublicKey, naming};
+use crate::planes::{PlaneName, firewall, l3, wireguard};
 use crate::reconcile::{ConditionState, Conditions, Observation, Target};
 
 /// Whether the files are good.
@@ -83,6 +83,7 @@ struct NetworkStatus {
     overlay_v6: std::net::Ipv6Addr,
     overlay_v4: Option<std::net::Ipv4Addr>,
     links: Vec<LinkStatus>,
+    virtual_ips: Vec<VipStatus>,
     rules: Vec<RuleStatus>,
     /// What no rule named and the default action dropped.
     default_drops: Counter,
@@ -104,6 +105,16 @@ struct PeerStatus {
     handshake_age_seconds: Option<u64>,
     rx_bytes: u64,
     tx_bytes: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct VipStatus {
+    name: Name,
+    address: std::net::IpAddr,
+    /// Who holds it by the fleet's order; several where it is anycast.
+    holders: Vec<Name>,
+    /// Whether it was found on this host's dummy; none where that can't be read.
+    here: Option<bool>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -218,9 +229,26 @@ fn network_status(
             .iter()
             .map(|link| link_status(link, devices, now))
             .collect(),
+        virtual_ips: vip_status(network, observation),
         rules: rules.collect(),
         default_drops,
     }
+}
+
+fn vip_status(network: &NetworkIntent, observation: Option<&Observation>) -> Vec<VipStatus> {
+    let found = observation.and_then(|observation| observation.l3.as_ref().ok());
+    let dummy = naming::vip_dummy(network.id);
+    let is_here = |address: std::net::IpAddr| {
+        let link = |actual: &l3::Actual| actual.state.links.get(&dummy).cloned();
+        found.map(|actual| link(actual).is_some_and(|link| link.addresses.contains(&address.into())))
+    };
+    let vips = network.vips.iter().map(|vip| VipStatus {
+        name: vip.name.clone(),
+        address: vip.address,
+        holders: vip.holders.clone(),
+        here: is_here(vip.address),
+    });
+    vips.collect()
 }
 
 fn link_status(
@@ -371,6 +399,20 @@ impl NetworkStatus {
                     peer.node, peer.rx_bytes, peer.tx_bytes
                 )?;
             }
+        }
+        for vip in &self.virtual_ips {
+            let holders: Vec<&str> = vip.holders.iter().map(Name::as_str).collect();
+            let here = match vip.here {
+                Some(true) => ", on this host",
+                Some(false) | None => "",
+            };
+            writeln!(
+                f,
+                "  vip {:<21} {} held by {}{here}",
+                vip.name,
+                vip.address,
+                holders.join(", ")
+            )?;
         }
         for rule in &self.rules {
             writeln!(

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sdwand::intent::{
-    FirewallIntent, HostIntent, IsolationMode, LanIntent, LinkIntent, LinkKind, NetworkIntent,
+    FirewallIntent, HostIntent, IsolationMode, LanIntent, LinkIntent, LinkKind, NetworkIntent, VipIntent,
 };
 use sdwand::model::{FleetDigest, LinkName, Name, NetworkId, PresharedKey, PrivateKey, naming};
 
@@ -71,6 +71,12 @@ pub fn network(id: u16, isolation: IsolationMode, lan: Option<&str>) -> NetworkI
             peers: BTreeMap::new(),
         }],
         lans,
+        vips: vec![VipIntent {
+            name: Name::new("api").unwrap(),
+            address: format!("{prefix}100").parse().unwrap(),
+            holders: vec![Name::new("hub").unwrap()],
+            here: lan.is_some(),
+        }],
         routes: routes.into(),
         preshared_key: PresharedKey::derive("fd12:34ab:cd42::/48", id, None),
         firewall: FirewallIntent::default(),

@@ -50,7 +50,7 @@ pub fn check_host(host: &HostConfig, fleet: &Fleet, key: Option<PublicKey>) -> V
 }
 
 /// Pairs of networks that a node can't keep apart by policy rules alone: both have LANs of their own on it that share
-/// addresses, or one has a LAN with the node's address in the other, and the `local` table has one entry for each address. Empty where the node can do without VRFs.
+/// addresses, or one has a LAN with the node's address, or a virtual IP that it holds, of the other, and the `local` table has one entry for each address. Empty where the node can do without VRFs.
 #[must_use]
 pub fn rules_backend_conflicts(fleet: &Fleet, node: &Name) -> Vec<Finding> {
     let mut findings = Findings::default();
@@ -91,7 +91,9 @@ pub fn rules_backend_conflicts(fleet: &Fleet, node: &Name) -> Vec<Finding> {
         let v4 = v4
             .and_then(|(prefix, id)| naming::address_v4(prefix, id))
             .map(IpAddr::V4);
-        for own in std::iter::once(v6).chain(v4).map(IpNet::from) {
+        let vips = network.virtual_ips.iter().filter(|vip| vip.held_by(node));
+        let vips = vips.map(|vip| vip.address);
+        for own in std::iter::once(v6).chain(v4).chain(vips).map(IpNet::from) {
             let shared = |(other, net): &&(&Name, IpNet)| **other != network.name && overlaps(net, &own);
             if let Some((other, prefix)) = lans.iter().find(shared) {
                 let first = (*other).clone();

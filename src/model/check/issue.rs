@@ -188,6 +188,16 @@ pub enum Issue {
         /// Why.
         why: String,
     },
+    /// An anycast address where nobody picks one of its holders.
+    #[error(
+        "virtual IP \"{vip}\" is anycast, and network \"{network}\" is static: a link carries a prefix to one of its peers only, and nothing picks the holder"
+    )]
+    StaticAnycast {
+        /// The virtual IP.
+        vip: Name,
+        /// The network.
+        network: Name,
+    },
     /// A port mapping on a member that isn't a hub.
     #[error("node \"{node}\" isn't a hub of network \"{network}\"")]
     NotAHub {
@@ -311,6 +321,7 @@ impl Issue {
             | Self::NoIpv4 { .. }
             | Self::NotAHostAddress(_)
             | Self::MainTableTaken { .. }
+            | Self::StaticAnycast { .. }
             | Self::NotAHub { .. }
             | Self::MappingPortTaken { .. }
             | Self::MappingFamily { .. }
@@ -381,6 +392,9 @@ impl Issue {
             Self::AddressTaken { .. } => "set another host_id or address",
             Self::NoIpv4 { .. } => "give the network a prefix_v4",
             Self::MainTableTaken { .. } => "keep one of them in a VRF: isolation = \"vrf\"",
+            Self::StaticAnycast { .. } => {
+                "routing = \"ibgp\" picks the nearest holder; or leave out `anycast`: the first holder has the address, and the order of `holders` moves it"
+            }
             Self::MappingFamily { .. } => {
                 "IPv4 isn't translated to IPv6: give the network a prefix_v4, or change source_cidrs"
             }

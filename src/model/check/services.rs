@@ -8,7 +8,7 @@ use super::{Findings, Issue, Kind, NetworkView, Object, Place, View};
 use crate::model::address::overlaps;
 use crate::model::fleet::Fleet;
 use crate::model::name::Name;
-use crate::model::network::{Isolation, MappingTarget, Network, PortMapping, Protocol, Role};
+use crate::model::network::{Isolation, MappingTarget, Network, PortMapping, Protocol, Role, Routing};
 use crate::model::routing::{Export, PolicyScope};
 
 pub(super) fn check(view: &View<'_>, findings: &mut Findings) {
@@ -53,6 +53,17 @@ fn has_vip(network: &Network, vip: &Name) -> bool {
 
 fn virtual_ips(fleet: &Fleet, view: &NetworkView<'_>, findings: &mut Findings) {
     for vip in &view.network.virtual_ips {
+        if vip.anycast && vip.holders.len() > 1 && view.network.routing == Routing::Static {
+            let object = Object::VirtualIp {
+                network: view.name(),
+                name: vip.name.clone(),
+            };
+            let issue = Issue::StaticAnycast {
+                vip: vip.name.clone(),
+                network: view.name(),
+            };
+            findings.clash(object.key("anycast"), view.object(), issue);
+        }
         for (index, holder) in vip.holders.iter().enumerate() {
             let object = Object::VirtualIp {
                 network: view.name(),

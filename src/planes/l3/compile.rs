@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv6Net};
 
 use crate::intent::{HostIntent, IsolationMode, LanIntent, LinkKind, NetworkIntent};
-use crate::model::LinkName;
 use crate::model::network::EndpointHost;
 use crate::model::ownership::{ROUTE_METRIC, UNREACHABLE_METRIC, rule_priority};
+use crate::model::{LinkName, naming};
 
 use super::state::{
     Backend, Family, Lan, Link, LinkType, MAIN_TABLE, Route, RouteKey, RouteTo, Rule, Selector, State,
@@ -100,6 +100,7 @@ fn compile_links(state: &mut State, network: &NetworkIntent, facts: Facts) {
         };
         state.links.insert(link.name.clone(), desired);
     }
+    compile_vips(state, network);
     let peers = network.links.iter().flat_map(|link| link.peers.values());
     for endpoint in peers.flat_map(|peer| &peer.endpoints) {
         if let EndpointHost::Address(address) = endpoint.host {
@@ -113,6 +114,30 @@ fn compile_links(state: &mut State, network: &NetworkIntent, facts: Facts) {
         };
         state.lans.insert(lan.interface.clone(), desired);
     }
+}
+
+/// The dummy that holds the network's virtual IPs, while this host holds any. It is in the VRF, and never carries a packet.
+fn compile_vips(state: &mut State, network: &NetworkIntent) {
+    let vips = network.vips.iter().filter(|vip| vip.here);
+    let addresses: std::collections::BTreeSet<IpNet> = vips.map(|vip| IpNet::from(vip.address)).collect();
+    if addresses.is_empty() {
+        return;
+    }
+    let name = naming::vip_dummy(network.id);
+    for (parameter, value) in [("disable_ipv6", 0), ("addr_gen_mode", 1), ("accept_ra", 0)] {
+        state
+            .sysctls
+            .insert(link_sysctl(Family::V6, &name, parameter), value);
+    }
+    let dummy = Link {
+        network: network.id,
+        kind: LinkType::Dummy,
+        mtu: None,
+        master: network.vrf.clone(),
+        up: true,
+        addresses,
+    };
+    state.links.insert(name, dummy);
 }
 
 fn compile_isolation(state: &mut State, network: &NetworkIntent) {
@@ -146,10 +171,15 @@ fn compile_isolation(state: &mut State, network: &NetworkIntent) {
             rule(family, rule_priority::OIF, Selector::Oif(interface.clone()));
         }
     }
-    let v6 = Selector::From(network.overlay_v6.into());
-    rule(Family::V6, rule_priority::FROM, v6);
-    if let Some(v4) = network.overlay_v4 {
-        rule(Family::V4, rule_priority::FROM, Selector::From(v4.into()));
+    let overlay = std::iter::once(IpAddr::V6(network.overlay_v6));
+    let overlay = overlay.chain(network.overlay_v4.map(IpAddr::V4));
+    let vips = network.vips.iter().filter(|vip| vip.here).map(|vip| vip.address);
+    for address in overlay.chain(vips) {
+        rule(
+            Family::of(&address.into()),
+            rule_priority::FROM,
+            Selector::From(address),
+        );
     }
     // This host answers from its LAN addresses, too. Only what it sends itself: a foreign packet with such a source must
     // not find its way into the network.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use crate::intent::{
-    FirewallIntent, HostIntent, IsolationMode, LanIntent, LinkIntent, LinkKind, NetworkIntent,
+    FirewallIntent, HostIntent, IsolationMode, LanIntent, LinkIntent, LinkKind, NetworkIntent, VipIntent,
 };
 use crate::model::{FleetDigest, LinkName, Name, NetworkId, PresharedKey, PrivateKey, naming};
 use crate::planes::Phase;
@@ -25,6 +25,7 @@ struct Choice {
     lan: bool,
     via: bool,
     peers: BTreeSet<u16>,
+    vips: BTreeSet<u16>,
 }
 
 fn choices() -> impl Strategy<Value = BTreeMap<u16, Choice>> {
@@ -35,7 +36,9 @@ fn choices() -> impl Strategy<Value = BTreeMap<u16, Choice>> {
     ];
     let peers = prop::collection::btree_set(2..20_u16, 0..6);
     let flags = any::<(bool, bool, bool, bool)>();
-    let choice = (isolation, 1..4_usize, flags, peers).prop_map(|(isolation, links, flags, peers)| Choice {
+    let vips = prop::collection::btree_set(100..104_u16, 0..3);
+    let parts = (isolation, 1..4_usize, flags, peers, vips);
+    let choice = parts.prop_map(|(isolation, links, flags, peers, vips)| Choice {
         isolation,
         links,
         multipoint: flags.0,
@@ -43,6 +46,7 @@ fn choices() -> impl Strategy<Value = BTreeMap<u16, Choice>> {
         lan: flags.2,
         via: flags.3,
         peers,
+        vips,
     });
     prop::collection::btree_map(1..4_u16, choice, 0..4)
 }
@@ -111,10 +115,27 @@ fn network(id: u16, choice: &Choice) -> NetworkIntent {
         link_local: "fe80::1".parse().unwrap(),
         links: links.collect(),
         lans,
+        vips: vips(id, choice),
         routes,
         preshared_key: PresharedKey::derive("fd12::/48", id, None),
         firewall: FirewallIntent::default(),
     }
+}
+
+/// Even ones are of IPv6, odd ones of IPv4 where the network carries it; one in four is elsewhere.
+fn vips(id: u16, choice: &Choice) -> Vec<VipIntent> {
+    let vips = choice.vips.iter().filter(|vip| choice.v4 || *vip % 2 == 0);
+    vips.map(|vip| VipIntent {
+        name: Name::new(&format!("vip-{vip}")).unwrap(),
+        address: if vip % 2 == 0 {
+            format!("fd12::{id}:{vip}").parse().unwrap()
+        } else {
+            format!("100.64.{id}.{vip}").parse().unwrap()
+        },
+        holders: vec![Name::new("node").unwrap()],
+        here: *vip != 103,
+    })
+    .collect()
 }
 
 fn facts(userspace: bool) -> Facts {
@@ -293,6 +314,7 @@ fn vrf_network() -> BTreeMap<u16, Choice> {
         lan: true,
         via: true,
         peers: [2].into(),
+        vips: [100, 101].into(),
     };
     [(1, choice)].into()
 }

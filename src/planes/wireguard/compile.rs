@@ -126,6 +126,7 @@ mod tests {
             link_local: "fe80::1".parse().unwrap(),
             links,
             lans: Vec::new(),
+            vips: Vec::new(),
             routes: BTreeMap::new(),
             preshared_key: PresharedKey::derive("fd00::/48", 1, None),
             firewall: FirewallIntent::default(),

@@ -70,6 +70,7 @@ fn fleet(networks: &str) -> Fleet {
 const FACTS: Facts = Facts {
     isolation: IsolationMode::Vrf,
     host_services_in_vrf: false,
+    dummies: true,
 };
 
 fn ask(fleet: &Fleet, question: &str) -> Result<Explanation, AskError> {

@@ -67,6 +67,7 @@ pub(super) fn network(
             })
             .collect(),
         lans: Vec::new(),
+        vips: Vec::new(),
         routes: BTreeMap::new(),
         preshared_key: PresharedKey::derive("fd00::/48", id, None),
         firewall,
