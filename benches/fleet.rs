@@ -28,6 +28,7 @@ fn facts() -> Facts {
     Facts {
         isolation: IsolationMode::Vrf,
         host_services_in_vrf: false,
+        dummies: true,
     }
 }
 

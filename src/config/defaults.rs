@@ -101,6 +101,11 @@ endpoints   = ["203.0.113.5"]                    # default []: not reachable fro
 tags        = []
 host_id     = 1                                  # absent: IPv6 from the name's hash; needed for IPv4
 
+[[nodes]]
+name        = "spoke-a1"
+public_key  = "T5y0uKJbdJxuVgp2AQeYdoWU1DfKH5nzZJv6wYzTnkE="
+host_id     = 11
+
 [[networks]]
 name              = "prod"                       # has no default
 id                = 1                            # 1 to 9999; has no default
@@ -117,6 +122,7 @@ keepalive_seconds = 25                           # 0: none
 members = [
   # role: "spoke" unless given. By `node`, or by `tag`. lans, endpoints and listen_port are the member's own.
   { node = "hub-a1", role = "hub", lans = [] },
+  { node = "spoke-a1" },
 ]
 bgp = { hold_seconds = 90, keepalive_seconds = 30, graceful_restart = true, bfd = { rx_ms = 200, tx_ms = 200, multiplier = 3 } }
 
@@ -134,7 +140,7 @@ enabled  = true
 [[networks.virtual_ips]]
 name    = "api"                                  # has no default
 address = "::100"                                # host part, or a full address; has no default
-holders = ["hub-a1"]                             # the first is active; has no default
+holders = ["spoke-a1"]                           # the first is active; has no default
 anycast = false
 # med        = 100                               # absent: none
 # local_pref = 100                               # absent: none
@@ -256,12 +262,16 @@ mod tests {
             public_key = "qyZM0n/nfE4oy3WbcOMEEEhHnPs+LsxOddSahMSLN2A="
             endpoints = ["203.0.113.5"]
             host_id = 1
+            [[nodes]]
+            name = "spoke-a1"
+            public_key = "T5y0uKJbdJxuVgp2AQeYdoWU1DfKH5nzZJv6wYzTnkE="
+            host_id = 11
             [[networks]]
             name = "prod"
             id = 1
-            members = [{ node = "hub-a1", role = "hub" }]
+            members = [{ node = "hub-a1", role = "hub" }, { node = "spoke-a1" }]
             rules = [{ name = "ping", action = "accept", from = "any", to = "any" }]
-            virtual_ips = [{ name = "api", address = "::100", holders = ["hub-a1"] }]
+            virtual_ips = [{ name = "api", address = "::100", holders = ["spoke-a1"] }]
             port_mappings = [{ name = "https", hub = "hub-a1", listen_port = 443, to = { vip = "api" } }]
             route_policies = [{ name = "all", direction = "import", statements = [{ action = "accept" }] }]
             [[networks.ovn_switches]]

@@ -107,7 +107,7 @@ fn read_network(
             .later
             .push((cursor.spot_of("routing"), "routing = \"ibgp\"".to_owned()));
     }
-    for key in ["port_mappings", "route_policies", "ovn_switches"] {
+    for key in ["route_policies", "ovn_switches"] {
         parts.later(cursor, key);
     }
     let before = cursor.sink().count();

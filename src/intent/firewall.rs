@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::compile::Placed;
 use super::topology::bound;
-use super::{FirewallIntent, LanIntent, LinkIntent, Notice, RuleIntent};
+use super::{FirewallIntent, LanIntent, LinkIntent, Notice, RuleIntent, mappings};
 use crate::model::fleet::Fleet;
 use crate::model::network::{Network, PortRange, Rule, Selector};
 use crate::model::{AddressSet, LinkName, Name};
@@ -42,6 +42,8 @@ pub(super) fn compile(
             .collect(),
         bound: everything.clone(),
         rules,
+        mappings: mappings::listening(network, members, own),
+        admissions: mappings::admissions(network, members, own),
     }
 }
 

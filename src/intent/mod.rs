@@ -5,6 +5,7 @@
 
 mod compile;
 mod firewall;
+mod mappings;
 mod topology;
 
 #[cfg(test)]
@@ -192,6 +193,55 @@ pub struct FirewallIntent {
     pub bound: AddressSet,
     /// The rules in order; a rule that can match nothing is left out.
     pub rules: Vec<RuleIntent>,
+    /// Ports of this host's underlay that lead into the network, by name.
+    pub mappings: Vec<MappingIntent>,
+    /// What the mappings of other hosts send to this one, or through it.
+    pub admissions: BTreeSet<AdmissionIntent>,
+}
+
+/// A port of this host's underlay that leads into a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MappingIntent {
+    /// Its name.
+    pub name: Name,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The port, on every address of the underlay.
+    pub listen_port: u16,
+    /// The port of the target.
+    pub target_port: u16,
+    /// Where it leads, once for each family at most; never empty.
+    pub ways: Vec<MappedWay>,
+    /// Who may connect, of families that have a way.
+    pub sources: AddressSet,
+    /// Connections at once, if limited.
+    pub max_connections: Option<u32>,
+    /// New connections a second, if limited.
+    pub rate_limit_per_second: Option<u32>,
+}
+
+/// How a mapped connection goes through the network: both addresses are of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MappedWay {
+    /// The overlay address of the host that listens: the source that the target sees.
+    pub hub: IpAddr,
+    /// The target.
+    pub target: IpAddr,
+}
+
+/// What a port mapping of another host sends here, or through here; it is let in without a rule.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AdmissionIntent {
+    /// The mapping.
+    pub name: Name,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The destination port.
+    pub port: u16,
+    /// The source: the overlay address of the host that listens.
+    pub from: IpAddr,
+    /// The target.
+    pub to: IpAddr,
 }
 
 /// One rule with its selectors resolved. `from` and `to` are never empty.

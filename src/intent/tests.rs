@@ -235,6 +235,65 @@ fn a_virtual_ip_needs_a_dummy_to_live_on() {
     assert_eq!(on("spoke-2").blocked, []);
 }
 
+#[test]
+fn a_port_mapping_is_the_hubs_and_the_target_lets_it_in() {
+    let text = format!(
+        "{TWO_HUBS}\n\
+         [[networks.virtual_ips]]\nname = \"api\"\naddress = \"::100\"\nholders = [\"spoke-2\"]\n\
+         [[networks.port_mappings]]\nname = \"web\"\nhub = \"hub-1\"\nlisten_port = 443\nto = {{ node = \"spoke-1\" }}\n\
+         target_port = 8443\nsource_cidrs = [\"0.0.0.0/0\"]\n\
+         [[networks.port_mappings]]\nname = \"api\"\nhub = \"hub-1\"\nlisten_port = 444\nto = {{ vip = \"api\" }}\n\
+         target_port = 8443\n\
+         [[networks.port_mappings]]\nname = \"off\"\nhub = \"hub-1\"\nlisten_port = 445\nto = {{ node = \"spoke-1\" }}\n\
+         target_port = 8443\nenabled = false\n"
+    );
+    let on = |node| host(node, IsolationMode::Vrf, &text);
+    let hub = on("hub-1");
+    let mappings = &network(&hub, 20).firewall.mappings;
+    let shown: Vec<(&str, Vec<String>, Vec<IpNet>)> = mappings
+        .iter()
+        .map(|mapping| {
+            let ways = mapping
+                .ways
+                .iter()
+                .map(|way| format!("{} -> {}", way.hub, way.target));
+            (
+                mapping.name.as_str(),
+                ways.collect(),
+                mapping.sources.iter().collect(),
+            )
+        })
+        .collect();
+    let both = vec![
+        "fd12:34ab:cd42:20::1 -> fd12:34ab:cd42:20::b".to_owned(),
+        "100.64.20.1 -> 100.64.20.11".to_owned(),
+    ];
+    let api = vec!["fd12:34ab:cd42:20::1 -> fd12:34ab:cd42:20::100".to_owned()];
+    assert_eq!(
+        shown,
+        [
+            ("api", api, vec!["::/0".parse().unwrap()]),
+            ("web", both, vec!["0.0.0.0/0".parse().unwrap()]),
+        ]
+    );
+    let admitted = |node| {
+        let host = on(node);
+        let firewall = &network(&host, 20).firewall;
+        assert!(firewall.mappings.is_empty(), "{node}");
+        let names = firewall
+            .admissions
+            .iter()
+            .map(|a| format!("{} {} {}", a.name, a.to, a.port));
+        names.collect::<Vec<_>>()
+    };
+    let web = ["web 100.64.20.11 8443", "web fd12:34ab:cd42:20::b 8443"];
+    assert_eq!(admitted("spoke-1"), web);
+    assert_eq!(admitted("spoke-2"), ["api fd12:34ab:cd42:20::100 8443"]);
+    // Another hub may be on the way.
+    assert_eq!(admitted("hub-2").len(), 3);
+    assert!(network(&hub, 20).firewall.admissions.is_empty());
+}
+
 const MESH: &str = r#"
 [[networks]]
 name = "mesh"

@@ -5,6 +5,7 @@
 //! | link | name prefix *and* [`LINK_ALIAS`] (or [`LINK_GROUP`] until it has one) |
 //! | address | it is on a link of ours |
 //! | route, rule | protocol [`ROUTE_PROTOCOL`] (`RTPROT_*`, `FRA_PROTOCOL`), shown by `ip` as `proto 241` |
+//! | mark of packets and connections | the bits of [`MARK_MASK`]: [`mapping_mark`], [`REPLY_MARK`] |
 //! | nftables | everything in table `inet` [`NFT_TABLE`], nothing outside |
 //! | enslaved LAN interface | its master is a VRF of ours |
 //!
@@ -12,6 +13,7 @@
 
 use super::name::LinkName;
 use super::naming::{DUMMY_PREFIX, VRF_PREFIX, WIREGUARD_PREFIX};
+use super::network::NetworkId;
 
 /// The routing protocol number of our routes and rules.
 pub const ROUTE_PROTOCOL: u8 = 241;
@@ -32,8 +34,36 @@ pub const LINK_GROUP: u32 = 241;
 /// Our nftables table, of family `inet`.
 pub const NFT_TABLE: &str = "sdwand";
 
-/// Priorities of our rules, for tables without a VRF: ahead of `main` (32766), behind `local` (0) and l3mdev (1000).
+/// The bits of packet and connection marks that are ours, while a port mapping is in force. The others stay as they are.
+pub const MARK_MASK: u32 = 0xffff_0000;
+
+/// `R`: the mark of a packet that answers a mapped connection, on its way back to the underlay.
+pub const REPLY_MARK: u32 = 0x8000_0000;
+
+/// What tells the mark of a network from [`REPLY_MARK`].
+const MAPPING_BIT: u32 = 0x4000_0000;
+
+/// `A(id)`: the mark of a mapped connection, and of its packets on their way into the network.
+#[must_use]
+pub const fn mapping_mark(id: NetworkId) -> u32 {
+    MAPPING_BIT | (id.get() as u32) << 16
+}
+
+/// The network into which a connection with this mark is mapped.
+#[must_use]
+pub fn network_of_mark(mark: u32) -> Option<NetworkId> {
+    let id = u16::try_from((mark & MARK_MASK & !MAPPING_BIT) >> 16).ok()?;
+    let id = NetworkId::new(id).ok()?;
+    (mark & MARK_MASK == mapping_mark(id)).then_some(id)
+}
+
+/// Priorities of our rules. Those of port mappings are ahead of l3mdev (1000); those for tables without a VRF are behind
+/// it, and ahead of `main` (32766).
 pub mod rule_priority {
+    /// `fwmark A(id)` → the network's table.
+    pub const MAPPED: u32 = 900;
+    /// `fwmark R` → `main`.
+    pub const REPLY: u32 = 901;
     /// `iif <link>` → the network's table.
     pub const IIF: u32 = 2_000;
     /// `oif <link>` → the network's table.
@@ -103,6 +133,18 @@ mod tests {
             "d-sdwan-a",
         ] {
             assert_eq!(class(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn marks_lead_back_to_their_network() {
+        for id in [1, 20, 9999] {
+            let id = NetworkId::new(id).unwrap();
+            assert_eq!(network_of_mark(mapping_mark(id) | 0x1234), Some(id));
+            assert_eq!(mapping_mark(id) & !MARK_MASK, 0);
+        }
+        for foreign in [0, 1, REPLY_MARK, 0xca6c, 0x0004_0000, MAPPING_BIT, u32::MAX] {
+            assert_eq!(network_of_mark(foreign), None, "{foreign:#x}");
         }
     }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::intent::{IsolationMode, NetworkIntent, Notice};
 use crate::model::fleet::FleetDigest;
 use crate::model::host::Mode;
+use crate::model::network::Protocol;
 use crate::model::{LinkName, Name, NetworkId, PublicKey, naming};
 use crate::planes::{PlaneName, firewall, l3, wireguard};
 use crate::reconcile::{ConditionState, Conditions, Observation, Target};
@@ -84,6 +85,8 @@ struct NetworkStatus {
     overlay_v4: Option<std::net::Ipv4Addr>,
     links: Vec<LinkStatus>,
     virtual_ips: Vec<VipStatus>,
+    /// Ports of this host's underlay that lead into the network.
+    port_mappings: Vec<MappingStatus>,
     rules: Vec<RuleStatus>,
     /// What no rule named and the default action dropped.
     default_drops: Counter,
@@ -115,6 +118,23 @@ struct VipStatus {
     holders: Vec<Name>,
     /// Whether it was found on this host's dummy; none where that can't be read.
     here: Option<bool>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct MappingStatus {
+    name: Name,
+    protocol: Protocol,
+    listen_port: u16,
+    target_port: u16,
+    targets: Vec<std::net::IpAddr>,
+    /// Connections that were let in.
+    connections: u64,
+    /// Packets refused for their source.
+    refused_source: u64,
+    /// Packets refused by `rate_limit_per_second`.
+    refused_rate: u64,
+    /// Packets refused by `max_connections`.
+    refused_connections: u64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -230,9 +250,32 @@ fn network_status(
             .map(|link| link_status(link, devices, now))
             .collect(),
         virtual_ips: vip_status(network, observation),
+        port_mappings: mapping_status(network, firewall),
         rules: rules.collect(),
         default_drops,
     }
+}
+
+fn mapping_status(network: &NetworkIntent, found: Option<&firewall::Actual>) -> Vec<MappingStatus> {
+    let counts = found.map(firewall::Actual::mapping_counts).unwrap_or_default();
+    let mappings = network.firewall.mappings.iter().map(|mapping| {
+        let count = |what| {
+            let key = (network.id, mapping.name.to_string(), what);
+            counts.get(&key).map_or(0, |count| count.packets)
+        };
+        MappingStatus {
+            name: mapping.name.clone(),
+            protocol: mapping.protocol,
+            listen_port: mapping.listen_port,
+            target_port: mapping.target_port,
+            targets: mapping.ways.iter().map(|way| way.target).collect(),
+            connections: count(firewall::guard::LET_IN),
+            refused_source: count(firewall::guard::REFUSED_SOURCE),
+            refused_rate: count(firewall::guard::REFUSED_RATE),
+            refused_connections: count(firewall::guard::REFUSED_COUNT),
+        }
+    });
+    mappings.collect()
 }
 
 fn vip_status(network: &NetworkIntent, observation: Option<&Observation>) -> Vec<VipStatus> {
@@ -412,6 +455,19 @@ impl NetworkStatus {
                 vip.name,
                 vip.address,
                 holders.join(", ")
+            )?;
+        }
+        for mapping in &self.port_mappings {
+            let targets: Vec<String> = mapping.targets.iter().map(ToString::to_string).collect();
+            let refused = mapping.refused_source + mapping.refused_rate + mapping.refused_connections;
+            writeln!(
+                f,
+                "  port {:<20} {} -> {} port {}: {} connections, {refused} packets refused",
+                mapping.name,
+                mapping.listen_port,
+                targets.join(", "),
+                mapping.target_port,
+                mapping.connections
             )?;
         }
         for rule in &self.rules {

@@ -24,6 +24,21 @@ pub struct Flow {
     pub destination: IpAddr,
     /// What tells it apart from others between the two.
     pub detail: FlowDetail,
+    /// Its mark.
+    pub mark: u32,
+    /// Who answers, where addresses, ports or zones are translated.
+    pub translated: Option<Translated>,
+}
+
+/// Where the answers of a translated connection come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Translated {
+    /// The zone of answers.
+    pub zone: u16,
+    /// Who answers.
+    pub source: IpAddr,
+    /// From which port; 0 without ports.
+    pub port: u16,
 }
 
 /// What tells a connection apart from others of its protocol between the same addresses.
@@ -98,14 +113,16 @@ impl Conntrack {
         Self { timeout }
     }
 
-    /// The connections of these zones, of both families. Zone 0 is that of everything without a zone.
+    /// The connections of these zones, of both families. Zone 0 is that of everything without a zone. With `translated`
+    /// also those that are in one of the zones in the direction of answers only.
     ///
     /// A listing takes the kernel as long as its table is large, however little is in it: there is one for all zones.
     ///
     /// # Errors
     /// conntrack isn't installed, failed, or printed what can't be read.
-    pub async fn list(&self, zones: &BTreeSet<u16>) -> Result<Vec<Flow>, ConntrackError> {
-        let one = zones.iter().next().filter(|_| zones.len() == 1);
+    pub async fn list(&self, zones: &BTreeSet<u16>, translated: bool) -> Result<Vec<Flow>, ConntrackError> {
+        // The kernel filters by the zone of the first direction; a mapped connection has its network's on the way back only.
+        let one = zones.iter().next().filter(|_| zones.len() == 1 && !translated);
         let one = one.map(ToString::to_string);
         let list = async |family: &str| {
             let mut args = vec!["-L", "-f", family, "-o", "extended"];
@@ -118,7 +135,9 @@ impl Conntrack {
             for line in String::from_utf8_lossy(&output.stdout).lines() {
                 let flow = decode_line(line).ok_or_else(|| ConntrackError::Line(line.to_owned()))?;
                 // The tool asks the kernel for one zone; a kernel that can't filter gives all.
-                if zones.contains(&flow.zone) {
+                let answered =
+                    translated && flow.translated.is_some_and(|answer| zones.contains(&answer.zone));
+                if zones.contains(&flow.zone) || answered {
                     flows.push(flow);
                 }
             }
@@ -177,12 +196,34 @@ fn decode_line(line: &str) -> Option<Flow> {
         },
         _ => FlowDetail::None,
     };
+    let last = |key: &str| {
+        let mut words = line.split_whitespace().rev();
+        words.find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+    };
+    let both = number("zone");
+    let zone = both.or_else(|| number("zone-orig")).unwrap_or(0);
+    let destination: IpAddr = first("dst")?.parse().ok()?;
+    let answer = Translated {
+        zone: both.or_else(|| number("zone-reply")).unwrap_or(0),
+        source: last("src")?.parse().ok()?,
+        port: last("sport").and_then(|text| text.parse().ok()).unwrap_or(0),
+    };
+    let mirrored = Translated {
+        zone,
+        source: destination,
+        port: match detail {
+            FlowDetail::Ports { destination, .. } => destination,
+            FlowDetail::Icmp { .. } | FlowDetail::None => 0,
+        },
+    };
     Some(Flow {
-        zone: number("zone").or_else(|| number("zone-orig")).unwrap_or(0),
+        zone,
         protocol,
         source: first("src")?.parse().ok()?,
-        destination: first("dst")?.parse().ok()?,
+        destination,
         detail,
+        mark: first("mark").and_then(|text| text.parse().ok()).unwrap_or(0),
+        translated: (answer != mirrored).then_some(answer),
     })
 }
 
@@ -247,8 +288,19 @@ mod tests {
                     source: 1000,
                     destination: 80
                 },
+                mark: 0,
+                translated: None,
             }
         );
+        let mapped = "ipv4     2 tcp      6 299 ESTABLISHED src=198.51.100.7 dst=203.0.113.5 sport=4000 dport=443 src=100.64.1.3 dst=100.64.1.1 sport=8443 dport=4000 [ASSURED] mark=1073807360 zone-reply=1 use=1";
+        let mapped = decode_line(mapped).unwrap();
+        assert_eq!((mapped.zone, mapped.mark), (0, 0x4001_0000));
+        let answer = Translated {
+            zone: 1,
+            source: "100.64.1.3".parse().unwrap(),
+            port: 8443,
+        };
+        assert_eq!(mapped.translated, Some(answer));
         let ping = "ipv6     10 icmpv6   58 29 src=fd00::1 dst=fd00::2 type=128 code=0 id=7 src=fd00::2 dst=fd00::1 type=129 code=0 id=7 mark=0 use=1";
         let ping = decode_line(ping).unwrap();
         assert_eq!((ping.zone, ping.protocol), (0, 58));

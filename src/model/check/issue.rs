@@ -216,6 +216,9 @@ pub enum Issue {
         /// Who has it.
         other: String,
     },
+    /// A port mapping from a hub to itself.
+    #[error("the mapping leads to hub \"{0}\" itself")]
+    MappingToItself(Name),
     /// A port mapping that no client's family can pass.
     #[error("clients of {sources} can't reach a target with {target} only")]
     MappingFamily {
@@ -324,6 +327,7 @@ impl Issue {
             | Self::StaticAnycast { .. }
             | Self::NotAHub { .. }
             | Self::MappingPortTaken { .. }
+            | Self::MappingToItself(_)
             | Self::MappingFamily { .. }
             | Self::BridgeElsewhere { .. }
             | Self::StretchNeedsMainTable(_)
@@ -394,6 +398,9 @@ impl Issue {
             Self::MainTableTaken { .. } => "keep one of them in a VRF: isolation = \"vrf\"",
             Self::StaticAnycast { .. } => {
                 "routing = \"ibgp\" picks the nearest holder; or leave out `anycast`: the first holder has the address, and the order of `holders` moves it"
+            }
+            Self::MappingToItself(_) => {
+                "a service of the hub that the underlay shall reach listens there; for a virtual IP, put another holder first"
             }
             Self::MappingFamily { .. } => {
                 "IPv4 isn't translated to IPv6: give the network a prefix_v4, or change source_cidrs"

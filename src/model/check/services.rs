@@ -106,6 +106,9 @@ fn port_mappings(view: &View<'_>, findings: &mut Findings) {
                 };
                 findings.add(object().key("hub"), issue);
             }
+            if leads_to(network.network, mapping, &mapping.hub) {
+                findings.add(object().key("to"), Issue::MappingToItself(mapping.hub.clone()));
+            }
             match &mapping.to {
                 MappingTarget::Node(node) => {
                     needs_member(view.fleet, network, node, object().key("to"), findings);
@@ -130,6 +133,17 @@ fn port_mappings(view: &View<'_>, findings: &mut Findings) {
             } else {
                 taken.insert(key, owner);
             }
+        }
+    }
+}
+
+/// Whether a mapping ends at this node: by its name, or by a virtual IP that it holds.
+fn leads_to(network: &Network, mapping: &PortMapping, node: &Name) -> bool {
+    match &mapping.to {
+        MappingTarget::Node(target) => target == node,
+        MappingTarget::Vip(name) => {
+            let mut vips = network.virtual_ips.iter();
+            vips.any(|vip| vip.name == *name && vip.held_by(node))
         }
     }
 }

@@ -88,10 +88,12 @@ fn cut_of(change: &Change) -> Option<&Cut> {
 /// The tracked connections that the rules of these networks refuse.
 async fn refused(cuts: &[&Cut], conntrack: &Conntrack) -> Result<Vec<Flow>, FirewallError> {
     let zones = cuts.iter().map(|cut| cut.zone).collect();
-    let listed = conntrack.list(&zones).await;
+    let listed = conntrack.list(&zones, cuts.iter().any(|cut| cut.mapped)).await;
     let mut by_zone: BTreeMap<u16, Vec<Flow>> = BTreeMap::new();
     for flow in listed.map_err(FirewallError::ListFlows)? {
-        by_zone.entry(flow.zone).or_default().push(flow);
+        // A mapped connection is of the network's zone on the way back only.
+        let zone = flow.translated.map_or(flow.zone, |answer| answer.zone);
+        by_zone.entry(zone).or_default().push(flow);
     }
     let flows = |cut: &&Cut| by_zone.get(&cut.zone).cloned().unwrap_or_default();
     Ok(cuts

@@ -48,6 +48,8 @@ pub struct Cut {
     pub network: NetworkId,
     /// Its conntrack zone.
     pub zone: u16,
+    /// Whether port mappings lead, or led, into the network.
+    pub mapped: bool,
     /// Whether the table holds a mark that this is still to be done.
     pub marked: bool,
     /// What may go on; none cuts everything in the zone.

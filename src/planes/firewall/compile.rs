@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! prerouting −300  zone-in   ct zone by interface          output −300  zone-out
-//! forward −150     segments  MSS of TCP over the links
+//! forward −150     segments  MSS of TCP over the links         port mappings: see `mapping`
 //! input 0          input     in-slave, in-name      ─▶ n<id>-in
 //! forward 0        forward   from-slave, from-name  ─▶ n<id>-from     then   to ─▶ n<id>-to
 //! output 0         output    out                    ─▶ n<id>-out
@@ -21,6 +21,7 @@ use ipnet::IpNet;
 
 use super::layers::{Area, Layers, Prefix};
 use super::line::{COUNTERS, Line, Side, Step};
+use super::mapping;
 use super::policy::{Cell, Class, Family, Part, Policy, PolicyRule};
 use super::state::{Base, Chain, Key, Rule, Set, SetKind, State, Table, Value, names};
 use crate::intent::{HostIntent, IsolationMode};
@@ -54,6 +55,7 @@ pub(super) fn lower(
     }
     let mut table = Table::default();
     base_chains(&mut table, policies, leaving);
+    mapping::base_chains(&mut table, policies);
     for policy in policies.values() {
         Lowering {
             policy,
@@ -194,10 +196,13 @@ impl Lowering<'_> {
         self.dispatch();
         let rules = self.rules();
         let policy = self.policy;
+        for (chain, steps) in mapping::guards(self.table, policy) {
+            self.chain(&chain, steps);
+        }
         let (links, side) = (policy.interfaces(), Side::from(policy.ingress()));
         let in_main = policy.isolation == IsolationMode::Main;
         let both = |step: fn(Family) -> Step| Family::ALL.map(step);
-        let mut from = Vec::new();
+        let mut from: Vec<Step> = mapping::back(policy).into_iter().collect();
         if !links.is_empty() {
             from.push(Step::LeavesThrough(links.clone()));
         }
@@ -208,6 +213,7 @@ impl Lowering<'_> {
         if !policy.relays {
             from.extend(both(Step::NoTransit));
         }
+        from.extend(mapping::admissions(policy));
         from.extend(rules.iter().cloned());
         from.push(self.rest("from-deny"));
         self.chain("from", from);
@@ -223,6 +229,7 @@ impl Lowering<'_> {
             Step::LinkLocal,
         ]);
         input.extend(both(Step::BoundSource));
+        input.extend(mapping::admissions(policy));
         input.extend(rules.iter().cloned());
         input.push(self.rest("in-deny"));
         self.chain("in", input);
@@ -235,7 +242,7 @@ impl Lowering<'_> {
         out.push(self.rest("out-deny"));
         self.chain("out", out);
 
-        let mut to = Vec::new();
+        let mut to = mapping::into(policy);
         let judged = if in_main { policy.links.clone() } else { links };
         if !judged.is_empty() {
             to.push(Step::CameFrom(side, judged));

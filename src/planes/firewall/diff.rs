@@ -63,7 +63,8 @@ fn restore(desired: &State, wanted: &Table) -> Vec<Change> {
     let whole = with(wanted, &marks(&networks));
     let summary = format!("put the table back ({} networks)", networks.len());
     let table = Change::Install(fresh(networks.clone(), summary, &whole));
-    let cuts = networks.iter().map(|id| cut(desired, *id, true));
+    let none = BTreeMap::new();
+    let cuts = networks.iter().map(|id| cut(desired, &none, *id, true));
     std::iter::once(table).chain(cuts).collect()
 }
 
@@ -80,7 +81,8 @@ fn fresh(networks: BTreeSet<NetworkId>, summary: String, table: &Table) -> Trans
 
 fn install(desired: &State, wanted: &Table) -> Vec<Change> {
     let networks: BTreeSet<NetworkId> = desired.policies.keys().copied().collect();
-    let cautious = met(desired, &BTreeMap::new());
+    let none = BTreeMap::new();
+    let cautious = met(desired, &none);
     let Some(mut first) = lower(&cautious, &BTreeMap::new(), &BTreeMap::new()) else {
         return Vec::new();
     };
@@ -92,7 +94,7 @@ fn install(desired: &State, wanted: &Table) -> Vec<Change> {
     );
     let mut changes = vec![Change::Install(fresh(networks.clone(), summary, &first))];
     changes.extend(transaction(&first, &with(wanted, &marks), &BTreeSet::new()).map(Change::Widen));
-    changes.extend(networks.iter().map(|id| cut(desired, *id, true)));
+    changes.extend(networks.iter().map(|id| cut(desired, &none, *id, true)));
     changes
 }
 
@@ -115,7 +117,7 @@ fn amend(
     let everyone: BTreeSet<NetworkId> = desired.policies.keys().chain(old.keys()).copied().collect();
     let mut to_cut = marked(found);
     let (Some(wanted), Some(mut middle)) = (wanted, middle.clone()) else {
-        return remove(desired, found, middle, &everyone);
+        return remove(desired, &old, found, middle, &everyone);
     };
     let narrow = transaction(
         found,
@@ -140,13 +142,14 @@ fn amend(
         changes.extend(transaction(found, &middle, suspects).map(Change::Narrow));
         changes.extend(transaction(&middle, &with(wanted, &marks), &BTreeSet::new()).map(Change::Widen));
     }
-    changes.extend(to_cut.iter().map(|id| cut(desired, *id, true)));
+    changes.extend(to_cut.iter().map(|id| cut(desired, &old, *id, true)));
     changes
 }
 
 /// The last network goes, and the table with it.
 fn remove(
     desired: &State,
+    old: &BTreeMap<NetworkId, Lifted>,
     found: &Table,
     middle: Option<Table>,
     everyone: &BTreeSet<NetworkId>,
@@ -161,7 +164,7 @@ fn remove(
         result: None,
     }));
     let marked = marked(found);
-    changes.extend(everyone.union(&marked).map(|id| cut(desired, *id, false)));
+    changes.extend(everyone.union(&marked).map(|id| cut(desired, old, *id, false)));
     changes
 }
 
@@ -184,11 +187,13 @@ fn with(table: &Table, marks: &BTreeSet<String>) -> Table {
 }
 
 /// What the new rules refuse is cut; of a network that goes, everything in its zone (in the main table it has none).
-fn cut(desired: &State, network: NetworkId, marked: bool) -> Change {
+fn cut(desired: &State, old: &BTreeMap<NetworkId, Lifted>, network: NetworkId, marked: bool) -> Change {
     let policy = desired.policies.get(&network);
+    let were_mapped = old.get(&network).is_some_and(|old| !old.mappings.is_empty());
     Change::CutFlows(Cut {
         network,
         zone: policy.map_or_else(|| naming::conntrack_zone(network), Policy::zone),
+        mapped: were_mapped || policy.is_some_and(|policy| !policy.mappings.is_empty()),
         marked,
         allowed: policy.map(|policy| Arc::new(policy.clone())),
     })

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::change::Cut;
 use super::policy::{Packet, Policy};
 use crate::intent::IsolationMode;
+use crate::model::ownership::network_of_mark;
 use crate::sys::conntrack::{Flow, FlowDetail};
 
 /// The connections that are to be cut.
@@ -18,6 +19,10 @@ pub fn refused(cut: &Cut, flows: Vec<Flow>) -> Vec<Flow> {
     let mut flows = flows;
     flows.retain(|flow| {
         let packet = packet(flow);
+        if let (Some(id), Some(answer)) = (network_of_mark(flow.mark), flow.translated) {
+            // It came in by a port mapping: the underlay's packet began it.
+            return id == cut.network && !policy.maps(&packet, (answer.source, answer.port));
+        }
         let question = (packet.source, packet.destination, packet.protocol, packet.port);
         *answers
             .entry(question)

@@ -85,6 +85,8 @@ pub enum Ruling {
     NotJudged,
     /// It belongs to a connection that was let pass.
     Established,
+    /// The port mapping of another host that sends it here, or through here.
+    Mapping(Name),
     /// The first rule that names it.
     Rule(Name, Action),
     /// No rule names it: the network's default.
@@ -98,7 +100,7 @@ impl Ruling {
     #[must_use]
     pub const fn passes(&self) -> bool {
         match self {
-            Self::NotJudged | Self::Established => true,
+            Self::NotJudged | Self::Established | Self::Mapping(_) => true,
             Self::Rule(_, action) => matches!(action, Action::Accept),
             Self::Default(action) => matches!(action, DefaultAction::Accept),
             Self::Guard(_) => false,
@@ -215,7 +217,7 @@ impl Policy {
             return Err(Ruling::Guard(Guard::LinkLocal));
         }
         bound(&self.bound, packet.source, Guard::BoundSource)?;
-        Ok(self.ruling(packet))
+        Ok(self.incoming(packet))
     }
 
     fn output(&self, seen: Seen<'_>) -> Ruling {
@@ -250,13 +252,21 @@ impl Policy {
         if !self.relays && !is_own {
             return Err(Ruling::Guard(Guard::NoTransit));
         }
-        Ok(self.ruling(packet))
+        Ok(self.incoming(packet))
     }
 
     fn lan_source(&self, from: &LinkName, packet: &Packet) -> Result<(), Ruling> {
         match self.lan_sources.get(from) {
             Some(nets) => bound(nets, packet.source, Guard::LanSource(from.clone())),
             None => Ok(()),
+        }
+    }
+
+    /// What comes in or through may be what another host's mapping sends, ahead of the rules.
+    fn incoming(&self, packet: &Packet) -> Ruling {
+        match self.admission(packet) {
+            Some(admission) => Ruling::Mapping(admission.name.clone()),
+            None => self.ruling(packet),
         }
     }
 

@@ -15,6 +15,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
+use super::mapping::{MapLine, MapStep};
 use super::policy::{Class, Family, Ingress};
 use super::state::names;
 use crate::model::network::{Action, NetworkId, PortRange};
@@ -70,6 +71,8 @@ pub enum Line {
         /// The family.
         family: Family,
     },
+    /// A line of port mappings.
+    Map(MapLine),
     /// A line of a network's chain.
     Of(NetworkId, Step),
 }
@@ -149,6 +152,8 @@ pub enum Step {
     },
     /// The part of a rejection that is for TCP.
     Reset(Name),
+    /// A line of port mappings.
+    Map(MapStep),
 }
 
 impl Line {
@@ -161,6 +166,7 @@ impl Line {
             Self::SegmentsOut(_) => return "mss-out".to_owned(),
             Self::SegmentsIn { .. } => return "mss-in".to_owned(),
             Self::Entry { network, family, .. } => return format!("entry{} {network}", family.digit()),
+            Self::Map(line) => return line.key(),
             Self::Of(_, step) => step,
         };
         match step {
@@ -201,6 +207,7 @@ impl Line {
                 ..
             } => verdict_key(*priority, *action, *log),
             Step::Reset(_) => "reset".to_owned(),
+            Step::Map(step) => step.key(),
         }
     }
 }
@@ -274,13 +281,14 @@ impl fmt::Display for Line {
                 let (ip, nets) = (ip(*family), names::nets(*network, "guarded", *family));
                 write!(f, " }} {ip} daddr @{nets} {}", Drop(*network, "in-guard"))
             }
+            Self::Map(line) => line.fmt(f),
             Self::Of(id, step) => step.text(*id, f),
         }
     }
 }
 
 /// `ip` or `ip6`, as nft spells the header.
-fn ip(family: Family) -> &'static str {
+pub(super) fn ip(family: Family) -> &'static str {
     match family {
         Family::V4 => "ip",
         Family::V6 => "ip6",
@@ -288,7 +296,7 @@ fn ip(family: Family) -> &'static str {
 }
 
 /// The match on the protocol that a class needs before its key.
-fn protocol(class: Class, family: Family) -> &'static str {
+pub(super) fn protocol(class: Class, family: Family) -> &'static str {
     match (class, family) {
         (Class::Any, _) => "",
         (Class::Tcp, _) => "meta l4proto tcp ",
@@ -332,7 +340,8 @@ impl Step {
             | Self::DropRest(_)
             | Self::Log(..)
             | Self::Verdict { .. }
-            | Self::Reset(_) => "",
+            | Self::Reset(_)
+            | Self::Map(_) => "",
         }
     }
 
@@ -387,6 +396,7 @@ impl Step {
                 }
                 write!(f, "goto {}", names::rule(id, rule.as_str()))
             }
+            Self::Map(step) => step.text(id, f),
             Self::CameFrom(side, links) => write!(f, "{side} {} return", Links(links)),
             Self::JudgeFrom(links) => {
                 write!(f, "iifname {} goto {}", Links(links), names::of(id, "from"))
@@ -471,7 +481,7 @@ pub const COUNTERS: [&str; 9] = [
 ];
 
 /// An anonymous set of interfaces.
-struct Links<'a>(&'a BTreeSet<LinkName>);
+pub(super) struct Links<'a>(pub(super) &'a BTreeSet<LinkName>);
 
 impl fmt::Display for Links<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,8 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::line::decode_verdict_key;
+use super::mapping::{Admitted, lift_admissions, lift_mappings, meet_admissions, meet_mappings};
 use super::policy::{Cell, Class, Family, Part, Policy, PolicyRule, intersection};
 use super::state::{Key, Set, SetKind, Table, Value, names};
+use crate::intent::MappingIntent;
 use crate::model::network::{Action, DefaultAction, NetworkId, PortRange};
 use crate::model::{AddressSet, LinkName, Name};
 
@@ -23,6 +25,8 @@ pub(super) struct Lifted {
     accepts_rest: bool,
     relays: bool,
     rules: Vec<PolicyRule>,
+    pub(super) mappings: Vec<MappingIntent>,
+    admissions: Admitted,
 }
 
 /// Reads back what [`lower`](super::compile::lower) wrote.
@@ -55,6 +59,8 @@ pub(super) fn lift(table: &Table) -> BTreeMap<NetworkId, Lifted> {
                     .all(|chain| has(chain, "accept-rest")),
                 relays: !has("from", "no-transit"),
                 rules: rules(table, id, &mut parts),
+                mappings: lift_mappings(table, id),
+                admissions: lift_admissions(table, id),
             };
             (id, lifted)
         })
@@ -201,7 +207,7 @@ fn wide(table: &Table, id: NetworkId, key: &str) -> Option<(String, Part)> {
     Some((rule.to_owned(), part))
 }
 
-fn nets_of(set: &Set) -> impl Iterator<Item = ipnet::IpNet> + '_ {
+pub(super) fn nets_of(set: &Set) -> impl Iterator<Item = ipnet::IpNet> + '_ {
     set.elements.keys().filter_map(|key| match key {
         Key::Net(net) => Some(*net),
         Key::Ports(_) | Key::Pair(..) | Key::PairPorts(..) | Key::Link(_) | Key::Strange(_) => None,
@@ -223,6 +229,8 @@ pub(super) fn meet(old: Option<&Lifted>, new: &Policy) -> Policy {
         return Policy {
             default_action: DefaultAction::Drop,
             rules: refusing.cloned().collect(),
+            mappings: Vec::new(),
+            admissions: BTreeSet::new(),
             ..new.clone()
         };
     };
@@ -245,6 +253,8 @@ pub(super) fn meet(old: Option<&Lifted>, new: &Policy) -> Policy {
             DefaultAction::Drop
         },
         rules: meet_rules(&old.rules, &new.rules),
+        mappings: meet_mappings(&old.mappings, &new.mappings),
+        admissions: meet_admissions(&old.admissions, &new.admissions),
         ..new.clone()
     }
 }

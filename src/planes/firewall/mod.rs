@@ -20,6 +20,7 @@ mod flows;
 mod judge;
 mod layers;
 mod line;
+mod mapping;
 mod meet;
 mod observe;
 mod policy;
@@ -36,6 +37,9 @@ pub use observe::{Actual, Count, Listing, ObserveError, decode, observe, observe
 pub use policy::{Packet, Policy};
 pub use render::render_script;
 pub use state::{State, Table};
+
+/// What a port mapping counts.
+pub use state::names as guard;
 
 #[cfg(test)]
 pub(crate) use state::names;

@@ -140,8 +140,23 @@ impl Actual {
     #[must_use]
     pub fn drop_counts(&self) -> BTreeMap<(NetworkId, String), Count> {
         self.of_networks()
-            .filter(|(_, name, _)| !name.starts_with("r-") && *name != names::CUT_MARK)
+            .filter(|(_, name, _)| {
+                let of_mapping = names::GUARDS.iter().any(|what| is_guard(name, what).is_some());
+                !name.starts_with("r-") && *name != names::CUT_MARK && !of_mapping
+            })
             .map(|(id, name, count)| ((id, name.to_owned()), count))
+            .collect()
+    }
+
+    /// What port mappings let in and refused, by network, mapping and [`names::GUARDS`].
+    #[must_use]
+    pub fn mapping_counts(&self) -> BTreeMap<(NetworkId, String, &'static str), Count> {
+        self.of_networks()
+            .filter_map(|(id, name, count)| {
+                let mut guards = names::GUARDS.into_iter();
+                let (what, mapping) = guards.find_map(|what| Some((what, is_guard(name, what)?)))?;
+                Some(((id, mapping.to_owned(), what), count))
+            })
             .collect()
     }
 
@@ -149,6 +164,11 @@ impl Actual {
         let counters = self.counters.iter();
         counters.filter_map(|(name, count)| names::split(name).map(|(id, rest)| (id, rest, *count)))
     }
+}
+
+/// The mapping whose counter of this kind it is.
+fn is_guard<'a>(name: &'a str, what: &str) -> Option<&'a str> {
+    name.strip_prefix('p')?.strip_prefix(what)?.strip_prefix('-')
 }
 
 /// Reads nft's JSON (libnftables-json(5)), object by object: a large listing is never held as a tree.
@@ -307,14 +327,15 @@ fn strip_counts(expr: &mut Json) {
 fn decode_base(body: &Json) -> Option<Base> {
     let hook = body["hook"].as_str()?;
     let known = ["prerouting", "input", "forward", "output", "postrouting"];
-    let plain = body["type"] == "filter" && body["policy"] == "accept" && body.get("dev").is_none();
+    let plain = body["policy"] == "accept" && body.get("dev").is_none();
     let priority = body["prio"]
         .as_i64()
         .and_then(|priority| i32::try_from(priority).ok());
     let hook = known.into_iter().find(|known| *known == hook && plain);
-    Some(match (hook, priority) {
-        (Some(hook), Some(priority)) => Base::Filter { hook, priority },
-        (None, _) | (_, None) => Base::Strange(body.to_string()),
+    Some(match (hook, priority, body["type"].as_str()) {
+        (Some(hook), Some(priority), Some("filter")) => Base::Filter { hook, priority },
+        (Some(hook), Some(priority), Some("nat")) => Base::Nat { hook, priority },
+        (_, _, _) => Base::Strange(body.to_string()),
     })
 }
 

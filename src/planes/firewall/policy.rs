@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::intent::{HostIntent, IsolationMode, LinkKind, NetworkIntent};
+use crate::intent::{AdmissionIntent, HostIntent, IsolationMode, LinkKind, MappingIntent, NetworkIntent};
 use crate::model::network::{Action, DefaultAction, NetworkId, PortRange, Protocol};
 use crate::model::{AddressSet, LinkName, Name, naming};
 
@@ -255,6 +255,10 @@ pub struct Policy {
     pub default_action: DefaultAction,
     /// The rules, in order.
     pub rules: Vec<PolicyRule>,
+    /// Ports of the underlay that lead into it.
+    pub mappings: Vec<MappingIntent>,
+    /// What port mappings of other hosts send here, or through here.
+    pub admissions: BTreeSet<AdmissionIntent>,
 }
 
 /// A packet, as far as rules see it.
@@ -326,6 +330,8 @@ impl Policy {
             relays: network.links.iter().any(|link| link.kind == LinkKind::Multipoint),
             default_action: firewall.default_action,
             rules: rules.collect(),
+            mappings: firewall.mappings.clone(),
+            admissions: firewall.admissions.clone(),
         }
     }
 
@@ -375,7 +381,33 @@ impl Policy {
         let inside = self.bound.contains(packet.source) && self.bound.contains(packet.destination);
         let ours =
             self.relays || self.local.contains(packet.source) || self.local.contains(packet.destination);
-        inside && ours && self.action(packet) == Action::Accept
+        inside && ours && (self.admission(packet).is_some() || self.action(packet) == Action::Accept)
+    }
+
+    /// The port mapping of another host that sends a packet here, or through here.
+    #[must_use]
+    pub fn admission(&self, packet: &Packet) -> Option<&AdmissionIntent> {
+        self.admissions.iter().find(|admission| {
+            admission.from == packet.source
+                && admission.to == packet.destination
+                && admission.port == packet.port
+                && Class::from(admission.protocol).matches(Family::of(packet.destination), packet.protocol)
+        })
+    }
+
+    /// Whether a mapping of this host lets in a connection that began with this packet, on the underlay, and that
+    /// `target` answers.
+    #[must_use]
+    pub fn maps(&self, packet: &Packet, target: (IpAddr, u16)) -> bool {
+        self.mappings.iter().any(|mapping| {
+            mapping.listen_port == packet.port
+                && Class::from(mapping.protocol).matches(Family::of(packet.destination), packet.protocol)
+                && mapping.sources.contains(packet.source)
+                && mapping
+                    .ways
+                    .iter()
+                    .any(|way| (way.target, mapping.target_port) == target)
+        })
     }
 
     /// The first rule that names a packet.

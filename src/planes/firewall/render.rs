@@ -80,6 +80,9 @@ impl Script {
             Some(Base::Filter { hook, priority }) => self.line(format_args!(
                 "add chain inet {NFT_TABLE} {name} {{ type filter hook {hook} priority {priority}; policy accept; }}"
             )),
+            Some(Base::Nat { hook, priority }) => self.line(format_args!(
+                "add chain inet {NFT_TABLE} {name} {{ type nat hook {hook} priority {priority}; policy accept; }}"
+            )),
             Some(Base::Strange(_)) | None => self.line(format_args!("add chain inet {NFT_TABLE} {name}")),
         }
     }

@@ -54,6 +54,13 @@ pub enum Base {
         /// The priority.
         priority: i32,
     },
+    /// A `nat` chain at a hook, with its priority.
+    Nat {
+        /// The hook.
+        hook: &'static str,
+        /// The priority.
+        priority: i32,
+    },
     /// Anything else, as nft's JSON. Only an observed table has some.
     Strange(String),
 }
@@ -186,6 +193,43 @@ pub mod names {
     pub const DISPATCH: [&str; 6] = [IN_SLAVE, IN_NAME, FROM_SLAVE, FROM_NAME, TO, OUT];
     /// Interface → conntrack zone.
     pub const ZONES: &str = "zones";
+
+    /// New connections from the underlay → the mapping's guards.
+    pub const PORTS: &str = "ports";
+    /// What a mapping let in.
+    pub const LET_IN: &str = "a";
+    /// What a mapping refused for its source.
+    pub const REFUSED_SOURCE: &str = "s";
+    /// What a mapping refused for its rate.
+    pub const REFUSED_RATE: &str = "r";
+    /// What a mapping refused for the number of connections.
+    pub const REFUSED_COUNT: &str = "c";
+    /// What a mapping counts.
+    pub const GUARDS: [&str; 4] = [LET_IN, REFUSED_SOURCE, REFUSED_RATE, REFUSED_COUNT];
+
+    /// The chain of a mapping's guards.
+    #[must_use]
+    pub fn mapping(id: NetworkId, mapping: &str) -> String {
+        format!("n{id}-p-{mapping}")
+    }
+
+    /// A counter of a mapping: see [`GUARDS`].
+    #[must_use]
+    pub fn guard(id: NetworkId, what: &str, mapping: &str) -> String {
+        format!("n{id}-p{what}-{mapping}")
+    }
+
+    /// The set of those who may connect.
+    #[must_use]
+    pub fn sources(id: NetworkId, family: Family, mapping: &str) -> String {
+        format!("n{id}-ps{}-{mapping}", family.digit())
+    }
+
+    /// The set of ports that are mapped.
+    #[must_use]
+    pub fn ports(id: NetworkId, class: Class) -> String {
+        format!("n{id}-ports-{}", class.word())
+    }
 
     /// A chain, set or counter of a network.
     #[must_use]

@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv6Net};
 
 use crate::intent::{HostIntent, IsolationMode, LanIntent, LinkKind, NetworkIntent};
 use crate::model::network::EndpointHost;
-use crate::model::ownership::{ROUTE_METRIC, UNREACHABLE_METRIC, rule_priority};
+use crate::model::ownership::{REPLY_MARK, ROUTE_METRIC, UNREACHABLE_METRIC, mapping_mark, rule_priority};
 use crate::model::{LinkName, naming};
 
 use super::state::{
@@ -45,6 +45,7 @@ pub fn compile(intent: &HostIntent, facts: &Facts) -> State {
         compile_links(&mut state, network, *facts);
         compile_isolation(&mut state, network);
         compile_routes(&mut state, network);
+        compile_mappings(&mut state, network);
         compile_sysctls(&mut state, network, *facts);
     }
     if intent
@@ -214,6 +215,30 @@ fn compile_isolation(state: &mut State, network: &NetworkIntent) {
             metric,
         };
         state.routes.insert(key, to_link(network, interface, None, None));
+    }
+}
+
+/// The ways of mapped connections: into the network's table by one mark, and back to the main table by the other. What is
+/// in the main table anyway needs neither.
+fn compile_mappings(state: &mut State, network: &NetworkIntent) {
+    let ways = network.firewall.mappings.iter().flat_map(|mapping| &mapping.ways);
+    for family in ways.map(|way| Family::of(&way.target.into())) {
+        state.mapped.insert((network.id, family));
+        if network.isolation == IsolationMode::Main {
+            continue;
+        }
+        for (priority, mark, table) in [
+            (rule_priority::MAPPED, mapping_mark(network.id), network.table),
+            (rule_priority::REPLY, REPLY_MARK, MAIN_TABLE),
+        ] {
+            let selector = Selector::Mark(mark);
+            state.rules.insert(Rule {
+                family,
+                priority,
+                selector,
+                table,
+            });
+        }
     }
 }
 

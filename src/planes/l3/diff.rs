@@ -53,6 +53,7 @@ pub fn diff(desired: &State, actual: &Actual, around: &Around) -> Difference<Cha
         );
         return differ.out;
     }
+    differ.find_deaf_underlay();
     differ.disconnect();
     differ.vrfs();
     differ.links();
@@ -118,7 +119,9 @@ fn without(desired: &State, covers: &BTreeMap<IpNet, (Option<NetworkId>, String)
         .retain(|key, route| !is_in(&key.destination, route.network));
     narrowed.rules.retain(|rule| match &rule.selector {
         Selector::Own(net) => !is_in(net, network_of_table(rule.table)),
-        Selector::Iif(_) | Selector::Oif(_) | Selector::From(_) | Selector::L3mdev => true,
+        Selector::Iif(_) | Selector::Oif(_) | Selector::From(_) | Selector::Mark(_) | Selector::L3mdev => {
+            true
+        }
     });
     Some(narrowed)
 }
@@ -209,6 +212,25 @@ impl<'a> Differ<'a> {
             {
                 self.unusable.insert(name);
             }
+        }
+    }
+
+    /// A mapped packet comes in by an interface that isn't ours, and forwarding there is the host's own affair: with it,
+    /// other packets would be forwarded as well.
+    fn find_deaf_underlay(&mut self) {
+        for (network, family) in &self.desired.mapped {
+            let (word, path) = match family {
+                Family::V4 => ("IPv4", host_sysctl(&["net", "ipv4", "ip_forward"])),
+                Family::V6 => ("IPv6", host_sysctl(&["net", "ipv6", "conf", "all", "forwarding"])),
+            };
+            if self.actual.forwarding.contains(family) || self.desired.sysctls.get(&path) == Some(&1) {
+                continue;
+            }
+            self.block(
+                Some(*network),
+                format!("no interface of the underlay forwards {word}, which port mappings need"),
+                format!("sysctl -w {path}=1, and a file in /etc/sysctl.d that says so; filter what else it would forward"),
+            );
         }
     }
 

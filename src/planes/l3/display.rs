@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::model::ownership::{LINK_ALIAS, ROUTE_PROTOCOL};
+use crate::model::ownership::{LINK_ALIAS, MARK_MASK, ROUTE_PROTOCOL};
 
 use super::change::{Change, Op};
 use super::state::{
@@ -131,6 +131,13 @@ fn rule_line(f: &mut fmt::Formatter<'_>, verb: &str, rule: &Rule) -> fmt::Result
         Selector::Oif(link) => write!(f, "oif {link} lookup {}", rule.table)?,
         Selector::From(address) => write!(f, "from {address} lookup {}", rule.table)?,
         Selector::Own(net) => write!(f, "from {net} iif lo lookup {}", rule.table)?,
+        Selector::Mark(mark) => {
+            let table = match rule.table {
+                MAIN_TABLE => "main".to_owned(),
+                table => table.to_string(),
+            };
+            write!(f, "fwmark {mark:#x}/{MARK_MASK:#x} lookup {table}")?;
+        }
         Selector::L3mdev => f.write_str("l3mdev")?,
     }
     write!(f, " protocol {ROUTE_PROTOCOL}")

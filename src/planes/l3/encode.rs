@@ -1,7 +1,7 @@
 //! Objects of this plane as netlink writes them. Pure.
 
 use crate::model::LinkName;
-use crate::model::ownership::ROUTE_PROTOCOL;
+use crate::model::ownership::{MARK_MASK, ROUTE_PROTOCOL};
 use crate::sys::netlink::{self as nl, address_flag, scope};
 
 use super::state::{Family, HostAddress, RouteKey, RouteTo, Rule, Selector};
@@ -74,7 +74,11 @@ pub(super) fn rule(rule: &Rule) -> nl::Rule {
         Selector::Oif(link) => (None, name(link), None),
         Selector::From(address) => (None, None, Some((*address).into())),
         Selector::Own(net) => (Some(LOOPBACK.to_owned()), None, Some(*net)),
-        Selector::L3mdev => (None, None, None),
+        Selector::Mark(_) | Selector::L3mdev => (None, None, None),
+    };
+    let mark = match &rule.selector {
+        Selector::Mark(mark) => Some((*mark, MARK_MASK)),
+        Selector::Iif(_) | Selector::Oif(_) | Selector::From(_) | Selector::Own(_) | Selector::L3mdev => None,
     };
     nl::Rule {
         family: match rule.family {
@@ -87,6 +91,7 @@ pub(super) fn rule(rule: &Rule) -> nl::Rule {
         iif,
         oif,
         from,
+        mark,
         l3mdev: rule.selector == Selector::L3mdev,
         other: false,
     }

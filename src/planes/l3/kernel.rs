@@ -461,6 +461,7 @@ fn show_rule((protocol, rule): &(u8, Rule)) -> nl::Rule {
         iif: None,
         oif: None,
         from: None,
+        mark: None,
         l3mdev: false,
         other: false,
     };
@@ -472,6 +473,7 @@ fn show_rule((protocol, rule): &(u8, Rule)) -> nl::Rule {
             shown.iif = Some("lo".to_owned());
             shown.from = Some(*net);
         }
+        Selector::Mark(mark) => shown.mark = Some((*mark, crate::model::ownership::MARK_MASK)),
         Selector::L3mdev => shown.l3mdev = true,
     }
     shown

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::model::LinkName;
-use crate::model::ownership::{LinkClass, ROUTE_PROTOCOL, link_class, owns_link};
+use crate::model::ownership::{LinkClass, MARK_MASK, ROUTE_PROTOCOL, link_class, owns_link};
 use crate::sys::netlink::{self as nl, Netlink, NetlinkError, RouteFilter, RouteKind, address_flag};
 use crate::sys::sysctl::{SysctlPath, Sysctls};
 
@@ -35,6 +35,8 @@ pub struct Raw {
     pub sysctls: BTreeMap<SysctlPath, u32>,
     /// See [`Actual::accept_ra`].
     pub accept_ra: BTreeSet<LinkName>,
+    /// See [`Actual::forwarding`].
+    pub forwarding: BTreeSet<Family>,
     /// Whether the kernel has IPv6.
     pub ipv6: bool,
 }
@@ -105,7 +107,33 @@ pub async fn observe(netlink: &Netlink, sysctls: &Sysctls, desired: &State) -> R
     if desired.sysctls.contains_key(&ipv6) && raw.sysctls.get(&ipv6) == Some(&0) {
         raw.accept_ra = accept_ra(&raw, sysctls, desired)?;
     }
+    if !desired.mapped.is_empty() {
+        raw.forwarding = forwarding(&raw, sysctls, desired)?;
+    }
     Ok(decode(&raw, desired))
+}
+
+/// The families that some interface of the underlay forwards.
+fn forwarding(raw: &Raw, sysctls: &Sysctls, desired: &State) -> Result<BTreeSet<Family>, L3Error> {
+    let mut found = BTreeSet::new();
+    let all = host_sysctl(&["net", "ipv6", "conf", "all", "forwarding"]);
+    if number(sysctls, &all)? == Some(1) {
+        found.insert(Family::V6);
+    }
+    for link in raw.links.iter().filter(|link| !link.loopback) {
+        let Ok(name) = LinkName::new(&link.name) else {
+            continue;
+        };
+        if class_of(link, &name).is_some() || desired.lans.contains_key(&name) {
+            continue;
+        }
+        for (family, parameter) in [(Family::V4, "forwarding"), (Family::V6, "force_forwarding")] {
+            if number(sysctls, &link_sysctl(family, &name, parameter))? == Some(1) {
+                found.insert(family);
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn number(sysctls: &Sysctls, path: &SysctlPath) -> Result<Option<u32>, L3Error> {
@@ -216,7 +244,9 @@ fn interfaces(raw: &Raw, names: &Names, desired: &State) -> BTreeSet<LinkName> {
     let ruled = raw.rules.iter().filter_map(decode_rule);
     found.extend(ruled.filter_map(|rule| match rule.selector {
         Selector::Iif(link) => Some(link),
-        Selector::Oif(_) | Selector::From(_) | Selector::Own(_) | Selector::L3mdev => None,
+        Selector::Oif(_) | Selector::From(_) | Selector::Own(_) | Selector::Mark(_) | Selector::L3mdev => {
+            None
+        }
     }));
     found.retain(|name| !ours.contains(name) && link_class(name).is_none());
     found
@@ -233,6 +263,7 @@ pub fn decode(raw: &Raw, desired: &State) -> Actual {
     let mut actual = Actual {
         ipv6: raw.ipv6,
         accept_ra: raw.accept_ra.clone(),
+        forwarding: raw.forwarding.clone(),
         ..Actual::default()
     };
     actual.state.sysctls.clone_from(&raw.sysctls);
@@ -249,7 +280,7 @@ pub fn decode(raw: &Raw, desired: &State) -> Actual {
             .or_insert(route);
     }
     for rule in &raw.rules {
-        if rule.l3mdev && !rule.other && rule.iif.is_none() && rule.oif.is_none() {
+        if rule.l3mdev && !rule.other && rule.mark.is_none() && rule.iif.is_none() && rule.oif.is_none() {
             actual.l3mdev_rules.insert(family(rule.family));
         }
         actual.state.rules.extend(decode_rule(rule));
@@ -394,7 +425,13 @@ fn decode_rule(rule: &nl::Rule) -> Option<Rule> {
         return None;
     }
     let name = |text: &Option<String>| LinkName::new(text.as_deref()?).ok();
+    let by_mark = match (rule.mark, &rule.iif, &rule.oif, rule.from, rule.l3mdev) {
+        (None, _, _, _, _) => None,
+        (Some((mark, MARK_MASK)), None, None, None, false) => Some(Selector::Mark(mark)),
+        (Some(_), _, _, _, _) => return None,
+    };
     let selector = match (&rule.iif, &rule.oif, rule.from, rule.l3mdev) {
+        (None, None, None, false) => by_mark?,
         (Some(_), None, None, false) => Selector::Iif(name(&rule.iif)?),
         (Some(iif), None, Some(net), false) if iif == LOOPBACK => Selector::Own(net),
         (None, Some(_), None, false) => Selector::Oif(name(&rule.oif)?),

@@ -166,6 +166,8 @@ pub enum Selector {
     From(IpAddr),
     /// Those that this host itself sends from an address in here.
     Own(IpNet),
+    /// Those whose mark, within [`MARK_MASK`](crate::model::ownership::MARK_MASK), is this.
+    Mark(u32),
     /// Those of any VRF, to its own table.
     L3mdev,
 }
@@ -199,6 +201,9 @@ pub struct State {
     /// What peers of this host are called at, where the fleet says it as an address. Nothing of ours may stand in the way
     /// there.
     pub endpoints: BTreeSet<IpAddr>,
+    /// Which networks have ports mapped in from the underlay, and in which families: some interface of the underlay must
+    /// forward them.
+    pub mapped: BTreeSet<(NetworkId, Family)>,
 }
 
 impl State {
@@ -209,7 +214,7 @@ impl State {
         self.routes.retain(|_, route| !gone(route.to.device()));
         self.rules.retain(|rule| match &rule.selector {
             Selector::Iif(link) | Selector::Oif(link) => !links.contains(link),
-            Selector::From(_) | Selector::Own(_) | Selector::L3mdev => true,
+            Selector::From(_) | Selector::Own(_) | Selector::Mark(_) | Selector::L3mdev => true,
         });
         self.sysctls.retain(|path, _| !gone(sysctl_link(path).as_ref()));
     }
@@ -234,6 +239,8 @@ pub struct Actual {
     pub ipv6: bool,
     /// This host's addresses on the underlay: on interfaces that are neither ours nor LANs.
     pub underlay: BTreeMap<IpAddr, LinkName>,
+    /// The families that some interface of the underlay forwards; read only where `State::mapped` needs it.
+    pub forwarding: BTreeSet<Family>,
 }
 
 impl Default for Actual {
@@ -248,6 +255,7 @@ impl Default for Actual {
             accept_ra: BTreeSet::new(),
             ipv6: true,
             underlay: BTreeMap::new(),
+            forwarding: BTreeSet::new(),
         }
     }
 }

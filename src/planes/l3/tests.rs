@@ -5,16 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use crate::intent::{
-    FirewallIntent, HostIntent, IsolationMode, LanIntent, LinkIntent, LinkKind, NetworkIntent, VipIntent,
+    FirewallIntent, HostIntent, IsolationMode, LanIntent, LinkIntent, LinkKind, MappedWay, MappingIntent,
+    NetworkIntent, VipIntent,
 };
-use crate::model::{FleetDigest, LinkName, Name, NetworkId, PresharedKey, PrivateKey, naming};
+use crate::model::network::Protocol;
+use crate::model::{AddressSet, FleetDigest, LinkName, Name, NetworkId, PresharedKey, PrivateKey, naming};
 use crate::planes::Phase;
 
 use super::change::{Change, Op};
 use super::compile::{Facts, compile};
 use super::diff::{Around, diff};
 use super::kernel::{Kernel, l3mdev, name};
-use super::state::{Backend, Family, LINK_GROUP, LinkType, RouteTo, State, unreachable_default};
+use super::state::{
+    Actual, Backend, Family, LINK_GROUP, LinkType, RouteTo, Selector, State, unreachable_default,
+};
 
 #[derive(Clone, Debug)]
 struct Choice {
@@ -26,6 +30,7 @@ struct Choice {
     via: bool,
     peers: BTreeSet<u16>,
     vips: BTreeSet<u16>,
+    mapped: bool,
 }
 
 fn choices() -> impl Strategy<Value = BTreeMap<u16, Choice>> {
@@ -35,7 +40,7 @@ fn choices() -> impl Strategy<Value = BTreeMap<u16, Choice>> {
         1 => Just(IsolationMode::Main),
     ];
     let peers = prop::collection::btree_set(2..20_u16, 0..6);
-    let flags = any::<(bool, bool, bool, bool)>();
+    let flags = any::<(bool, bool, bool, bool, bool)>();
     let vips = prop::collection::btree_set(100..104_u16, 0..3);
     let parts = (isolation, 1..4_usize, flags, peers, vips);
     let choice = parts.prop_map(|(isolation, links, flags, peers, vips)| Choice {
@@ -47,6 +52,7 @@ fn choices() -> impl Strategy<Value = BTreeMap<u16, Choice>> {
         via: flags.3,
         peers,
         vips,
+        mapped: flags.4,
     });
     prop::collection::btree_map(1..4_u16, choice, 0..4)
 }
@@ -118,7 +124,29 @@ fn network(id: u16, choice: &Choice) -> NetworkIntent {
         vips: vips(id, choice),
         routes,
         preshared_key: PresharedKey::derive("fd12::/48", id, None),
-        firewall: FirewallIntent::default(),
+        firewall: FirewallIntent {
+            mappings: (choice.mapped && choice.multipoint)
+                .then(|| mapping(id))
+                .into_iter()
+                .collect(),
+            ..FirewallIntent::default()
+        },
+    }
+}
+
+fn mapping(id: u16) -> MappingIntent {
+    MappingIntent {
+        name: Name::new("https").unwrap(),
+        protocol: Protocol::Tcp,
+        listen_port: 443,
+        target_port: 8443,
+        ways: vec![MappedWay {
+            hub: format!("fd12::{id}:1").parse().unwrap(),
+            target: format!("fd12::{id}:2").parse().unwrap(),
+        }],
+        sources: AddressSet::default(),
+        max_connections: None,
+        rate_limit_per_second: None,
     }
 }
 
@@ -315,6 +343,7 @@ fn vrf_network() -> BTreeMap<u16, Choice> {
         via: true,
         peers: [2].into(),
         vips: [100, 101].into(),
+        mapped: true,
     };
     [(1, choice)].into()
 }
@@ -325,6 +354,39 @@ fn rules_network() -> BTreeMap<u16, Choice> {
         choice.isolation = IsolationMode::Rules;
     }
     choices
+}
+
+#[test]
+fn an_underlay_that_does_not_forward_is_named() {
+    let desired = desired(&vrf_network());
+    let v4: BTreeSet<_> = [(NetworkId::new(1).unwrap(), Family::V4)].into();
+    let wanted = State {
+        mapped: v4,
+        ..desired
+    };
+    let actual = Kernel::new().observe(&wanted);
+    let blocked = diff(&wanted, &actual, &Around::default()).blocked;
+    assert_eq!(blocked.len(), 1, "{blocked:?}");
+    assert!(blocked[0].fix.contains("net.ipv4.ip_forward=1"), "{blocked:?}");
+    let forwards = Actual {
+        forwarding: [Family::V4].into(),
+        ..actual
+    };
+    assert_eq!(diff(&wanted, &forwards, &Around::default()).blocked, []);
+}
+
+#[test]
+fn a_mapped_connection_has_a_way_in_and_a_way_back() {
+    for (choices, marked) in [(vrf_network(), 2), (rules_network(), 2)] {
+        let desired = desired(&choices);
+        let rules = desired
+            .rules
+            .iter()
+            .filter(|rule| matches!(rule.selector, Selector::Mark(_)));
+        let rules: Vec<(u32, u32)> = rules.map(|rule| (rule.priority, rule.table)).collect();
+        assert_eq!(rules.len(), marked);
+        assert_eq!(rules, [(900, 10_001), (901, 254)]);
+    }
 }
 
 #[test]
@@ -339,8 +401,11 @@ fn connections_come_last_and_restrictions_first() {
     };
     assert!(position("ip -6 route add unreachable") < position("ip link set sdwan-1 up"));
     assert!(position("ip link set sdwan-1 up") < position("ip link set wg-sdwan-1 master"));
-    assert!(position("ip link set wg-sdwan-1 master") < position("ip address replace"));
-    assert!(position("ip address replace") < position("ip link set wg-sdwan-1 up"));
+    for (link, address) in [("wg-sdwan-1", "fd12::1:1/128"), ("d-sdwan-1", "fd12::1:100/128")] {
+        let address = position(&format!("ip address replace {address} dev {link}"));
+        assert!(position(&format!("ip link set {link} master")) < address);
+        assert!(address < position(&format!("ip link set {link} up")));
+    }
     assert!(position("ip link set wg-sdwan-1 up") < position("ip route add 100.64.1.2/32"));
     assert!(position("ip route add 10.1.0.0/24") < position("ip route add 10.11.0.0/16 via"));
     let phases: Vec<Phase> = converge(&mut kernel, &State::default())
@@ -355,7 +420,8 @@ fn the_kernels_l3mdev_rule_is_no_drift_and_comes_back_when_deleted() {
     let mut kernel = Kernel::new();
     let desired = desired(&vrf_network());
     let plan = converge(&mut kernel, &desired);
-    assert!(!plan.iter().any(|change| matches!(change.op, Op::AddRule { .. })));
+    let adds = |change: &Change| change.to_string().contains("l3mdev");
+    assert!(!plan.iter().any(adds));
     kernel.rules.remove(&(2, l3mdev(Family::V6)));
     let plan: Vec<String> = converge(&mut kernel, &desired)
         .iter()

@@ -391,7 +391,11 @@ fn samples(old: &Open, new: &Open, salt: usize) -> Vec<Seen> {
             1 => Hook::Output(link),
             _ => Hook::Forward(link, other),
         };
-        samples.push(Seen { hook, packet });
+        samples.push(Seen {
+            hook,
+            packet,
+            mapped: None,
+        });
     }
     samples
 }

@@ -249,6 +249,7 @@ impl<'a> Step<'a> {
         let (text, fix) = match &ruling {
             Ruling::NotJudged => (format!("{at}: not judged"), None),
             Ruling::Established => (format!("{at}: the answer to what was let pass"), None),
+            Ruling::Mapping(mapping) => (format!("{at}: port mapping {mapping} sends it"), None),
             Ruling::Rule(rule, action) => {
                 self.hop.rule = Some(rule.clone());
                 match action {

@@ -184,9 +184,11 @@ pub struct Rule {
     pub oif: Option<String>,
     /// The source.
     pub from: Option<IpNet>,
+    /// The mark and the mask under which it is compared.
+    pub mark: Option<(u32, u32)>,
     /// Whether the table is that of the interface's VRF.
     pub l3mdev: bool,
-    /// Whether it has something that this type doesn't hold: a mark, another action, ports.
+    /// Whether it has something that this type doesn't hold: another action, ports.
     pub other: bool,
 }
 

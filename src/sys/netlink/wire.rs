@@ -233,6 +233,7 @@ pub(super) fn decode_rule(message: &RuleMessage) -> Option<Rule> {
         iif: None,
         oif: None,
         from: None,
+        mark: None,
         l3mdev: false,
         other: header.action != RuleAction::ToTable
             || header.dst_len != 0
@@ -248,8 +249,11 @@ pub(super) fn decode_rule(message: &RuleMessage) -> Option<Rule> {
             RuleAttribute::Oifname(name) => rule.oif = Some(name.clone()),
             RuleAttribute::Source(address) => rule.from = IpNet::new(*address, header.src_len).ok(),
             RuleAttribute::L3MDev(on) => rule.l3mdev = *on,
-            RuleAttribute::FwMark(_)
-            | RuleAttribute::TunId(_)
+            RuleAttribute::FwMark(mark) => {
+                rule.mark = Some((*mark, rule.mark.map_or(u32::MAX, |(_, mask)| mask)));
+            }
+            RuleAttribute::FwMask(mask) => rule.mark = Some((rule.mark.map_or(0, |(mark, _)| mark), *mask)),
+            RuleAttribute::TunId(_)
             | RuleAttribute::UidRange(_)
             | RuleAttribute::IpProtocol(_)
             | RuleAttribute::SourcePortRange(_)
@@ -420,6 +424,10 @@ fn encode_rule(rule: &Rule) -> RuleMessage {
     }
     attributes.extend(rule.iif.clone().map(RuleAttribute::Iifname));
     attributes.extend(rule.oif.clone().map(RuleAttribute::Oifname));
+    if let Some((mark, mask)) = rule.mark {
+        attributes.push(RuleAttribute::FwMark(mark));
+        attributes.push(RuleAttribute::FwMask(mask));
+    }
     attributes.extend(rule.from.map(|net| RuleAttribute::Source(net.network())));
     message
 }

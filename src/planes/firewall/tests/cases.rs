@@ -8,7 +8,8 @@ use proptest::prelude::*;
 
 use super::interpreter::{Hook, Seen};
 use crate::intent::{
-    FirewallIntent, HostIntent, IsolationMode, LinkIntent, LinkKind, NetworkIntent, RuleIntent,
+    AdmissionIntent, FirewallIntent, HostIntent, IsolationMode, LinkIntent, LinkKind, MappedWay,
+    MappingIntent, NetworkIntent, RuleIntent,
 };
 use crate::model::fleet::FleetDigest;
 use crate::model::network::{Action, DefaultAction, NetworkId, PortRange, Protocol};
@@ -162,11 +163,61 @@ pub(super) fn rules() -> impl Strategy<Value = Vec<RuleIntent>> {
     })
 }
 
+fn transport() -> impl Strategy<Value = Protocol> {
+    prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)]
+}
+
+/// Where every mapping's connections come from: one address for each family.
+fn hub_of(target: IpAddr) -> IpAddr {
+    at(70, target.is_ipv4())
+}
+
+fn mappings() -> impl Strategy<Value = Vec<MappingIntent>> {
+    let limit = || prop::option::of(1_u32..4);
+    let ways = (prop::option::of(0_u8..72), prop::option::of(0_u8..72));
+    let one = (transport(), port(), port(), ways, nets(0..4), limit(), limit());
+    prop::collection::btree_map(0_u8..4, one, 0..3).prop_map(|mappings| {
+        let mappings = mappings.into_iter().map(
+            |(n, (protocol, listen_port, target_port, (v4, v6), sources, max_connections, rate))| {
+                let targets = [v4.map(|n| at(n, true)), v6.map(|n| at(n, false))];
+                let way = |target| MappedWay {
+                    hub: hub_of(target),
+                    target,
+                };
+                MappingIntent {
+                    name: Name::new(&format!("port-{n}")).unwrap(),
+                    protocol,
+                    listen_port,
+                    target_port,
+                    ways: targets.into_iter().flatten().map(way).collect(),
+                    sources,
+                    max_connections,
+                    rate_limit_per_second: rate,
+                }
+            },
+        );
+        mappings.filter(|mapping| !mapping.ways.is_empty()).collect()
+    })
+}
+
+fn admissions() -> impl Strategy<Value = BTreeSet<AdmissionIntent>> {
+    let one = (0_u8..3, transport(), port(), any::<bool>(), 0_u8..72, 0_u8..72);
+    let one = one.prop_map(|(n, protocol, port, v4, from, to)| AdmissionIntent {
+        name: Name::new(&format!("from-{n}")).unwrap(),
+        protocol,
+        port,
+        from: at(from, v4),
+        to: at(to, v4),
+    });
+    prop::collection::btree_set(one, 0..3)
+}
+
 fn firewall(id: u16) -> impl Strategy<Value = FirewallIntent> {
     let lans = prop::collection::btree_map(0_u8..2, nets(0..3), 0..3);
     let default = prop_oneof![2 => Just(DefaultAction::Drop), 1 => Just(DefaultAction::Accept)];
-    (default, 1_u8..3, lans, nets(1..4), nets(2..6), rules()).prop_map(
-        move |(default_action, links, lans, own, bound, rules)| {
+    let parts = (default, 1_u8..3, lans, nets(1..4), nets(2..6), rules());
+    (parts, mappings(), admissions()).prop_map(
+        move |((default_action, links, lans, own, bound, rules), mappings, admissions)| {
             let link = |name: String| LinkName::new(&name).unwrap();
             FirewallIntent {
                 default_action,
@@ -178,6 +229,8 @@ fn firewall(id: u16) -> impl Strategy<Value = FirewallIntent> {
                 own,
                 bound,
                 rules,
+                mappings,
+                admissions,
             }
         },
     )
@@ -214,8 +267,11 @@ pub(super) fn seen() -> impl Strategy<Value = Seen> {
         _ => Hook::Forward(a, b),
     });
     let protocol = prop_oneof![3 => Just(6_u8), 2 => Just(17), 1 => Just(1), 1 => Just(58), 1 => Just(47)];
-    (hook, 0_u8..72, 0_u8..72, any::<bool>(), protocol, port()).prop_map(
-        |(hook, a, b, v4, protocol, port)| Seen {
+    let mapped = prop::option::of((1_u16..4).prop_map(|id| NetworkId::new(id).unwrap()));
+    (hook, 0_u8..72, 0_u8..72, any::<bool>(), protocol, port(), mapped).prop_map(
+        |(hook, a, b, v4, protocol, port, mapped)| Seen {
+            // Only what comes from the underlay is ever marked.
+            mapped: mapped.filter(|_| matches!(&hook, Hook::Forward(from, _) if from == "eth0")),
             hook,
             packet: Packet {
                 source: at(a, v4),

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use crate::model::LinkName;
 use crate::model::network::{Action, NetworkId};
 use crate::planes::firewall::line::{Line, Side, Step};
+use crate::planes::firewall::mapping::MapStep;
 use crate::planes::firewall::policy::{Class, Family, Packet};
 use crate::planes::firewall::state::{Base, Key, Table, Value, names};
 
@@ -27,6 +28,8 @@ pub(crate) enum Hook {
 pub(crate) struct Seen {
     pub(crate) hook: Hook,
     pub(crate) packet: Packet,
+    /// The network into which a port mapping has sent it, for what comes from the underlay.
+    pub(crate) mapped: Option<NetworkId>,
 }
 
 enum Flow {
@@ -114,7 +117,8 @@ impl Machine<'_> {
                     .and_then(|link| self.table.sets[*map].elements.get(&Key::Link(link.to_owned())));
                 value.map_or(Flow::Next, verdict)
             }
-            Line::Zone(_) | Line::SegmentsOut(_) | Line::SegmentsIn { .. } => Flow::Next,
+            // Ahead of the hooks that are judged here.
+            Line::Map(_) | Line::Zone(_) | Line::SegmentsOut(_) | Line::SegmentsIn { .. } => Flow::Next,
             Line::Entry {
                 network,
                 links,
@@ -186,6 +190,7 @@ impl Machine<'_> {
             ),
             Step::CameFrom(side, links) if self.named(*side, links) => Flow::Return,
             Step::JudgeFrom(links) if self.named(Side::In, links) => Flow::Goto(names::of(id, "from")),
+            Step::Map(step) => self.mapping(id, step),
             Step::Established
             | Step::Neighbours
             | Step::Listeners
@@ -202,6 +207,28 @@ impl Machine<'_> {
                 Action::Drop | Action::Reject => Flow::Drop,
             },
         }
+    }
+
+    fn mapping(&self, id: NetworkId, step: &MapStep) -> Flow {
+        let packet = &self.seen.packet;
+        let to = |class: Class, target: IpAddr, port: u16| {
+            class.matches(Family::of(packet.destination), packet.protocol)
+                && (packet.destination, packet.port) == (target, port)
+        };
+        let passes = match step {
+            MapStep::Into { class, target, port } => {
+                self.seen.mapped == Some(id) && to(*class, *target, *port)
+            }
+            MapStep::Admit(a) => packet.source == a.from && to(a.protocol.into(), a.to, a.port),
+            // The first packet of a connection is neither known nor an answer, and its guards are behind it.
+            MapStep::From(..)
+            | MapStep::Rate(..)
+            | MapStep::Count(..)
+            | MapStep::Mark(_)
+            | MapStep::Known
+            | MapStep::Back(..) => false,
+        };
+        if passes { Flow::Return } else { Flow::Next }
     }
 
     fn layer(&self, map: &str) -> Flow {

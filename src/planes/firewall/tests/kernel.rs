@@ -219,7 +219,7 @@ fn packets_follow_the_rules_and_counters_survive() {
             assert_eq!(phases.last(), Some(&Phase::Cut));
             assert!(!arrives(&client, &five));
             assert!(arrives(&client, &six));
-            let flows = Conntrack::default().list(&[1].into()).await.unwrap();
+            let flows = Conntrack::default().list(&[1].into(), false).await.unwrap();
             assert!(
                 flows.iter().all(|flow| flow.detail != ports(4000, 5000)),
                 "{flows:?}"

@@ -171,7 +171,7 @@ impl Differ<'_> {
     pub(super) fn rule_stuck(&self, rule: &Rule) -> bool {
         match &rule.selector {
             Selector::Iif(link) | Selector::Oif(link) => self.unusable.contains(link),
-            Selector::From(_) | Selector::Own(_) | Selector::L3mdev => false,
+            Selector::From(_) | Selector::Own(_) | Selector::Mark(_) | Selector::L3mdev => false,
         }
     }
 
