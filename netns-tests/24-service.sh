@@ -1,5 +1,5 @@
 #!/bin/bash
-# The daemon as sdwand.service runs it: with one capability, under a watchdog, beside systemd-networkd.
+# The daemon as sdwand.service runs it: with two capabilities, under a watchdog, beside systemd-networkd.
 #
 #     s1 ── wan ── hub
 . "$(dirname "$0")/lab/lib.sh"
@@ -16,8 +16,8 @@ bring_up hub
 publish s1
 
 # What the unit says of capabilities and folders; its filter of system calls needs systemd itself.
-caps=$(sed -n 's/^CapabilityBoundingSet=CAP_//p' "$units/sdwand.service" | tr A-Z a-z)
-expect "the unit asks for one capability" net_admin echo "$caps"
+caps=$(sed -n 's/^CapabilityBoundingSet=//p' "$units/sdwand.service" | tr A-Z a-z | sed 's/cap_//g; s/ /,+/g')
+expect "the unit asks for two capabilities" net_admin,+net_raw echo "$caps"
 told=$LAB/hosts/s1/told
 "$PYTHON" "$LAB_LIB/notify.py" "$LAB/hosts/s1/run/notify" "$told" &
 until_ok 5 test -S "$LAB/hosts/s1/run/notify"
@@ -33,7 +33,7 @@ require wait_for "it says that it is ready" 20 has_told READY=1
 check "once the overlay is there" converged s1
 wait_for "which carries packets" 10 prints reply oping s1 1 "$(v6 1 1)"
 wait_for "and how things are" 5 has_told 'STATUS=3 of 3 conditions converged'
-expect "it has no other capability" "0000000000001000" sed -n 's/^CapPrm:\t//p' "/proc/${DAEMON[s1]}/status"
+expect "it has no other capability" "0000000000003000" sed -n 's/^CapPrm:\t//p' "/proc/${DAEMON[s1]}/status"
 
 # Half of the manager's patience is 2 s; a loop that stands still says nothing.
 pings() { grep -c WATCHDOG=1 "$told" || true; }

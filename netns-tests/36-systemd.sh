@@ -53,7 +53,7 @@ check "then the overlay is there" converged m
 wait_for "which carries packets" 10 prints reply oping m 1 "$(v6 1 1)"
 expect "how things are is in its status" '3 of 3 conditions converged*' show sdwand StatusText
 expect "wg(8) sees its links" '*latest handshake*' on m wg show all
-expect "it has one capability" 0000000000001000 self sdwand CapEff
+expect "it has two capabilities" 0000000000003000 self sdwand CapEff
 expect "its system calls are filtered" 2 self sdwand Seccomp
 writes() { on m nsenter --target "$(main_pid sdwand)" --mount -- touch "$1"; }
 for path in /run/new /etc/sdwand/new /usr/new; do refute "it can't write $path" writes "$path"; done

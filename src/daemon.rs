@@ -4,6 +4,7 @@
 //! fleet.d, sdwand.toml ── inotify ─┐
 //! nftables, rtnetlink ── events ───┤
 //! interval, retry ─────────────────┼─▶ one task that owns the host: load ▶ plan ▶ execute ▶ verify ▶ conditions
+//! uplinks, each second ────────────┤
 //! control.sock ── requests ────────┘        │
 //!                                           └─▶ answers, log
 //! ```
@@ -33,6 +34,7 @@ use crate::api::control;
 use crate::host::files::ConfigFiles;
 use crate::host::{self, RealHost};
 use crate::notify::{self, Manager};
+use crate::reconcile::uplinks::LOOK;
 use crate::sys::lock::LockError;
 use rounds::Rounds;
 
@@ -124,6 +126,7 @@ struct Daemon {
 /// When the next things are due.
 struct Timers {
     round: Instant,
+    look: Option<Instant>,
     reload: Option<Instant>,
 }
 
@@ -142,6 +145,7 @@ impl Daemon {
         let mut events = self.rounds.host.subscribe()?;
         let mut timers = Timers {
             round: Instant::now(),
+            look: None,
             reload: None,
         };
         let mut manager: Option<Manager> = None;
@@ -151,9 +155,8 @@ impl Daemon {
                 manager.alive(self.rounds.summary(), Instant::now().into_std());
             }
             let told = manager.as_ref().and_then(Manager::due).map(Instant::from_std);
-            let due = timers
-                .reload
-                .map_or(timers.round, |reload| reload.min(timers.round));
+            let sooner = [timers.reload, timers.look].into_iter().flatten().min();
+            let due = sooner.map_or(timers.round, |sooner| sooner.min(timers.round));
             // What is due comes first, and what is known already isn't asked for again: neither a storm of events nor
             // clients that never stop asking keep the others waiting for long.
             let call = tokio::select! {
@@ -207,7 +210,24 @@ impl Daemon {
     }
 
     async fn due(&mut self, timers: &mut Timers) {
+        if timers.look.is_some_and(|look| look <= Instant::now()) {
+            timers.look = None;
+            if self.rounds.look().await {
+                timers.round = Instant::now();
+            }
+        }
+        self.round(timers).await;
+        if timers.look.is_none() && self.rounds.looks() {
+            timers.look = Some(Instant::now() + LOOK);
+        }
+    }
+
+    /// Reads again and converges, if that is due.
+    async fn round(&mut self, timers: &mut Timers) {
         let now = Instant::now();
+        if timers.round > now && timers.reload.is_none_or(|reload| reload > now) {
+            return;
+        }
         let asked = timers.reload.is_some_and(|reload| reload <= now);
         if asked {
             timers.reload = None;

@@ -26,11 +26,13 @@ use crate::model::fleet::FleetDigest;
 use crate::model::host::{HostConfig, IsolationBackend, WireguardBackend};
 use crate::model::{Fleet, LinkName, PrivateKey, PublicKey, ownership};
 use crate::planes::{PlaneName, firewall, l3, wireguard};
+use crate::reconcile::uplinks::{Choices, Moment, Uplinks};
 use crate::reconcile::{Change, Host, Observation, Target};
 use crate::report::chain;
 use crate::report::status::{Backends, WireguardKind};
 use crate::sys::conntrack::Conntrack;
 use crate::sys::lock::{FileLock, LockError, NamespaceLock};
+use crate::sys::neighbour::{self, Asked};
 use crate::sys::netlink::{Netlink, NetlinkError};
 use crate::sys::nft::Nft;
 use crate::sys::sysctl::Sysctls;
@@ -117,6 +119,7 @@ pub struct RealHost {
     listing: Option<firewall::Listing>,
     resolver: Resolver,
     attempts: wireguard::Attempts,
+    uplinks: Uplinks,
 }
 
 /// The time of day.
@@ -127,6 +130,18 @@ pub struct RealHost {
 )]
 pub fn system_now() -> SystemTime {
     SystemTime::now()
+}
+
+/// Now, by both clocks.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that asks the steady clock"
+)]
+fn moment() -> Moment {
+    Moment {
+        wall: system_now(),
+        steady: std::time::Instant::now(),
+    }
 }
 
 /// The time of day in seconds since 1970.
@@ -205,6 +220,7 @@ impl RealHost {
             listing: None,
             resolver: Resolver::new(owner),
             attempts: wireguard::Attempts::default(),
+            uplinks: Uplinks::new(owner == Owner::Daemon),
         })
     }
 
@@ -323,6 +339,28 @@ impl RealHost {
         self.listing = None;
     }
 
+    /// Looks at the uplinks of networks with several, and asks the hubs that said nothing since the last look. The
+    /// answer is which uplinks shall carry; none of it is written.
+    pub async fn look_at_uplinks(&mut self, target: &Target) -> Choices {
+        let links: Vec<LinkName> = self.uplinks.links().cloned().collect();
+        let seen = wireguard::observe(&self.wg, &links).await;
+        let choices = self
+            .uplinks
+            .look(&target.intent, None, seen.as_ref().ok(), moment());
+        for (link, hub) in self.uplinks.questions() {
+            match neighbour::solicit(link.as_str(), hub) {
+                Asked::Sent | Asked::NoWay(_) => self.uplinks.asked(&link, moment().steady),
+                Asked::NotAllowed => {
+                    tracing::warn!(
+                        "hubs are judged by their last handshake alone, which takes up to 180 s: asking them needs CAP_NET_RAW"
+                    );
+                    self.uplinks.ask_no_more();
+                }
+            }
+        }
+        choices
+    }
+
     async fn observe_links(
         &self,
         target: &Target,
@@ -371,6 +409,12 @@ impl RealHost {
         wireguard: Result<wireguard::Actual, String>,
         firewall: Result<firewall::Actual, String>,
     ) -> Observation {
+        let uplinks = self.uplinks.look(
+            &target.intent,
+            l3.as_ref().ok(),
+            wireguard.as_ref().ok(),
+            moment(),
+        );
         let now = system_now();
         let names = match &wireguard {
             Ok(actual) => wireguard::stale_names(&target.wireguard, actual, now),
@@ -393,6 +437,7 @@ impl RealHost {
             calls,
             protected: self.protected.clone(),
             verified: self.verified.clone(),
+            uplinks,
             now,
         }
     }

@@ -1,6 +1,6 @@
 //! What the daemon's one task does: load, converge, answer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::api::control::{Answer, Request};
 use crate::config::{self, Diagnostics};
 use crate::host::{RealHost, system_now, unix_now};
 use crate::model::host::{HostConfig, Mode};
-use crate::model::{Fleet, LinkName, Name};
+use crate::model::{Fleet, LinkName, Name, NetworkId};
 use crate::reconcile::{
     self, Condition, ConditionState, Conditions, Execution, Host as _, Observation, Plan, Round, Target,
 };
@@ -30,6 +30,8 @@ pub(super) struct Rounds {
     conditions: Conditions,
     retries: u32,
     is_clean: bool,
+    /// The uplinks that routes are about to move to.
+    moves: BTreeMap<NetworkId, LinkName>,
     /// The interfaces that the session of the last apply came through: what that apply kept away from, later rounds
     /// keep away from too.
     protected: BTreeSet<LinkName>,
@@ -53,6 +55,7 @@ impl Rounds {
             conditions: Conditions::new(),
             retries: 0,
             is_clean: false,
+            moves: BTreeMap::new(),
             protected: BTreeSet::new(),
         }
     }
@@ -174,6 +177,40 @@ impl Rounds {
         log_changes(&self.conditions, &conditions);
         self.conditions = conditions;
         self.ended(&round);
+    }
+
+    /// Whether there are uplinks to look at.
+    pub(super) fn looks(&self) -> bool {
+        let has_choice = |target: &Target| target.intent.networks.values().any(|n| !n.shared.is_empty());
+        !self.is_down && self.current.as_ref().is_some_and(has_choice)
+    }
+
+    /// Looks at the uplinks; the answer is whether a round is due, since another one shall carry.
+    pub(super) async fn look(&mut self) -> bool {
+        let Some(current) = self.current.as_ref().filter(|_| !self.is_down) else {
+            return false;
+        };
+        let choices = self.host.look_at_uplinks(current).await;
+        let mut moves = BTreeMap::new();
+        for (id, choice) in &choices {
+            if let Some(reason) = choice.reason() {
+                // A move that couldn't be made is tried again as any change is, and said once.
+                if self.moves.get(id) != Some(&choice.carrier) {
+                    let network = current
+                        .intent
+                        .networks
+                        .get(id)
+                        .map(|network| network.name.as_str());
+                    tracing::warn!(network, reason, "routes move to another hub");
+                }
+                moves.insert(*id, choice.carrier.clone());
+            }
+        }
+        let is_new = moves
+            .iter()
+            .any(|(id, carrier)| self.moves.get(id) != Some(carrier));
+        self.moves = moves;
+        is_new
     }
 
     /// What is left is tried again soon; once all was done, the take-over from the former fleet has ended.

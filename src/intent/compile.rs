@@ -173,6 +173,7 @@ fn compile_network(
         lans,
         vips: vips(network, own.name(), facts),
         routes: wiring.routes,
+        shared: wiring.shared,
         preshared_key: PresharedKey::derive(&fleet.site.prefix.to_string(), network.id.get(), None),
         firewall,
     })

@@ -107,6 +107,9 @@ pub struct NetworkIntent {
     pub vips: Vec<VipIntent>,
     /// Which link carries which prefix of others, as static routes.
     pub routes: BTreeMap<IpNet, LinkName>,
+    /// Those of `routes` that any of a spoke's uplinks carries: they go over the first in the order of the hubs that is
+    /// alive, and over the first of all where nothing is known. Empty where there is no choice.
+    pub shared: BTreeSet<IpNet>,
     /// The key that binds a peer to this network.
     pub preshared_key: PresharedKey,
     /// What may pass.

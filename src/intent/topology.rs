@@ -4,6 +4,7 @@
 //! that packets which arrive through the other hub are accepted. A hub, and a node of a full mesh, has one multipoint
 //! link where each peer may carry only what the fleet gives it: that is source validation.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
@@ -11,13 +12,15 @@ use ipnet::IpNet;
 use super::compile::Placed;
 use super::{LinkIntent, LinkKind, Notice, PeerIntent};
 use crate::model::address::canonical;
-use crate::model::network::{Network, Role, Topology};
+use crate::model::network::{Network, Role, Routing, Topology};
 use crate::model::{LinkName, PublicKey, naming};
 
 /// The links of this host in one network, and the routes over them.
 pub(super) struct Wiring {
     pub(super) links: Vec<LinkIntent>,
     pub(super) routes: BTreeMap<IpNet, LinkName>,
+    /// See [`super::NetworkIntent::shared`].
+    pub(super) shared: BTreeSet<IpNet>,
 }
 
 /// Every prefix that may be a source or a destination inside the network.
@@ -109,29 +112,27 @@ fn multipoint<'m, 'a: 'm>(
     Wiring {
         links: vec![link],
         routes,
+        shared: BTreeSet::new(),
     }
 }
 
-/// One link per hub. Everything goes over the first; each hub's own addresses over its own link.
+/// One link per hub. What a hub alone carries goes over its own link; everything else over whichever is alive, in a
+/// static network by the order of the hubs.
 fn uplinks(network: &Network, members: &[Placed<'_>], own: &Placed<'_>) -> Wiring {
     let full = bound(network, members);
     let own_nets: BTreeSet<IpNet> = canonical(own.carried());
     let mut wiring = Wiring {
         links: Vec::new(),
         routes: BTreeMap::new(),
+        shared: BTreeSet::new(),
     };
     let hubs = members.iter().filter(|member| member.member.role == Role::Hub);
     for (index, hub) in hubs.take(naming::MAX_HUBS).enumerate() {
         let name = naming::wireguard_link(network.id, index);
-        if index == 0 {
-            let carried = full.iter().filter(|net| !own_nets.contains(net));
-            wiring.routes.extend(carried.map(|net| (*net, name.clone())));
+        for net in canonical(hub.carried()) {
+            // An anycast address of several hubs is that of the nearest: the first.
+            wiring.routes.entry(net).or_insert_with(|| name.clone());
         }
-        wiring.routes.extend(
-            canonical(hub.addresses())
-                .into_iter()
-                .map(|net| (net, name.clone())),
-        );
         let mut allowed = full.clone();
         allowed.insert(IpNet::from(std::net::IpAddr::V6(hub.link_local)));
         let peer = peer_intent(hub, network.keepalive_seconds, allowed);
@@ -144,6 +145,17 @@ fn uplinks(network: &Network, members: &[Placed<'_>], own: &Placed<'_>) -> Wirin
             listen_port: (index == 0).then_some(own.member.listen_port),
             peers,
         });
+    }
+    if let Some(first) = wiring.links.first().map(|link| link.name.clone()) {
+        for net in full.difference(&own_nets) {
+            if let Entry::Vacant(route) = wiring.routes.entry(*net) {
+                route.insert(first.clone());
+                wiring.shared.insert(*net);
+            }
+        }
+    }
+    if wiring.links.len() < 2 || network.routing != Routing::Static {
+        wiring.shared.clear();
     }
     wiring
 }

@@ -25,6 +25,7 @@ mod target;
     reason = "tests"
 )]
 mod tests;
+pub mod uplinks;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -130,6 +131,8 @@ pub struct Observation {
     pub protected: BTreeSet<LinkName>,
     /// The firewall as it was last seen with nothing left to do; none at first.
     pub verified: Option<firewall::Verified>,
+    /// Which uplink carries in each network with a choice, as the host was seen.
+    pub uplinks: uplinks::Choices,
     /// When it was read.
     pub now: SystemTime,
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{Change, Observation, Target, guard, order};
+use super::{Change, Observation, Target, guard, order, uplinks};
 use crate::intent::{Blocked, Notice};
 use crate::model::fleet::FleetDigest;
 use crate::model::{Name, NetworkId};
@@ -142,7 +142,8 @@ pub fn plan(target: &Target, observation: &Observation) -> Plan {
                 protected: observation.protected.clone(),
                 endpoints: peers.filter_map(|peer| Some(peer.endpoint?.ip())).collect(),
             };
-            l3::diff(&target.l3, actual, &around)
+            let desired = uplinks::over(&target.l3, &target.intent, &observation.uplinks);
+            l3::diff(&desired, actual, &around)
         }
         Err(reason) => {
             note(PlaneName::L3, reason);
@@ -187,13 +188,16 @@ pub fn plan(target: &Target, observation: &Observation) -> Plan {
     blocked.extend(target.blocked.iter().cloned());
     blocked.sort();
     blocked.dedup();
+    let mut notices = target.intent.notices.clone();
+    notices.extend(uplinks::notices(&target.intent, &observation.uplinks));
+    notices.sort();
     Plan {
         node: target.intent.node.clone(),
         fleet_digest: target.intent.fleet_digest,
         steps: changes.into_iter().map(step).collect(),
         blocked,
         unreadable,
-        notices: target.intent.notices.clone(),
+        notices,
     }
 }
 

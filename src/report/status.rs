@@ -12,6 +12,7 @@ use crate::model::host::Mode;
 use crate::model::network::Protocol;
 use crate::model::{LinkName, Name, NetworkId, PublicKey, naming};
 use crate::planes::{PlaneName, firewall, l3, wireguard};
+use crate::reconcile::uplinks::Standing;
 use crate::reconcile::{ConditionState, Conditions, Observation, Target};
 
 /// Whether the files are good.
@@ -87,6 +88,8 @@ struct NetworkStatus {
     virtual_ips: Vec<VipStatus>,
     /// Ports of this host's underlay that lead into the network.
     port_mappings: Vec<MappingStatus>,
+    /// On a spoke of several hubs, the one that carries what isn't a hub's own; none where there is no choice.
+    active_hub: Option<Name>,
     rules: Vec<RuleStatus>,
     /// What no rule named and the default action dropped.
     default_drops: Counter,
@@ -96,6 +99,8 @@ struct NetworkStatus {
 struct LinkStatus {
     name: LinkName,
     listen_port: Option<u16>,
+    /// How the hub at the other end is, where the choice is between several.
+    hub: Option<Standing>,
     peers: Vec<PeerStatus>,
 }
 
@@ -220,6 +225,7 @@ fn network_status(
 ) -> NetworkStatus {
     let firewall = observation.and_then(|observation| observation.firewall.as_ref().ok());
     let devices = observation.and_then(|observation| observation.wireguard.as_ref().ok());
+    let choice = observation.and_then(|observation| observation.uplinks.get(&network.id));
     let counts = firewall.map(firewall::Actual::rule_counts).unwrap_or_default();
     let rules = network.firewall.rules.iter().map(|rule| {
         let count = counts
@@ -247,10 +253,14 @@ fn network_status(
         links: network
             .links
             .iter()
-            .map(|link| link_status(link, devices, now))
+            .map(|link| LinkStatus {
+                hub: choice.and_then(|choice| Some(choice.hub(&link.name)?.standing)),
+                ..link_status(link, devices, now)
+            })
             .collect(),
         virtual_ips: vip_status(network, observation),
         port_mappings: mapping_status(network, firewall),
+        active_hub: choice.and_then(|choice| Some(choice.hub(&choice.carrier)?.hub.clone())),
         rules: rules.collect(),
         default_drops,
     }
@@ -316,6 +326,7 @@ fn link_status(
     LinkStatus {
         name: link.name.clone(),
         listen_port: device.map(|device| device.listen_port),
+        hub: None,
         peers: peers.collect(),
     }
 }
@@ -423,12 +434,16 @@ impl NetworkStatus {
             "network {} (id {})  {}{v4}",
             self.name, self.id, self.overlay_v6
         )?;
+        if let Some(hub) = &self.active_hub {
+            writeln!(f, "  over hub {hub}")?;
+        }
         for link in &self.links {
             let port = link
                 .listen_port
                 .map(|port| format!(" port {port}"))
                 .unwrap_or_default();
-            writeln!(f, "  link {}{port}", link.name)?;
+            let hub = link.hub.map(|hub| format!("  hub {hub}")).unwrap_or_default();
+            writeln!(f, "  link {}{port}{hub}", link.name)?;
             for peer in &link.peers {
                 let age = peer
                     .handshake_age_seconds

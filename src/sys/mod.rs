@@ -3,6 +3,7 @@
 pub mod conntrack;
 pub mod exec;
 pub mod lock;
+pub mod neighbour;
 pub mod netlink;
 pub mod nft;
 pub mod nft_dump;

@@ -1,6 +1,6 @@
 //! Host intents for the tests of the l3 plane.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sdwand::intent::{
     FirewallIntent, HostIntent, IsolationMode, LanIntent, LinkIntent, LinkKind, NetworkIntent, VipIntent,
@@ -78,6 +78,7 @@ pub fn network(id: u16, isolation: IsolationMode, lan: Option<&str>) -> NetworkI
             here: lan.is_some(),
         }],
         routes: routes.into(),
+        shared: BTreeSet::new(),
         preshared_key: PresharedKey::derive("fd12:34ab:cd42::/48", id, None),
         firewall: FirewallIntent::default(),
     }

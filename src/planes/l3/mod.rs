@@ -20,5 +20,5 @@ pub use diff::{Around, diff, render};
 pub use observe::{Raw, decode, observe, observe_facts};
 pub use state::{
     Actual, Backend, Family, HostAddress, Interface, LINK_GROUP, Lan, Link, LinkType, MAIN_TABLE, Route,
-    RouteKey, RouteTo, Rule, Selector, State,
+    RouteKey, RouteTo, Rule, Selector, State, route_key,
 };

@@ -123,6 +123,7 @@ fn network(id: u16, choice: &Choice) -> NetworkIntent {
         lans,
         vips: vips(id, choice),
         routes,
+        shared: BTreeSet::new(),
         preshared_key: PresharedKey::derive("fd12::/48", id, None),
         firewall: FirewallIntent {
             mappings: (choice.mapped && choice.multipoint)

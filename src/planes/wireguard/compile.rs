@@ -128,6 +128,7 @@ mod tests {
             lans: Vec::new(),
             vips: Vec::new(),
             routes: BTreeMap::new(),
+            shared: BTreeSet::new(),
             preshared_key: PresharedKey::derive("fd00::/48", 1, None),
             firewall: FirewallIntent::default(),
         }

@@ -17,7 +17,7 @@ use crate::model::network::EndpointHost;
 use crate::model::{LinkName, PublicKey};
 use crate::planes::{Blocked, Difference, Ways};
 
-pub(super) use endpoints::is_fresh;
+pub use endpoints::is_fresh;
 use endpoints::{Choice, candidates, choose_endpoint, wants_endpoint};
 
 /// What a difference depends on beside the two states.

@@ -33,7 +33,7 @@ use crate::sys::wg::WgError;
 pub use apply::{apply, apply_all, device_update};
 pub use attempts::{ATTEMPT, Attempts, Calls};
 pub use compile::{compile, render_setconf};
-pub use diff::{Facts, diff, stale_addresses, stale_names};
+pub use diff::{Facts, diff, is_fresh, stale_addresses, stale_names};
 pub use observe::{decode_device, observe, resolve_names};
 pub use state::{
     Actual, ActualDevice, ActualPeer, Change, Desired, DesiredDevice, DesiredPeer, Names, NewPeer, PeerDelta,

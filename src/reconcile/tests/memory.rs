@@ -11,6 +11,7 @@ use crate::planes::firewall::{self, Packet, Table};
 use crate::planes::l3::kernel::Kernel;
 use crate::planes::l3::{self, LinkType, Op};
 use crate::planes::{PlaneName, Ways, wireguard};
+use crate::reconcile::uplinks::Choices;
 use crate::reconcile::{Change, Host, Observation, Target};
 use crate::sys::wg;
 use sha2::{Digest as _, Sha256};
@@ -25,6 +26,8 @@ pub(super) struct MemoryHost {
     pub(super) wg: wg::Memory,
     pub(super) table: Option<Table>,
     verified: Option<firewall::Verified>,
+    /// Which uplinks were chosen.
+    pub(super) uplinks: Choices,
     /// The plane that can't be read.
     pub(super) unreadable: Option<PlaneName>,
     /// How many changes were asked for.
@@ -69,6 +72,7 @@ impl MemoryHost {
             wg: wg::Memory::default(),
             table: None,
             verified: None,
+            uplinks: Choices::new(),
             unreadable: None,
             written: 0,
             fail_in: None,
@@ -430,6 +434,7 @@ impl Host for MemoryHost {
             calls: wireguard::Calls::new(),
             protected: BTreeSet::new(),
             verified: self.verified.clone(),
+            uplinks: self.uplinks.clone(),
             now: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000),
         }
     }

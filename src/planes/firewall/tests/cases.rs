@@ -70,6 +70,7 @@ pub(super) fn network(
         lans: Vec::new(),
         vips: Vec::new(),
         routes: BTreeMap::new(),
+        shared: BTreeSet::new(),
         preshared_key: PresharedKey::derive("fd00::/48", id, None),
         firewall,
     }

@@ -135,7 +135,8 @@ fn has_left(peer: &DesiredPeer, current: SocketAddr) -> bool {
 }
 
 /// Whether a handshake is recent. One from the future is judged by its distance too: the clock may have been set back.
-pub(in crate::planes::wireguard) fn is_fresh(last_handshake: Option<SystemTime>, now: SystemTime) -> bool {
+#[must_use]
+pub fn is_fresh(last_handshake: Option<SystemTime>, now: SystemTime) -> bool {
     let distance = |time: SystemTime| -> Duration {
         match now.duration_since(time) {
             Ok(age) => age,
