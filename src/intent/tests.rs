@@ -163,6 +163,8 @@ fn a_spoke_has_a_link_for_each_hub_and_each_hub_on_its_own() {
             "fd12:34ab:cd42:20::2/128 wg-sdwan-20-2",
         ]
     );
+    // What no hub has for itself may go over either.
+    assert_eq!(network.shared, nets(&bound));
     assert_eq!(network.overlay_v6.to_string(), "fd12:34ab:cd42:20::b");
     assert_eq!(network.overlay_v4.unwrap().to_string(), "100.64.20.11");
     assert_eq!(network.link_local.to_string(), "fe80::b");
@@ -311,11 +313,64 @@ fn nodes_of_a_mesh_that_nobody_can_call_are_named() {
     assert_eq!(peers, ["hub-1"]);
     assert_eq!(host.notices.len(), 1, "{:?}", host.notices);
     assert_eq!(host.notices[0].object, "node spoke-2");
+    assert!(
+        host.notices[0].text.contains("role = \"hub\""),
+        "{}",
+        host.notices[0].text
+    );
     let routes = routes(network(&host, 3));
     assert!(routes.iter().all(|route| !route.contains("::c/")), "{routes:?}");
     // Who can be called meets both.
     let hub = self::host("hub-1", IsolationMode::Vrf, MESH);
     assert_eq!((network(&hub, 3).links[0].peers.len(), hub.notices.len()), (2, 0));
+}
+
+#[test]
+fn nodes_of_a_mesh_that_nobody_can_call_meet_at_the_first_hub_that_can_be_called() {
+    let text = r#"
+[[networks]]
+name = "mesh"
+id = 3
+routing = "static"
+topology = "full_mesh"
+prefix_v4 = "100.64.3.0/24"
+members = [
+  { node = "spoke-1" },
+  { node = "hub-2", role = "hub" },
+  { node = "hub-1", role = "hub" },
+  { node = "spoke-2", lans = [{ subnet = "10.2.0.0/16", interface = "eth1" }] },
+]
+"#;
+    let carried = |of: &str, peer: &str| {
+        let host = host(of, IsolationMode::Vrf, text);
+        assert_eq!(host.notices, []);
+        let mut peers = network(&host, 3).links[0].peers.values();
+        let found = peers.find(|found| found.node.as_str() == peer);
+        found.map(|peer| peer.allowed_ips.clone())
+    };
+    let own = ["fd12:34ab:cd42:3::2/128", "100.64.3.2/32", "fe80::2/128"];
+    let with = |far: &[&str]| nets(&[&own, far].concat());
+    assert_eq!(
+        carried("spoke-1", "hub-2"),
+        Some(with(&[
+            "fd12:34ab:cd42:3::c/128",
+            "100.64.3.12/32",
+            "10.2.0.0/16"
+        ]))
+    );
+    assert_eq!(carried("spoke-1", "spoke-2"), None);
+    // The way back is the same, the other hub carries its own alone, and so do peers of whoever can be called.
+    assert_eq!(
+        carried("spoke-2", "hub-2"),
+        Some(with(&["fd12:34ab:cd42:3::b/128", "100.64.3.11/32"]))
+    );
+    assert_eq!(
+        carried("spoke-1", "hub-1"),
+        Some(nets(&["fd12:34ab:cd42:3::1/128", "100.64.3.1/32", "fe80::1/128"]))
+    );
+    assert_eq!(carried("hub-1", "hub-2"), Some(nets(&own)));
+    let host = host("spoke-1", IsolationMode::Vrf, text);
+    assert!(routes(network(&host, 3)).contains(&"10.2.0.0/16 wg-sdwan-3".to_owned()));
 }
 
 #[test]

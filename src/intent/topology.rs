@@ -2,7 +2,8 @@
 //!
 //! A spoke has one link per hub; each link's AllowedIPs are the network's full bound and the routes pick the link, so
 //! that packets which arrive through the other hub are accepted. A hub, and a node of a full mesh, has one multipoint
-//! link where each peer may carry only what the fleet gives it: that is source validation.
+//! link where each peer may carry only what the fleet gives it: that is source validation. In a mesh, the first hub that
+//! can be called also carries between members that can't.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,27 +42,37 @@ pub(super) fn wire(
     match (network.topology, own.member.role) {
         (Topology::HubAndSpoke, Role::Hub) => {
             let peers = others(members, own).map(|peer| (peer, keepalive_to(network, peer)));
-            multipoint(network, own, peers)
+            multipoint(network, own, peers, None, &[])
         }
         (Topology::HubAndSpoke, Role::Spoke) => uplinks(network, members, own),
-        (Topology::FullMesh, Role::Hub | Role::Spoke) => {
-            let (reachable, apart): (Vec<_>, Vec<_>) =
-                others(members, own).partition(|peer| own.member.is_dialable() || peer.member.is_dialable());
-            notices.extend(apart.into_iter().map(|peer| Notice {
-                network: Some(network.name.clone()),
-                object: format!("node {}", peer.name()),
-                text: format!(
-                    "unreachable: neither {} nor {} has an endpoint",
-                    own.name(),
-                    peer.name()
-                ),
-            }));
-            let peers = reachable
-                .into_iter()
-                .map(|peer| (peer, keepalive_to(network, peer)));
-            multipoint(network, own, peers)
-        }
+        (Topology::FullMesh, Role::Hub | Role::Spoke) => mesh(network, members, own, notices),
     }
+}
+
+/// Everyone to everyone. Two members of which neither can be called meet at the first hub that can: both ends find the
+/// same one, so that what comes from the other comes by whom it may. Without such a hub they are named.
+fn mesh(network: &Network, members: &[Placed<'_>], own: &Placed<'_>, notices: &mut Vec<Notice>) -> Wiring {
+    let (reachable, apart): (Vec<_>, Vec<_>) =
+        others(members, own).partition(|peer| own.member.is_dialable() || peer.member.is_dialable());
+    let carrier = members
+        .iter()
+        .find(|member| member.member.role == Role::Hub && member.member.is_dialable());
+    if carrier.is_none() {
+        notices.extend(apart.iter().map(|peer| Notice {
+            network: Some(network.name.clone()),
+            object: format!("node {}", peer.name()),
+            text: format!(
+                "unreachable: neither {} nor {} has an endpoint; a member that has one and `role = \"hub\"` would carry \
+                 between them",
+                own.name(),
+                peer.name()
+            ),
+        }));
+    }
+    let peers = reachable
+        .into_iter()
+        .map(|peer| (peer, keepalive_to(network, peer)));
+    multipoint(network, own, peers, carrier, &apart)
 }
 
 fn others<'m, 'a>(members: &'m [Placed<'a>], own: &Placed<'_>) -> impl Iterator<Item = &'m Placed<'a>> {
@@ -88,10 +99,13 @@ fn peer_intent(peer: &Placed<'_>, keepalive_seconds: u16, allowed_ips: BTreeSet<
     }
 }
 
+/// One link with a peer for each of `peers`; what is `behind` the hub is its peer's, too.
 fn multipoint<'m, 'a: 'm>(
     network: &Network,
     own: &Placed<'_>,
     peers: impl Iterator<Item = (&'m Placed<'a>, u16)>,
+    hub: Option<&Placed<'_>>,
+    behind: &[&Placed<'_>],
 ) -> Wiring {
     let name = naming::wireguard_link(network.id, 0);
     let mut link = LinkIntent {
@@ -102,7 +116,12 @@ fn multipoint<'m, 'a: 'm>(
     };
     let mut routes = BTreeMap::new();
     for (peer, keepalive) in peers {
-        let carried = canonical(peer.carried());
+        let is_hub = hub.is_some_and(|hub| hub.name() == peer.name());
+        let further = behind
+            .iter()
+            .filter(|_| is_hub)
+            .flat_map(|member| member.carried());
+        let carried = canonical(peer.carried().chain(further));
         routes.extend(carried.iter().map(|net| (*net, name.clone())));
         let mut allowed = carried;
         allowed.insert(IpNet::from(std::net::IpAddr::V6(peer.link_local)));
