@@ -127,6 +127,7 @@ struct Daemon {
 struct Timers {
     round: Instant,
     look: Option<Instant>,
+    keys: Option<Instant>,
     reload: Option<Instant>,
 }
 
@@ -146,6 +147,7 @@ impl Daemon {
         let mut timers = Timers {
             round: Instant::now(),
             look: None,
+            keys: None,
             reload: None,
         };
         let mut manager: Option<Manager> = None;
@@ -169,6 +171,14 @@ impl Daemon {
                 }
                 () = sleep_until(due) => None,
                 () = sleep_until(told.unwrap_or(due)), if told.is_some() => continue,
+                () = sleep_until(timers.keys.unwrap_or(due)), if timers.keys.is_some() => {
+                    let followed = self.rounds.follow_keys().await;
+                    timers.keys = followed.map(|followed| Instant::now() + followed.rest);
+                    if followed.is_some_and(|followed| followed.moved) {
+                        timers.round = Instant::now();
+                    }
+                    continue;
+                }
                 () = self.files.changed(), if timers.reload.is_none() => {
                     timers.reload = Some(Instant::now() + self.rounds.debounce());
                     continue;
@@ -240,5 +250,7 @@ impl Daemon {
         }
         self.rounds.round().await;
         timers.round = Instant::now() + self.rounds.next_round();
+        // Another fleet may be in force: somebody may have announced a key.
+        timers.keys.get_or_insert_with(Instant::now);
     }
 }

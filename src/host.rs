@@ -4,11 +4,13 @@ pub(crate) mod doctor;
 mod events;
 pub(crate) mod explain;
 pub(crate) mod files;
+mod keys;
 mod resolver;
 mod session;
 mod ways;
 
 pub use events::Events;
+pub use keys::Followed;
 pub use session::session_interfaces;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -75,6 +75,7 @@ fn lab() {
 fn peer(node: &str, endpoint: &str, nets: &[&str]) -> DesiredPeer {
     DesiredPeer {
         node: Name::new(node).expect("a name"),
+        next_public_key: None,
         preshared_key: psk(),
         endpoints: vec![Endpoint {
             host: EndpointHost::Address(endpoint.parse().expect("an address")),

@@ -7,6 +7,7 @@ mod doctor;
 mod editor;
 mod explain;
 mod federation;
+mod key;
 mod manual;
 mod offline;
 mod online;
@@ -62,6 +63,9 @@ Nothing that exists is overwritten. The site's prefix is drawn at random (RFC 41
     #[command(after_help = "Example:
   sdwand pubkey            # goes into public_key of this node in the fleet")]
     Pubkey,
+    /// This node's key
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Judge the configuration: every error at once, with file, line, column and a hint
     #[command(after_help = "Example:
   sdwand check && git commit -am 'Open 5432 to web'
@@ -351,6 +355,7 @@ fn dispatch(global: &Global, command: Command) -> Result<ExitCode, CliError> {
     match command {
         Command::Init(args) => editor::init(global, &args),
         Command::Pubkey => offline::pubkey(global),
+        Command::Key(command) => key::key(global, &command),
         Command::Check => offline::check(global),
         Command::Config(ConfigCommand::Defaults) => offline::defaults(global),
         Command::Compile(args) => offline::compile(global, &args),

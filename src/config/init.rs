@@ -190,7 +190,7 @@ pub fn write(config: &Path, node: &Name, site: &Name) -> Result<Written, InitErr
 }
 
 /// Creates a file with all of its content or not at all; fails where it exists.
-fn create(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
+pub(super) fn create(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(std::io::Error::other)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -18,6 +18,7 @@
 //! | `diag` | diagnostics and notices, as people and programs read them |
 //! | `keys` | the private key |
 //! | `init`, `defaults` | documents that we write |
+//! | `rotate` | the files of a key rotation |
 //!
 //! Nothing is applied of a configuration with any error. [`parse_fleet`] and [`parse_host`] need no disk.
 
@@ -34,6 +35,7 @@ mod locate;
 mod network;
 mod ovn;
 mod reader;
+pub mod rotate;
 mod routing;
 mod rules;
 mod suggest;

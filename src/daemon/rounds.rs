@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::applied::{self, Start};
 use crate::api::control::{Answer, Request};
 use crate::config::{self, Diagnostics};
-use crate::host::{RealHost, system_now, unix_now};
+use crate::host::{Followed, RealHost, system_now, unix_now};
 use crate::model::host::{HostConfig, Mode};
 use crate::model::{Fleet, LinkName, Name, NetworkId};
 use crate::reconcile::{
@@ -211,6 +211,12 @@ impl Rounds {
             .any(|(id, carrier)| self.moves.get(id) != Some(carrier));
         self.moves = moves;
         is_new
+    }
+
+    /// Follows peers that change keys; none where none does.
+    pub(super) async fn follow_keys(&mut self) -> Option<Followed> {
+        let current = self.current.as_ref().filter(|_| !self.is_down)?;
+        self.host.follow_keys(current).await
     }
 
     /// What is left is tried again soon; once all was done, the take-over from the former fleet has ended.

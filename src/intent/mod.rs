@@ -146,6 +146,8 @@ pub enum LinkKind {
 pub struct PeerIntent {
     /// The node.
     pub node: Name,
+    /// The key that it is about to have.
+    pub next_public_key: Option<PublicKey>,
     /// Where it may be reached, best first; each with its port. Empty where it must call us.
     pub endpoints: Vec<Endpoint>,
     /// The port that endpoints without one mean.

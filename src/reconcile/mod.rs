@@ -39,7 +39,7 @@ use crate::planes::{Phase, PlaneName, Ways, firewall, l3, wireguard};
 
 pub use conditions::{Condition, ConditionState, Conditions, conditions};
 pub use execute::{Execution, Failure, Round, converge, execute};
-pub use plan::{Plan, Step, Unreadable, plan};
+pub use plan::{Plan, Step, Unreadable, notices, plan};
 pub use target::Target;
 
 /// One change of one plane.

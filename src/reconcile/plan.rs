@@ -188,17 +188,27 @@ pub fn plan(target: &Target, observation: &Observation) -> Plan {
     blocked.extend(target.blocked.iter().cloned());
     blocked.sort();
     blocked.dedup();
-    let mut notices = target.intent.notices.clone();
-    notices.extend(uplinks::notices(&target.intent, &observation.uplinks));
-    notices.sort();
     Plan {
         node: target.intent.node.clone(),
         fleet_digest: target.intent.fleet_digest,
         steps: changes.into_iter().map(step).collect(),
         blocked,
         unreadable,
-        notices,
+        notices: notices(target, observation),
     }
+}
+
+/// What the operator should know, of the fleet and of this host as it was observed.
+#[must_use]
+pub fn notices(target: &Target, observation: &Observation) -> Vec<Notice> {
+    let mut notices = target.intent.notices.clone();
+    if let Ok(actual) = &observation.wireguard {
+        let notes = wireguard::rotation_notes(&target.wireguard, actual, &target.own_key, observation.now);
+        notices.extend(notes);
+    }
+    notices.extend(uplinks::notices(&target.intent, &observation.uplinks));
+    notices.sort();
+    notices
 }
 
 fn step(change: Change) -> Step {

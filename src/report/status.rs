@@ -13,7 +13,7 @@ use crate::model::network::Protocol;
 use crate::model::{LinkName, Name, NetworkId, PublicKey, naming};
 use crate::planes::{PlaneName, firewall, l3, wireguard};
 use crate::reconcile::uplinks::Standing;
-use crate::reconcile::{ConditionState, Conditions, Observation, Target};
+use crate::reconcile::{self, ConditionState, Conditions, Observation, Target};
 
 /// Whether the files are good.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -211,9 +211,11 @@ impl Status {
                 .map(|network| network_status(network, observation, now))
                 .collect(),
             conditions,
-            notices: target
-                .map(|target| target.intent.notices.clone())
-                .unwrap_or_default(),
+            notices: match (target, observation) {
+                (Some(target), Some(observation)) => reconcile::notices(target, observation),
+                (Some(target), None) => target.intent.notices.clone(),
+                (None, _) => Vec::new(),
+            },
         }
     }
 }
@@ -311,10 +313,11 @@ fn link_status(
 ) -> LinkStatus {
     let device = devices.and_then(|actual| actual.devices.get(&link.name));
     let peers = link.peers.iter().map(|(key, peer)| {
-        let seen = device.and_then(|device| device.peers.get(key));
+        let in_use = device.map_or(*key, |device| device.key_in_use(*key, peer.next_public_key));
+        let seen = device.and_then(|device| device.peers.get(&in_use));
         PeerStatus {
             node: peer.node.clone(),
-            public_key: *key,
+            public_key: in_use,
             endpoint: seen.and_then(|seen| seen.endpoint),
             handshake_age_seconds: seen
                 .and_then(|seen| seen.last_handshake)

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::diff::is_fresh;
+use super::rotation::with_next_keys;
 use super::state::{Actual, ActualPeer, Desired, DesiredPeer};
 use crate::model::network::EndpointHost;
 use crate::model::{LinkName, PublicKey};
@@ -37,7 +38,7 @@ impl Attempts {
     /// without traffic sends no handshake, unless it is kept alive.
     pub fn note(&mut self, desired: &Desired, actual: &Actual, now: SystemTime, at: Instant) -> Calls {
         let mut attempts = BTreeMap::new();
-        for (link, device) in &desired.devices {
+        for (link, device) in &with_next_keys(desired, actual).devices {
             let Some(found) = actual.devices.get(link) else {
                 continue;
             };

@@ -38,6 +38,7 @@ fn compile_device(network: &NetworkIntent, link: &LinkIntent) -> DesiredDevice {
         let allowed_ips = peer.allowed_ips.iter().map(IpNet::trunc);
         let peer = DesiredPeer {
             node: peer.node.clone(),
+            next_public_key: peer.next_public_key,
             preshared_key: network.preshared_key.clone(),
             endpoints: peer
                 .endpoints
@@ -138,6 +139,7 @@ mod tests {
         let endpoint = |host, port| Endpoint { host, port };
         PeerIntent {
             node: Name::new(node).unwrap(),
+            next_public_key: None,
             endpoints: vec![
                 endpoint(EndpointHost::Address("2001:db8::1".parse().unwrap()), None),
                 endpoint(EndpointHost::Dns("hub.example".to_owned()), Some(7)),

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use ipnet::IpNet;
 
 use super::attempts::Calls;
+use super::rotation::with_next_keys;
 use super::state::{
     Actual, ActualDevice, ActualPeer, Change, Desired, DesiredDevice, DesiredPeer, Names, NewPeer, PeerDelta,
     Target,
@@ -55,6 +56,8 @@ pub fn diff(desired: &Desired, actual: &Actual, facts: Facts<'_>) -> Difference<
         });
         return difference;
     }
+    let turned = with_next_keys(desired, actual);
+    let desired = turned.as_ref();
     let missing = ActualDevice::default();
     for (link, device) in &desired.devices {
         let actual = actual.devices.get(link).unwrap_or(&missing);
@@ -98,7 +101,7 @@ fn vacated(desired: &Desired, actual: &Actual, changes: &[Change]) -> Vec<Change
 #[must_use]
 pub fn stale_names(desired: &Desired, actual: &Actual, now: SystemTime) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    for (link, device) in &desired.devices {
+    for (link, device) in &with_next_keys(desired, actual).devices {
         let actual = actual.devices.get(link);
         for (public_key, peer) in &device.peers {
             let actual = actual.and_then(|device| device.peers.get(public_key));
@@ -122,7 +125,7 @@ pub fn stale_addresses(
     now: SystemTime,
 ) -> BTreeSet<IpAddr> {
     let mut addresses = BTreeSet::new();
-    for (link, device) in &desired.devices {
+    for (link, device) in &with_next_keys(desired, actual).devices {
         let actual = actual.devices.get(link);
         for (public_key, peer) in &device.peers {
             let actual = actual.and_then(|device| device.peers.get(public_key));

@@ -74,6 +74,8 @@ pub struct DesiredDevice {
 pub struct DesiredPeer {
     /// The node.
     pub node: Name,
+    /// The key that it is about to have; with it in use it is a peer of its own.
+    pub next_public_key: Option<PublicKey>,
     /// The key that binds it to its network.
     pub preshared_key: PresharedKey,
     /// Where it may be reached, best first, each with its port.

@@ -1,0 +1,54 @@
+//! Peers that change keys: looked for often while somebody has announced a next key.
+
+use std::time::Duration;
+
+use super::{RealHost, instant};
+use crate::planes::wireguard;
+use crate::reconcile::Target;
+use crate::report::chain;
+
+/// How often peers with an announced key are looked at. What a node sends between its first handshake with the new key and
+/// this look is dropped here: its addresses are still on the old one.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How many times longer than a look took nothing is looked at: a device with ten thousand peers is read in 20 ms.
+const REST: u32 = 25;
+
+/// What came of a look at peers with an announced key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Followed {
+    /// Whether something moved: a round has the rest to do.
+    pub moved: bool,
+    /// How long until the next look.
+    pub rest: Duration,
+}
+
+impl RealHost {
+    /// Looks whether a node has begun to use the key that it announced, and if so moves what it carries there at once.
+    /// None where nobody announced one.
+    pub async fn follow_keys(&mut self, target: &Target) -> Option<Followed> {
+        let links = wireguard::turning_links(&target.wireguard);
+        if links.is_empty() || !target.key_matches() {
+            return None;
+        }
+        let start = instant();
+        let mut has_moved = false;
+        match wireguard::observe(&self.wg, &links).await {
+            Ok(actual) => {
+                let moves = wireguard::key_moves(&target.wireguard, &actual);
+                has_moved = !moves.is_empty();
+                for (change, result) in moves.iter().zip(self.apply_wireguard(&moves).await) {
+                    match result {
+                        Ok(()) => tracing::info!(%change, "a peer uses its next key"),
+                        Err(error) => tracing::warn!(%change, error, "a peer uses its next key; tried again"),
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(error = chain(&error), "peers that change keys can't be looked at"),
+        }
+        Some(Followed {
+            moved: has_moved,
+            rest: LOOK.max(instant().saturating_duration_since(start) * REST),
+        })
+    }
+}
