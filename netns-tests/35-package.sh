@@ -26,7 +26,7 @@ same_file systemd/sdwand.sysusers usr/lib/sysusers.d/sdwand.conf
 same_file systemd/sdwand.tmpfiles usr/lib/tmpfiles.d/sdwand.conf
 same_file systemd/sdwand.networkd.conf usr/lib/systemd/networkd.conf.d/10-sdwand.conf
 same_file config/rt_protos.conf etc/iproute2/rt_protos.d/sdwand.conf
-for example in "$root"/config/fleet.d/*.toml "$root/config/sdwand.toml"; do
+for example in "$root"/config/fleet.d/*.toml "$root"/config/sdwand.*; do
   same_file "${example#"$root"/}" "usr/share/doc/sdwand/examples/${example#"$root"/config/}"
 done
 expect "nothing else is a file to be configured" /etc/iproute2/rt_protos.d/sdwand.conf dpkg-deb --info "$package" conffiles

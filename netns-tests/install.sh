@@ -47,6 +47,7 @@ git git
 systemd systemd-analyze
 dpkg-dev dpkg-shlibdeps
 lintian lintian
+prometheus promtool
 python3-venv /usr/lib/python3.11/ensurepip/__init__.py
 "
 machine="

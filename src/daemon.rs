@@ -1,4 +1,5 @@
-//! `sdwand run`: the composition root of the daemon that holds `CAP_NET_ADMIN`. It has no network-facing parser.
+//! `sdwand run`: the composition root of the daemon that holds `CAP_NET_ADMIN`. It has no network-facing parser:
+//! `[metrics]` listens on loopback only.
 //!
 //! ```text
 //! fleet.d, sdwand.toml ── inotify ─┐
@@ -6,7 +7,7 @@
 //! interval, retry ─────────────────┼─▶ one task that owns the host: load ▶ plan ▶ execute ▶ verify ▶ conditions
 //! uplinks, each second ────────────┤
 //! control.sock ── requests ────────┘        │
-//!                                           └─▶ answers, log
+//!                                           └─▶ answers, log, page of metrics
 //! ```
 //!
 //! systemd hears that it is ready once the first round is over, whatever came of it, and that it is alive whenever the
@@ -17,6 +18,7 @@
 //! one is picked up by itself.
 
 mod applied;
+mod metrics;
 mod rounds;
 
 pub(crate) use applied::{former as formerly_applied, save as save_applied};
@@ -211,11 +213,14 @@ impl Daemon {
     /// Answers a request, or does what is due.
     async fn work(&mut self, timers: &mut Timers, call: Option<control::Call>) {
         let Some((request, answer)) = call else {
-            return self.due(timers).await;
+            self.due(timers).await;
+            self.rounds.publish();
+            return;
         };
         let reply = self.rounds.answer(request).await;
         // The client may have gone; what it asked for was done.
         let _ = answer.send(reply);
+        self.rounds.publish();
         timers.round = timers.round.min(Instant::now() + self.rounds.next_round());
     }
 

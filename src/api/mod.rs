@@ -5,6 +5,7 @@ pub mod error;
 pub mod federation_api;
 pub mod limits;
 pub mod listener;
+pub mod metrics;
 pub mod openapi;
 pub mod operator;
 mod pace;

@@ -61,7 +61,7 @@ vty_socket = "/var/run/frr"                      # or pathspace = "name"
 plain_http = false                               # http instead, on a loopback address only
 
 [metrics]
-# listen = "127.0.0.1:9586"                      # absent: off
+# listen = "127.0.0.1:9586"                      # absent: off; a loopback address only
 
 [approvals]                                      # each "none" or "require": a second operator
 propose       = "none"

@@ -18,7 +18,7 @@ use crate::model::host::{
 use crate::model::url::PeerUrl;
 
 /// Tables whose plane isn't there yet.
-const LATER: [&str; 4] = ["frr", "ovn", "metrics", "approvals"];
+const LATER: [&str; 3] = ["frr", "ovn", "approvals"];
 
 /// Reads `sdwand.toml`. Relative paths in it begin at its folder.
 ///
@@ -139,7 +139,7 @@ fn read_root(root: &Cursor<'_>, folder: &Path) -> Option<HostConfig> {
             .child("federation")
             .map(|cursor| read_federation(&cursor, folder)),
         api: section(root, "api", Api::default(), read_api),
-        metrics_listen: section(root, "metrics", None, |c| c.get("listen")),
+        metrics_listen: section(root, "metrics", None, read_metrics),
         approvals: read_approvals(root),
         log: section(root, "log", Log::default(), |c| Log {
             level: c.or("level", LogLevel::Info),
@@ -344,6 +344,19 @@ fn read_api(cursor: &Cursor<'_>) -> Api {
         );
     }
     api
+}
+
+/// Whoever can send packets to the process with the capability finds no parser in it: a loopback address only.
+fn read_metrics(cursor: &Cursor<'_>) -> Option<SocketAddr> {
+    let listen: Option<SocketAddr> = cursor.get("listen");
+    if listen.is_some_and(|listen| !listen.ip().to_canonical().is_loopback()) {
+        let bad = Bad::new("metrics are served on a loopback address only: `sdwand run` talks to no network");
+        cursor.fail(
+            "listen",
+            bad.hint("listen on \"127.0.0.1:9586\" or \"[::1]:9586\", and scrape through an agent or a proxy of this host"),
+        );
+    }
+    listen
 }
 
 fn read_approvals(root: &Cursor<'_>) -> Approvals {

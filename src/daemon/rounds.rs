@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::applied::{self, Start};
+use super::metrics::{self, Exporter};
 use crate::api::control::{Answer, Request};
 use crate::config::{self, Diagnostics};
 use crate::host::{Followed, RealHost, system_now, unix_now};
@@ -13,6 +16,7 @@ use crate::model::{Fleet, LinkName, Name, NetworkId};
 use crate::reconcile::{
     self, Condition, ConditionState, Conditions, Execution, Host as _, Observation, Plan, Round, Target,
 };
+use crate::report::metrics::View;
 use crate::report::status::{ConfigState, DaemonState, Status};
 
 /// The first wait after a failure; it doubles up to the interval.
@@ -35,6 +39,9 @@ pub(super) struct Rounds {
     /// The interfaces that the session of the last apply came through: what that apply kept away from, later rounds
     /// keep away from too.
     protected: BTreeSet<LinkName>,
+    exporter: Exporter,
+    /// Whether the last round left nothing to do, and nothing else is wanted since: what differs now was changed by others.
+    is_settled: bool,
 }
 
 impl Rounds {
@@ -57,6 +64,8 @@ impl Rounds {
             is_clean: false,
             moves: BTreeMap::new(),
             protected: BTreeSet::new(),
+            exporter: Exporter::new(),
+            is_settled: false,
         }
     }
 
@@ -158,6 +167,7 @@ impl Rounds {
         let current = current.map(|current| follows(current, former.as_ref()));
         self.current = current.map(|current| RealHost::noted(current, &loaded.notices));
         self.pending = None;
+        self.is_settled = false;
         tracing::info!(digest = %loaded.fleet.digest, "a configuration is in force");
     }
 
@@ -171,7 +181,13 @@ impl Rounds {
             self.is_clean = true;
             return;
         }
-        let round = reconcile::converge(&mut self.host, current).await;
+        let began = Instant::now();
+        if self.counts_are_due(began) {
+            self.host.count_anew();
+            self.exporter.counted = Some(began);
+        }
+        let (round, seen) = reconcile::converge_seen(&mut self.host, current).await;
+        self.exporter.note(&round, seen, self.is_settled, began);
         let conditions = reconcile::conditions(current, &round, &self.conditions, unix_now());
         log_round(&round);
         log_changes(&self.conditions, &conditions);
@@ -219,11 +235,42 @@ impl Rounds {
         self.host.follow_keys(current).await
     }
 
+    /// The firewall is read again only when it was changed: for its counters once an interval, and only where they are told.
+    fn counts_are_due(&self, now: Instant) -> bool {
+        let interval = self.own.reconcile.interval;
+        let is_due = |last: Instant| now.duration_since(last) >= interval;
+        self.own.metrics_listen.is_some() && self.exporter.counted.is_none_or(is_due)
+    }
+
+    /// Has monitoring told how everything is now, if it is to be.
+    pub(super) fn publish(&mut self) {
+        let mut exporter = std::mem::replace(&mut self.exporter, Exporter::new());
+        exporter.publish(self.own.metrics_listen, |exporter| {
+            metrics::text(&self.view(exporter))
+        });
+        self.exporter = exporter;
+    }
+
+    fn view<'a>(&'a self, exporter: &'a Exporter) -> View<'a> {
+        View {
+            node: &self.own.node,
+            target: self.current.as_ref(),
+            observation: exporter.seen.as_ref(),
+            conditions: &self.conditions,
+            backends: self.host.backends(),
+            config_bad: self.errors.as_ref().map(|(errors, since)| (errors.len(), *since)),
+            is_pending: self.pending.is_some(),
+            is_down: self.is_down,
+            tallies: &exporter.tallies,
+        }
+    }
+
     /// What is left is tried again soon; once all was done, the take-over from the former fleet has ended.
     fn ended(&mut self, round: &Round) {
         self.is_clean = round.execution.failures.is_empty()
             && round.left.steps.is_empty()
             && round.left.unreadable.is_empty();
+        self.is_settled = self.is_clean && !self.is_down;
         self.retries = if self.is_clean {
             0
         } else {
@@ -305,7 +352,9 @@ impl Rounds {
         }
         self.is_down = false;
         self.protected = protected;
-        let round = reconcile::converge(&mut self.host, &wanted).await;
+        let began = Instant::now();
+        let (round, seen) = reconcile::converge_seen(&mut self.host, &wanted).await;
+        self.exporter.note(&round, seen, self.is_settled, began);
         self.conditions = reconcile::conditions(&wanted, &round, &self.conditions, unix_now());
         self.ended(&round);
         round_answer(&round)
@@ -314,6 +363,7 @@ impl Rounds {
     async fn down(&mut self) -> Answer {
         let nothing = self.host.nothing(&self.own);
         self.is_down = true;
+        self.is_settled = false;
         let round = reconcile::converge(&mut self.host, &nothing).await;
         self.conditions = reconcile::conditions(&nothing, &round, &Conditions::new(), unix_now());
         tracing::warn!("taken down by an operator; `sdwand apply` or a restart brings it back");

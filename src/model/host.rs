@@ -40,7 +40,7 @@ pub struct HostConfig {
     pub federation: Option<Federation>,
     /// `[api]`
     pub api: Api,
-    /// `[metrics] listen`
+    /// `[metrics] listen`: where `sdwand run` is scraped, a loopback address.
     pub metrics_listen: Option<SocketAddr>,
     /// `[approvals]`
     pub approvals: Approvals,

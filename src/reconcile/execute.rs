@@ -47,15 +47,21 @@ pub struct Round {
 
 /// Plans, executes, and reads back what was touched. Without steps the host is read once and nothing is written.
 pub async fn converge<H: Host>(host: &mut H, target: &Target) -> Round {
+    converge_seen(host, target).await.0
+}
+
+/// The same, with what was read last: for whoever tells of the host without reading it again.
+pub async fn converge_seen<H: Host>(host: &mut H, target: &Target) -> (Round, Observation) {
     let observation = host.observe(target).await;
     let planned = plan(target, &observation);
     if planned.is_empty() {
         note_verified(host, &planned, &observation);
-        return Round {
+        let round = Round {
             left: planned.clone(),
             plan: planned,
             execution: Execution::default(),
         };
+        return (round, observation);
     }
     let execution = execute(host, &planned).await;
     let touched: BTreeSet<PlaneName> = planned.steps.iter().map(|step| step.plane).collect();
@@ -66,11 +72,12 @@ pub async fn converge<H: Host>(host: &mut H, target: &Target) -> Round {
     }
     let left = plan(target, &observation);
     note_verified(host, &left, &observation);
-    Round {
+    let round = Round {
         plan: planned,
         execution,
         left,
-    }
+    };
+    (round, observation)
 }
 
 fn note_verified<H: Host>(host: &mut H, left: &Plan, observation: &Observation) {

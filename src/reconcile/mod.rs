@@ -38,7 +38,7 @@ use crate::model::{LinkName, NetworkId};
 use crate::planes::{Phase, PlaneName, Ways, firewall, l3, wireguard};
 
 pub use conditions::{Condition, ConditionState, Conditions, conditions};
-pub use execute::{Execution, Failure, Round, converge, execute};
+pub use execute::{Execution, Failure, Round, converge, converge_seen, execute};
 pub use plan::{Plan, Step, Unreadable, notices, plan};
 pub use target::Target;
 

@@ -3,6 +3,7 @@
 pub mod doctor;
 pub mod explain;
 pub mod foreign;
+pub mod metrics;
 pub mod plan;
 pub mod status;
 

@@ -1,0 +1,95 @@
+//! Where `sdwand run` is scraped: Prometheus' text format over plain HTTP/1.1, on a loopback address.
+//!
+//! ```text
+//! round ─▶ page (rendered once) ─ watch ─▶ GET /metrics: a copy of the latest page
+//! ```
+//!
+//! A scrape reads nothing of the host and asks the daemon's task for nothing: however many come, and however slowly they
+//! read, no round waits. Only GET and HEAD of `/metrics` are answered, bodies aren't read, heads are at most 16 KiB and
+//! have 5 s; there are at most [`CONNECTIONS_PER_SOURCE`](super::limits::CONNECTIONS_PER_SOURCE) connections, of at most 30 s.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::limits::Limits;
+use super::listener::{HEADERS, accept, http, stopped};
+
+/// What a scrape gets, as Prometheus' text format names itself.
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// How long a connection takes requests.
+const LIFE: Duration = Duration::from_secs(30);
+
+/// The latest page; replaced as a whole.
+pub type Page = Arc<str>;
+
+/// Serves the latest page until `stop` says true.
+pub async fn serve(
+    listener: TcpListener,
+    pages: watch::Receiver<Page>,
+    limits: Arc<Limits>,
+    stop: watch::Receiver<bool>,
+) {
+    let router = router(pages);
+    accept(listener, limits, stop, |stream, counted, mut stop| {
+        let router = router.clone();
+        async move {
+            let enough = async {
+                tokio::select! {
+                    () = stopped(&mut stop) => {}
+                    () = tokio::time::sleep(LIFE) => {}
+                }
+            };
+            http(stream, router, (), HEADERS, enough).await;
+            drop(counted);
+        }
+    })
+    .await;
+}
+
+fn router(pages: watch::Receiver<Page>) -> Router {
+    let latest = move || {
+        let page = pages.borrow().to_string();
+        async move { ([(CONTENT_TYPE, TEXT)], page).into_response() }
+    };
+    Router::new().route("/metrics", get(latest))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::{Request, StatusCode};
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    async fn ask(method: &str, path: &str) -> (StatusCode, String) {
+        let (_sender, pages) = watch::channel(Page::from("sdwand_round 1\n"));
+        let request = Request::builder().method(method).uri(path);
+        let request = request.body(Body::from("not read")).unwrap();
+        let answer = router(pages).oneshot(request).await.unwrap();
+        let status = answer.status();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn one_page_is_read_and_nothing_is_written() {
+        assert_eq!(
+            ask("GET", "/metrics").await,
+            (StatusCode::OK, "sdwand_round 1\n".to_owned())
+        );
+        assert_eq!(ask("HEAD", "/metrics").await, (StatusCode::OK, String::new()));
+        for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"] {
+            assert_eq!(ask(method, "/metrics").await.0, StatusCode::METHOD_NOT_ALLOWED);
+        }
+        assert_eq!(ask("GET", "/").await.0, StatusCode::NOT_FOUND);
+    }
+}

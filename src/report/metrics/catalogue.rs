@@ -1,0 +1,77 @@
+//! Every metric of `sdwand run`: its name, what it is, and its help. Alert rules and dashboards may name these only.
+
+use prometheus::proto::MetricType;
+
+/// What a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It goes up and down.
+    Gauge,
+    /// It only grows, until what counts starts anew.
+    Counter,
+    /// Observations in buckets.
+    Histogram,
+}
+
+impl From<Kind> for MetricType {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Gauge => Self::GAUGE,
+            Kind::Counter => Self::COUNTER,
+            Kind::Histogram => Self::HISTOGRAM,
+        }
+    }
+}
+
+/// A metric: one name, whatever its labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name, by Prometheus' conventions: the unit, and `_total` for counters, at its end.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// What it says.
+    pub help: &'static str,
+}
+
+macro_rules! catalogue {
+    ($($constant:ident $kind:ident $name:literal $help:literal)*) => {
+        $(
+            #[doc = $help]
+            pub const $constant: Metric = Metric { name: $name, kind: Kind::$kind, help: $help };
+        )*
+        /// All of them.
+        pub const METRICS: &[Metric] = &[$($constant),*];
+    };
+}
+
+catalogue! {
+    BUILD Gauge "sdwand_build_info" "The running program; always 1."
+    FLEET Gauge "sdwand_fleet_info" "The fleet in force, by its digest, the same on all hosts of a site; always 1."
+    BACKENDS Gauge "sdwand_backends_info" "Whose WireGuard runs, and what keeps networks apart; always 1."
+    CONFIG_ERRORS Gauge "sdwand_config_errors" "Errors of the configuration as it lies there; 0 when it is good."
+    CONFIG_BAD_SINCE Gauge "sdwand_config_bad_since_timestamp_seconds" "Since when the configuration has been bad; absent when it is good."
+    PENDING Gauge "sdwand_config_pending" "1 while a changed configuration waits for sdwand apply."
+    DOWN Gauge "sdwand_down" "1 while an operator has taken everything down."
+    OBSERVED Gauge "sdwand_observation_timestamp_seconds" "When the host was last read: all that follows is as of then."
+    SERIES_DROPPED Gauge "sdwand_series_dropped" "Peers or rules that are left out here, as there are too many."
+    CONDITION Gauge "sdwand_condition" "1 for the state that a plane of a network is in, 0 for the others; without a network: of the whole host."
+    ROUNDS Counter "sdwand_rounds_total" "Rounds by what became of them: converged, incomplete, or failed."
+    ROUND_SECONDS Histogram "sdwand_round_duration_seconds" "How long rounds took: reading, changing, and reading back."
+    CHANGES Counter "sdwand_changes_total" "Changes that were made to this host."
+    FAILURES Counter "sdwand_change_failures_total" "Changes that failed, by plane; they are tried again."
+    DRIFT Counter "sdwand_drift_healed_total" "Rounds that changed a plane although neither fleet nor configuration had changed, and left nothing to do in it."
+    LINKS Gauge "sdwand_network_links" "Overlay links of this host in the network."
+    PEERS Gauge "sdwand_network_peers" "Peers of this host in the network."
+    PEERS_UP Gauge "sdwand_network_peers_up" "Of these, those with a handshake in the last 180 s."
+    UPLINKS Gauge "sdwand_network_uplinks" "Links to hubs, on a spoke."
+    UPLINKS_UP Gauge "sdwand_network_uplinks_up" "Of these, those whose hub has made a handshake in the last 180 s."
+    PEER_UP Gauge "sdwand_peer_up" "1 if the peer has made a handshake in the last 180 s."
+    PEER_HANDSHAKE Gauge "sdwand_peer_last_handshake_timestamp_seconds" "When the peer's last handshake was completed; absent before the first."
+    PEER_RX Counter "sdwand_peer_received_bytes_total" "Bytes received from the peer."
+    PEER_TX Counter "sdwand_peer_sent_bytes_total" "Bytes sent to the peer."
+    RULE_PACKETS Counter "sdwand_rule_packets_total" "Packets that the rule matched: of an allowed connection only the first."
+    RULE_BYTES Counter "sdwand_rule_bytes_total" "Bytes of them."
+    DROPPED_PACKETS Counter "sdwand_dropped_packets_total" "Packets that were dropped without a rule, by reason."
+    DROPPED_BYTES Counter "sdwand_dropped_bytes_total" "Bytes of them."
+}
