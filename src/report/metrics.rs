@@ -275,8 +275,8 @@ fn seen_peers<'a>(
     for (key, peer) in &link.peers {
         let seen = device.and_then(|device| device.peers.get(key));
         let known = peers.entry(&peer.node).or_default();
-        let latest = |peer: &Option<&ActualPeer>| peer.and_then(|peer| peer.last_handshake);
-        if known.is_none() || latest(&seen) > latest(known) {
+        let latest = |peer: Option<&ActualPeer>| peer.and_then(|peer| peer.last_handshake);
+        if known.is_none() || latest(seen) > latest(*known) {
             *known = seen;
         }
     }

@@ -147,14 +147,17 @@ fn comment(mut userdata: &[u8]) -> Option<String> {
 }
 
 fn decode_base(chain: &Attributes, hook: &Attributes) -> Option<Base> {
-    let plain = chain.text(a::CHAIN_TYPE) == Some("filter")
-        && chain.number(a::CHAIN_POLICY) == Some(POLICY_ACCEPT)
+    let plain = chain.number(a::CHAIN_POLICY) == Some(POLICY_ACCEPT)
         && chain.number(a::CHAIN_FLAGS).unwrap_or(CHAIN_BASE) == CHAIN_BASE
         && !a::HOOK_DEVICES.iter().any(|devices| hook.has(*devices));
     let number = usize::try_from(hook.number(a::HOOK_NUMBER)?).ok()?;
     let priority = hook.number(a::HOOK_PRIORITY)?.cast_signed();
     let hook = HOOKS.get(number).filter(|_| plain)?;
-    Some(Base::Filter { hook, priority })
+    match chain.text(a::CHAIN_TYPE)? {
+        "filter" => Some(Base::Filter { hook, priority }),
+        "nat" => Some(Base::Nat { hook, priority }),
+        _ => None,
+    }
 }
 
 fn decode_counter(object: &Attributes) -> Option<Count> {

@@ -60,6 +60,7 @@ impl Spoke {
         let facts = intent::Facts {
             isolation: IsolationMode::Vrf,
             host_services_in_vrf: false,
+            dummies: true,
         };
         Self {
             intent: intent::compile(&parsed.fleet, &Name::new("spoke").unwrap(), &facts).unwrap(),

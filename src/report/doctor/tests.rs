@@ -364,6 +364,7 @@ fn hub(isolation: IsolationMode) -> intent::HostIntent {
     let facts = intent::Facts {
         isolation,
         host_services_in_vrf: false,
+        dummies: true,
     };
     intent::compile(&parsed.fleet, &Name::new("hub-1").unwrap(), &facts).unwrap()
 }

@@ -47,6 +47,7 @@ fn target() -> Target {
     let facts = Facts {
         isolation: IsolationMode::Vrf,
         host_services_in_vrf: false,
+        dummies: true,
     };
     let intent = intent::compile(&fleet, &Name::new("web-1").unwrap(), &facts).unwrap();
     Target::new(intent, PublicKey([1; 32]), &l3::Facts::offline())
@@ -89,6 +90,7 @@ fn observation(target: &Target, age: u64) -> Observation {
         calls: wireguard::Calls::default(),
         protected: BTreeSet::new(),
         verified: None,
+        uplinks: crate::reconcile::uplinks::Choices::new(),
         now: at(NOW),
     }
 }
@@ -247,20 +249,25 @@ fn drift_is_what_changes_though_nothing_else_is_wanted() {
     tallies.count(&round(1, 1, 1), true, ms(40_000)); // drift that isn't healed
     tallies.count(&round(1, 1, 0), false, ms(1)); // and not yet
     let page = text(None, &tallies);
-    let of = |series: &str| value(&page, series).unwrap();
-    assert_eq!(of(r#"sdwand_drift_healed_total{plane="l3"}"#), 1.0);
-    assert_eq!(of(r#"sdwand_drift_healed_total{plane="firewall"}"#), 0.0);
-    assert_eq!(of(r#"sdwand_change_failures_total{plane="l3"}"#), 1.0);
-    assert_eq!(of("sdwand_changes_total"), 6.0);
-    assert_eq!(of(r#"sdwand_rounds_total{outcome="converged"}"#), 3.0);
-    assert_eq!(of(r#"sdwand_rounds_total{outcome="failed"}"#), 1.0);
-    assert_eq!(of(r#"sdwand_rounds_total{outcome="incomplete"}"#), 1.0);
-    let bucket = |le: &str| of(&format!("sdwand_round_duration_seconds_bucket{{le=\"{le}\"}}"));
-    assert_eq!(bucket("0.005"), 2.0);
-    assert_eq!(bucket("0.01"), 3.0);
-    assert_eq!(bucket("1"), 4.0);
-    assert_eq!(bucket("+Inf"), 5.0);
-    assert!((of("sdwand_round_duration_seconds_sum") - 40.712).abs() < 1e-9);
+    let is = |series: &str, wanted: f64| (value(&page, series).unwrap() - wanted).abs() < 1e-9;
+    assert!(is(r#"sdwand_drift_healed_total{plane="l3"}"#, 1.0));
+    assert!(is(r#"sdwand_drift_healed_total{plane="firewall"}"#, 0.0));
+    assert!(is(r#"sdwand_change_failures_total{plane="l3"}"#, 1.0));
+    assert!(is("sdwand_changes_total", 6.0));
+    assert!(is(r#"sdwand_rounds_total{outcome="converged"}"#, 3.0));
+    assert!(is(r#"sdwand_rounds_total{outcome="failed"}"#, 1.0));
+    assert!(is(r#"sdwand_rounds_total{outcome="incomplete"}"#, 1.0));
+    let bucket = |le: &str, wanted| {
+        is(
+            &format!("sdwand_round_duration_seconds_bucket{{le=\"{le}\"}}"),
+            wanted,
+        )
+    };
+    assert!(bucket("0.005", 2.0));
+    assert!(bucket("0.01", 3.0));
+    assert!(bucket("1", 4.0));
+    assert!(bucket("+Inf", 5.0));
+    assert!(is("sdwand_round_duration_seconds_sum", 40.712));
 }
 
 #[test]

@@ -101,7 +101,7 @@ fn an_operator_is_told_how_a_rotation_stands() {
     assert!(turned.len() == 1 && turned[0].contains("--finish"), "{turned:?}");
     let alone = told(&mine, ago(500), key(9));
     assert!(
-        alone[0].starts_with("node hub-a: it doesn't answer to the next key of spoke-1"),
+        alone[1].starts_with("node hub-a: it doesn't answer to the next key of spoke-1"),
         "{alone:?}"
     );
 }
