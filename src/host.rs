@@ -180,7 +180,12 @@ impl RealHost {
                 wg::Backend::Kernel(wg::Kernel::connect()?)
             }
             (WireguardBackend::Userspace, _) | (WireguardBackend::Auto, false) => {
-                wg::Backend::Userspace(wg::Userspace::new(UAPI_FOLDER.into()))
+                let devices = wg::Userspace::new(UAPI_FOLDER.into());
+                wg::Backend::Userspace(match owner {
+                    Owner::Daemon => devices,
+                    // The daemon has them.
+                    Owner::Command => devices.asking_others(),
+                })
             }
         };
         let isolation = match (own.isolation.backend, kernel_vrf) {

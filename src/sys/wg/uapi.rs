@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Weak;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use ipnet::IpNet;
 use rustix::io::Errno;
@@ -16,8 +16,12 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use zeroize::Zeroizing;
 
+use super::memory::public_half;
 use super::userspace::Embedded;
-use super::{DeviceInfo, DeviceUpdate, Key, PeerUpdate, Secret, WgError};
+use super::{DeviceInfo, DeviceUpdate, Key, PeerInfo, PeerUpdate, Secret, WgError};
+
+/// How long another process may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Listens on `path`, for root only. A socket that nobody listens on is replaced.
 pub(super) async fn listen(path: &Path) -> Result<UnixListener, WgError> {
@@ -54,6 +58,89 @@ pub async fn sweep(folder: &Path, is_ours: impl Fn(&str) -> bool) {
             let _ = std::fs::remove_file(&path);
         }
     }
+}
+
+/// Reads a device that another process embeds, over its socket.
+///
+/// # Errors
+/// [`WgError::NoDevice`] where nobody listens.
+pub(super) async fn ask(path: &Path, name: &str) -> Result<DeviceInfo, WgError> {
+    let nobody = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
+    let failed = |error: io::Error| {
+        if nobody.contains(&error.kind()) {
+            WgError::NoDevice(name.to_owned())
+        } else {
+            WgError::io("ask", &path.display().to_string(), error)
+        }
+    };
+    let conversation = async {
+        let mut stream = UnixStream::connect(path).await?;
+        stream.write_all(b"get=1\n\n").await?;
+        let mut read = BufReader::new(stream);
+        let mut lines = Zeroizing::new(String::new());
+        // An empty line ends the answer.
+        while read.read_line(&mut lines).await? > 0 && !lines.ends_with("\n\n") {}
+        Ok(lines)
+    };
+    let answer = tokio::time::timeout(PATIENCE, conversation)
+        .await
+        .map_err(|_| failed(io::ErrorKind::TimedOut.into()))?
+        .map_err(failed)?;
+    decode(&answer).ok_or_else(|| WgError::Malformed {
+        name: name.to_owned(),
+        what: "the configuration",
+        reason: "it isn't what the configuration protocol answers".to_owned(),
+    })
+}
+
+/// The inverse of [`render`]; none where it is no such answer, or one that refuses.
+fn decode(answer: &str) -> Option<DeviceInfo> {
+    let mut info = DeviceInfo::default();
+    let mut peer: Option<(Key, PeerInfo)> = None;
+    let mut since = Duration::ZERO;
+    let mut errno = None;
+    for line in answer.lines().filter(|line| !line.is_empty()) {
+        let (key, value) = line.split_once('=')?;
+        if key == "public_key" {
+            info.peers
+                .extend(peer.replace((decode_key(value)?, PeerInfo::default())));
+            since = Duration::ZERO;
+        } else if key == "errno" {
+            errno = Some(value);
+        } else if let Some((_, peer)) = &mut peer {
+            decode_peer(peer, &mut since, key, value)?;
+        } else {
+            match key {
+                "private_key" => info.public_key = public_half(&Secret::new(decode_key(value)?)),
+                "listen_port" => info.listen_port = value.parse().ok()?,
+                "fwmark" => info.fwmark = decode_mark(value)?,
+                _ => {}
+            }
+        }
+    }
+    info.peers.extend(peer);
+    (errno == Some("0")).then_some(info)
+}
+
+/// Keys that aren't known are of a later protocol.
+fn decode_peer(peer: &mut PeerInfo, since: &mut Duration, key: &str, value: &str) -> Option<()> {
+    match key {
+        "preshared_key" => peer.preshared_key = Some(Secret::new(decode_key(value)?)),
+        "endpoint" => peer.endpoint = Some(value.parse().ok()?),
+        "last_handshake_time_sec" => *since = Duration::from_secs(value.parse().ok()?),
+        "last_handshake_time_nsec" => *since += Duration::from_nanos(value.parse().ok()?),
+        "tx_bytes" => peer.tx_bytes = value.parse().ok()?,
+        "rx_bytes" => peer.rx_bytes = value.parse().ok()?,
+        "persistent_keepalive_interval" => peer.keepalive = value.parse().ok()?,
+        "allowed_ip" => {
+            peer.allowed_ips.insert(value.parse().ok()?);
+        }
+        _ => {}
+    }
+    if !since.is_zero() {
+        peer.last_handshake = Some(UNIX_EPOCH + *since);
+    }
+    Some(())
 }
 
 /// Answers until the device is gone.
@@ -359,12 +446,32 @@ mod tests {
                 ..super::super::PeerInfo::default()
             },
         );
+        let peer = super::super::PeerInfo {
+            preshared_key: Some(Secret::new([7; 32])),
+            endpoint: Some("[2001:db8::1]:51820".parse().unwrap()),
+            keepalive: 25,
+            allowed_ips: ["10.0.0.0/24".parse().unwrap()].into(),
+            last_handshake: Some(UNIX_EPOCH + Duration::new(1_700_000_000, 5)),
+            rx_bytes: 3,
+            tx_bytes: 4,
+        };
+        info.peers.insert([0xbb; 32], peer);
+        let private_key = Secret::new([9; 32]);
+        let keyed = DeviceInfo {
+            public_key: public_half(&private_key),
+            ..info.clone()
+        };
+        assert_eq!(decode(&render(&info, None)), Some(info.clone()));
+        assert_eq!(decode(&render(&keyed, Some(&private_key))), Some(keyed));
+        for wrong in ["errno=-22\n\n", "", "listen_port=51820\n", "hello\nerrno=0\n\n"] {
+            assert_eq!(decode(wrong), None, "{wrong}");
+        }
         let text = render(&info, None);
         assert!(
             text.starts_with("listen_port=51820\npublic_key=aaaa"),
             "{}",
             *text
         );
-        assert!(text.ends_with("allowed_ip=fd00::/64\nerrno=0\n\n"), "{}", *text);
+        assert!(text.ends_with("allowed_ip=10.0.0.0/24\nerrno=0\n\n"), "{}", *text);
     }
 }

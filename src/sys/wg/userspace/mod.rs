@@ -41,6 +41,7 @@ const REMOVAL_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Userspace {
     socket_dir: Arc<Path>,
+    asks_others: bool,
     devices: Arc<Mutex<BTreeMap<String, Arc<Embedded>>>>,
 }
 
@@ -56,7 +57,17 @@ impl Userspace {
     pub fn new(socket_dir: PathBuf) -> Self {
         Self {
             socket_dir: socket_dir.into(),
+            asks_others: false,
             devices: Arc::default(),
+        }
+    }
+
+    /// The same, but what this process doesn't embed is read from whoever does, over its socket.
+    #[must_use]
+    pub fn asking_others(self) -> Self {
+        Self {
+            asks_others: true,
+            ..self
         }
     }
 
@@ -135,6 +146,9 @@ impl Userspace {
     /// # Errors
     /// As [`super::Backend::read`].
     pub async fn read(&self, name: &str) -> Result<DeviceInfo, WgError> {
+        if self.asks_others && !self.lock().contains_key(name) {
+            return uapi::ask(&self.socket_dir.join(format!("{name}.sock")), name).await;
+        }
         let device = self.live(name).await?;
         Ok(device.read().await.0)
     }
