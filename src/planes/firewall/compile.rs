@@ -199,12 +199,12 @@ impl Lowering<'_> {
         for (chain, steps) in mapping::guards(self.table, policy) {
             self.chain(&chain, steps);
         }
-        let (links, side) = (policy.interfaces(), Side::from(policy.ingress()));
+        let (exits, side) = (&policy.exits, Side::from(policy.ingress()));
         let in_main = policy.isolation == IsolationMode::Main;
         let both = |step: fn(Family) -> Step| Family::ALL.map(step);
         let mut from: Vec<Step> = mapping::back(policy).into_iter().collect();
-        if !links.is_empty() {
-            from.push(Step::LeavesThrough(links.clone()));
+        if !exits.is_empty() {
+            from.push(Step::LeavesThrough(exits.clone()));
         }
         from.extend(self.lan_sources(side, false));
         from.push(Step::Established);
@@ -243,7 +243,11 @@ impl Lowering<'_> {
         self.chain("out", out);
 
         let mut to = mapping::into(policy);
-        let judged = if in_main { policy.links.clone() } else { links };
+        let judged = if in_main {
+            policy.links.clone()
+        } else {
+            policy.interfaces()
+        };
         if !judged.is_empty() {
             to.push(Step::CameFrom(side, judged));
         }

@@ -239,7 +239,7 @@ impl Policy {
 
     fn try_from(&self, from: &LinkName, to: &LinkName, seen: Seen<'_>) -> Result<Ruling, Ruling> {
         let packet = seen.packet;
-        if !self.links.contains(to) && !self.lan_sources.contains_key(to) {
+        if !self.exits.contains(to) {
             return Err(Ruling::Guard(Guard::LeavesThrough(to.clone())));
         }
         self.lan_source(from, packet)?;

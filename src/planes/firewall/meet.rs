@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::line::decode_verdict_key;
+use super::line::{Line, Step, decode_verdict_key};
 use super::mapping::{Admitted, lift_admissions, lift_mappings, meet_admissions, meet_mappings};
 use super::policy::{Cell, Class, Family, Part, Policy, PolicyRule, intersection};
-use super::state::{Key, Set, SetKind, Table, Value, names};
-use crate::intent::MappingIntent;
+use super::state::{Key, Rule, Set, SetKind, Table, Value, names};
+use crate::intent::{IsolationMode, MappingIntent};
 use crate::model::network::{Action, DefaultAction, NetworkId, PortRange};
 use crate::model::{AddressSet, LinkName, Name};
 
@@ -19,6 +19,8 @@ use crate::model::{AddressSet, LinkName, Name};
 pub(super) struct Lifted {
     pub(super) guarded: AddressSet,
     entries: BTreeSet<String>,
+    /// The comment of the rule that says by which interfaces packets leave.
+    exits: Option<String>,
     own: AddressSet,
     local: AddressSet,
     bound: AddressSet,
@@ -51,6 +53,7 @@ pub(super) fn lift(table: &Table) -> BTreeMap<NetworkId, Lifted> {
             let lifted = Lifted {
                 guarded: nets("guarded"),
                 entries: entries(table, id),
+                exits: exits(table, id),
                 own: nets("own"),
                 local: nets("local"),
                 bound: nets("bound"),
@@ -106,6 +109,23 @@ fn entries(table: &Table, id: NetworkId) -> BTreeSet<String> {
             _ => None,
         })
         .collect()
+}
+
+fn exits(table: &Table, id: NetworkId) -> Option<String> {
+    let chain = table.chains.get(&names::of(id, "from"))?;
+    let key = Line::Of(id, Step::LeavesThrough(BTreeSet::new())).key();
+    let rule = chain.rules.iter().find(|rule| rule.key() == key)?;
+    Some(rule.tag.clone())
+}
+
+/// By which interfaces neither lets packets leave. Where the old ones are other ones and no dispatch closes those that
+/// come (in the main table the interfaces of LANs aren't judged), the overlay's alone are left.
+fn meet_exits(old: &Lifted, new: &Policy) -> BTreeSet<LinkName> {
+    let rule = Rule::new(Line::Of(new.id, Step::LeavesThrough(new.exits.clone())));
+    if new.isolation != IsolationMode::Main || old.exits.as_ref() == Some(&rule.tag) {
+        return new.exits.clone();
+    }
+    new.links.clone()
 }
 
 type Parts = BTreeMap<(NetworkId, String), Vec<Part>>;
@@ -243,6 +263,7 @@ pub(super) fn meet(old: Option<&Lifted>, new: &Policy) -> Policy {
             .filter(|link| old.entries.contains(link.as_str()))
             .cloned()
             .collect(),
+        exits: meet_exits(old, new),
         own: intersection(&old.own, &new.own),
         local: intersection(&old.local, &new.local),
         bound: intersection(&old.bound, &new.bound),

@@ -245,6 +245,8 @@ pub struct Policy {
     pub guarded: AddressSet,
     /// The interfaces by which `guarded` is reached: the network's own.
     pub entries: BTreeSet<LinkName>,
+    /// The interfaces by which what comes from the network may leave: its own.
+    pub exits: BTreeSet<LinkName>,
     /// `own`, and every LAN behind this host.
     pub local: AddressSet,
     /// Every address that may be a source or a destination inside it.
@@ -319,6 +321,12 @@ impl Policy {
             lan_sources: firewall.lan_sources.clone(),
             guarded: guarded(network),
             entries: firewall
+                .links
+                .iter()
+                .chain(firewall.lan_sources.keys())
+                .cloned()
+                .collect(),
+            exits: firewall
                 .links
                 .iter()
                 .chain(firewall.lan_sources.keys())

@@ -398,3 +398,51 @@ fn a_thousand_rules_of_members_stay_in_few_layers() {
     // They overlap one another in turn, so in strict order each would need a layer of its own.
     assert!(maps <= 16, "{maps}");
 }
+
+/// An interface that joins a network, and whose packets were none of its before, is no way out for it before the last step.
+#[test]
+fn a_lan_that_joins_is_no_way_out_yet() {
+    let of = |nets: &[&str]| {
+        nets.iter()
+            .map(|net| net.parse::<ipnet::IpNet>().unwrap())
+            .collect::<AddressSet>()
+    };
+    let link = |name: &str| LinkName::new(name).unwrap();
+    let firewall = |lan: Option<&str>, bound: &[&str]| FirewallIntent {
+        default_action: DefaultAction::Accept,
+        links: [link("wg-sdwan-3-0")].into(),
+        lan_sources: lan
+            .map(|lan| (link(lan), AddressSet::default()))
+            .into_iter()
+            .collect(),
+        own: of(&["fd00::/128"]),
+        bound: of(bound),
+        ..FirewallIntent::default()
+    };
+    for isolation in [IsolationMode::Main, IsolationMode::Rules, IsolationMode::Vrf] {
+        let old = host(vec![network(
+            3,
+            isolation,
+            true,
+            firewall(None, &["10.0.0.32/28", "fd00::/128"]),
+        )]);
+        let wider = firewall(Some("lan3.0"), &["10.0.0.0/26", "fd00::/128"]);
+        let new = host(vec![network(3, isolation, true, wider)]);
+        let (was, will) = (compile(&old), compile(&new));
+        let packet = Packet {
+            source: "10.0.0.32".parse().unwrap(),
+            destination: "10.0.0.32".parse().unwrap(),
+            protocol: 6,
+            port: 1,
+        };
+        let seen = Seen {
+            hook: Hook::Forward("wg-sdwan-3-0".to_owned(), "lan3.0".to_owned()),
+            packet,
+            mapped: None,
+        };
+        let slaves = slaves(&[&old]);
+        let passes = |table: Option<&Table>| passes(table, &slaves, &seen);
+        assert!(!passes(was.table.as_ref()), "{isolation:?}");
+        assert!(!passes(between(&was, &will).as_ref()), "{isolation:?}");
+    }
+}
