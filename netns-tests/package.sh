@@ -38,4 +38,4 @@ gzip -9n "$stage/release/package/man/"*
 for shell in bash zsh fish; do "$binary" completions "$shell" >"$stage/release/package/sdwand.$shell"; done
 umask 022
 CARGO_TARGET_DIR=$stage cargo deb --quiet --no-build --strip --locked --offline "${compress[@]}" --compress-system \
-  --deb-version "$(dpkg-parsechangelog --file debian/changelog --show-field Version)" --output "$out"
+  --deb-version "$(dpkg-parsechangelog --file systemd/debian/changelog --show-field Version)" --output "$out"
