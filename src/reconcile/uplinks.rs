@@ -318,7 +318,9 @@ fn hub_peer<'a>(
         IpNet::V6(net) if net.addr().is_unicast_link_local() => Some(net.addr()),
         IpNet::V6(_) | IpNet::V4(_) => None,
     })?;
-    Some((link_local, device.peers.get(key)?))
+    // A hub that changes keys is heard by the one that it uses.
+    let key = device.key_in_use(*key, peer.next_public_key);
+    Some((link_local, device.peers.get(&key)?))
 }
 
 /// The uplink that carries now, by the routes that are there.

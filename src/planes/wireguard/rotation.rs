@@ -88,7 +88,7 @@ fn has_turned(now: Option<&ActualPeer>, next: Option<&ActualPeer>) -> bool {
     }
 }
 
-/// The links on which somebody has announced a key and doesn't use it yet, as far as this host has seen.
+/// The links on which somebody has announced a key.
 #[must_use]
 pub fn turning_links(desired: &Desired) -> BTreeSet<LinkName> {
     let turning = desired.devices.iter().filter(|(_, device)| is_turning(device));

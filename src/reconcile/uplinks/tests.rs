@@ -51,6 +51,8 @@ struct Spoke {
     handshakes: [Option<u64>; 2],
     /// The uplink that the routes are on.
     routes: Option<usize>,
+    /// The key that the first hub has turned to.
+    turned: Option<PublicKey>,
 }
 
 impl Spoke {
@@ -74,6 +76,7 @@ impl Spoke {
             received: [0, 0],
             handshakes: [None, None],
             routes: None,
+            turned: None,
         }
     }
 
@@ -110,8 +113,16 @@ impl Spoke {
                 last_handshake: self.handshakes[at].map(|at| self.start.wall + Duration::from_secs(at)),
                 ..wireguard::ActualPeer::default()
             };
+            let former = wireguard::ActualPeer {
+                rx_bytes: 100,
+                ..wireguard::ActualPeer::default()
+            };
+            let peers = match self.turned.filter(|_| at == 0) {
+                Some(next) => [(key, former), (next, peer)].into(),
+                None => [(key, peer)].into(),
+            };
             let device = wireguard::ActualDevice {
-                peers: [(key, peer)].into(),
+                peers,
                 ..wireguard::ActualDevice::default()
             };
             (link.name.clone(), device)
@@ -164,6 +175,25 @@ fn routes_leave_a_silent_hub_within_five_seconds_and_come_back_after_the_hold_do
     spoke.answers[0] = true;
     assert_eq!(spoke.run(HOLD_DOWN.as_secs()), [LINKS[1]]);
     assert_eq!(spoke.run(3), [LINKS[1], LINKS[0]]);
+}
+
+/// What comes in is counted for the key that the hub uses: the former one says nothing any more.
+#[test]
+fn a_hub_that_changes_keys_is_still_heard() {
+    let mut spoke = Spoke::new(true);
+    spoke.handshakes[0] = Some(1);
+    assert_eq!(spoke.run(30), [LINKS[0]]);
+    let next = PublicKey([9; 32]);
+    for network in spoke.intent.networks.values_mut() {
+        for peer in network.links[0].peers.values_mut() {
+            peer.next_public_key = Some(next);
+        }
+    }
+    assert_eq!(spoke.run(30), [LINKS[0]]);
+    spoke.turned = Some(next);
+    assert_eq!(spoke.run(60), [LINKS[0]]);
+    spoke.answers[0] = false;
+    assert_eq!(spoke.run(u64::from(MISSED) + 1), LINKS);
 }
 
 #[test]
