@@ -213,9 +213,7 @@ impl Daemon {
     /// Answers a request, or does what is due.
     async fn work(&mut self, timers: &mut Timers, call: Option<control::Call>) {
         let Some((request, answer)) = call else {
-            self.due(timers).await;
-            self.rounds.publish();
-            return;
+            return self.due(timers).await;
         };
         let reply = self.rounds.answer(request).await;
         // The client may have gone; what it asked for was done.
@@ -254,6 +252,7 @@ impl Daemon {
             self.files.follow(self.rounds.fleet_dir(), self.rounds.key_file());
         }
         self.rounds.round().await;
+        self.rounds.publish();
         timers.round = Instant::now() + self.rounds.next_round();
         // Another fleet may be in force: somebody may have announced a key.
         timers.keys.get_or_insert_with(Instant::now);
