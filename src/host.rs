@@ -14,6 +14,7 @@ pub use keys::Followed;
 pub use session::session_interfaces;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,11 +24,11 @@ use futures::future::BoxFuture;
 use resolver::Resolver;
 
 use crate::config;
-use crate::intent::{self, HostIntent, IntentError, IsolationMode};
+use crate::intent::{self, HostIntent, IntentError, IsolationMode, PathMtus};
 use crate::model::fleet::FleetDigest;
 use crate::model::host::{HostConfig, IsolationBackend, WireguardBackend};
 use crate::model::{Fleet, LinkName, PrivateKey, PublicKey, ownership};
-use crate::planes::{PlaneName, firewall, l3, wireguard};
+use crate::planes::{PlaneName, Ways, firewall, l3, wireguard};
 use crate::reconcile::uplinks::{Choices, Moment, Uplinks};
 use crate::reconcile::{Change, Host, Observation, Target};
 use crate::report::chain;
@@ -122,6 +123,8 @@ pub struct RealHost {
     resolver: Resolver,
     attempts: wireguard::Attempts,
     uplinks: Uplinks,
+    sizes: ways::Sizes,
+    paths: PathMtus,
 }
 
 /// The time of day.
@@ -228,6 +231,8 @@ impl RealHost {
             resolver: Resolver::new(owner),
             attempts: wireguard::Attempts::default(),
             uplinks: Uplinks::new(owner == Owner::Daemon),
+            sizes: ways::Sizes::default(),
+            paths: PathMtus::new(),
         })
     }
 
@@ -287,7 +292,22 @@ impl RealHost {
         };
         let intent = intent::compile(fleet, &own.node, &facts)?;
         let key = self.key.as_ref().map_or(intent.public_key, PrivateKey::public);
-        Ok(Target::new(intent, key, &self.l3_facts))
+        let target = Target::new(intent, key, &self.l3_facts);
+        Ok(target.fitted(&self.paths, &self.l3_facts).unwrap_or(target))
+    }
+
+    /// The target with links as large as the ways to peers take, by the last look; none where they are. The ways to peers
+    /// are no part of the fleet: they are seen only once its peers are there.
+    #[must_use]
+    pub fn fitted(&self, target: &Target) -> Option<Target> {
+        let fitted = target.fitted(&self.paths, &self.l3_facts)?;
+        Some(self.fit(Target {
+            intent: HostIntent {
+                notices: target.intent.notices.clone(),
+                ..fitted.intent
+            },
+            ..fitted
+        }))
     }
 
     /// What reading the files brought up is worth knowing wherever the target is shown.
@@ -428,25 +448,43 @@ impl RealHost {
             Err(_) => BTreeSet::new(),
         };
         let names = self.resolver.resolve(names).await;
-        let (addresses, calls) = match &wireguard {
-            Ok(actual) => (
-                wireguard::stale_addresses(&target.wireguard, actual, &names, now),
-                self.attempts.note(&target.wireguard, actual, now, instant()),
-            ),
-            Err(_) => (BTreeSet::new(), wireguard::Calls::new()),
+        let (ways, calls) = match &wireguard {
+            Ok(actual) => {
+                let calls = self.attempts.note(&target.wireguard, actual, now, instant());
+                (self.look_at_ways(target, actual, &names, now).await, calls)
+            }
+            Err(_) => (Ways::new(), wireguard::Calls::new()),
         };
         Observation {
             l3,
             wireguard,
             firewall,
             names,
-            ways: ways::look(&self.netlink, addresses).await,
+            ways,
             calls,
             protected: self.protected.clone(),
             verified: self.verified.clone(),
             uplinks,
             now,
         }
+    }
+
+    /// The ways to addresses that a plan depends on; what they take is remembered for [`Self::fitted`].
+    async fn look_at_ways(
+        &mut self,
+        target: &Target,
+        actual: &wireguard::Actual,
+        names: &wireguard::Names,
+        now: SystemTime,
+    ) -> Ways {
+        let peers = wireguard::whereabouts(&target.wireguard, actual, names);
+        let wanted: BTreeSet<IpAddr> = peers.values().flat_map(|peers| peers.values()).copied().collect();
+        let mut addresses = wireguard::stale_addresses(&target.wireguard, actual, names, now);
+        addresses.extend(self.sizes.due(&wanted));
+        let ways = ways::look(&self.netlink, addresses).await;
+        self.sizes.take(&wanted, &ways);
+        self.paths = wireguard::path_mtus(&peers, &self.sizes.known());
+        ways
     }
 
     async fn apply_wireguard(&self, changes: &[wireguard::Change]) -> Vec<Result<(), String>> {

@@ -6,13 +6,13 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::online::{ask, direct, finish};
+use super::online::{ask, direct, finish, look};
 use super::{CliError, Global};
 use crate::api::control::{Answer, Request};
 use crate::config::{self, Diagnostics};
 use crate::host::unix_now;
 use crate::model::host::DEFAULT_RUN_DIR;
-use crate::reconcile::{self, Conditions, Execution, Host as _, Round};
+use crate::reconcile::{self, Conditions, Execution, Round};
 use crate::report::status::Status;
 
 /// Time between two pictures of `--watch`.
@@ -57,7 +57,7 @@ async fn once(global: &Global) -> Result<Answer, CliError> {
         return Ok(answer);
     }
     let (mut host, target, _) = direct(global, BTreeSet::new()).await?;
-    let observation = host.observe(&target).await;
+    let (target, observation) = look(&mut host, target).await;
     let plan = reconcile::plan(&target, &observation);
     let changes = plan.steps.len();
     let ok = plan.is_converged();

@@ -186,8 +186,17 @@ impl Rounds {
             self.host.count_anew();
             self.exporter.counted = Some(began);
         }
-        let (round, seen) = reconcile::converge_seen(&mut self.host, current).await;
+        let (mut round, mut seen) = reconcile::converge_seen(&mut self.host, current).await;
+        if let Some(fitted) = self.host.fitted(current) {
+            log_round(&round);
+            self.exporter.note(&round, seen, self.is_settled, began);
+            (round, seen) = reconcile::converge_seen(&mut self.host, &fitted).await;
+            self.current = Some(fitted);
+        }
         self.exporter.note(&round, seen, self.is_settled, began);
+        let Some(current) = &self.current else {
+            return;
+        };
         let conditions = reconcile::conditions(current, &round, &self.conditions, unix_now());
         log_round(&round);
         log_changes(&self.conditions, &conditions);

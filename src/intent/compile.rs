@@ -17,7 +17,7 @@ use crate::model::{Name, PresharedKey, naming};
 const MAIN_TABLE: u32 = 254;
 
 /// The MTU of overlay links where nothing says more: 1500 less IPv6, UDP and WireGuard headers.
-const DEFAULT_MTU: u32 = 1420;
+pub(super) const DEFAULT_MTU: u32 = 1420;
 
 /// What the host can do and wants, beside the fleet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,6 +166,8 @@ fn compile_network(
             IsolationMode::Main => MAIN_TABLE,
         },
         mtu: network.mtu.unwrap_or(DEFAULT_MTU),
+        has_given_mtu: network.mtu.is_some(),
+        narrow: BTreeMap::new(),
         overlay_v6: own.v6,
         overlay_v4: own.v4,
         link_local: own.link_local,

@@ -21,6 +21,7 @@ use crate::model::fleet::FleetDigest;
 use crate::model::network::{Action, DefaultAction, Endpoint, NetworkId, PortRange, Protocol};
 use crate::model::{AddressSet, LinkName, Name, PresharedKey, PublicKey};
 
+use compile::DEFAULT_MTU;
 pub use compile::{Facts, IntentError, compile, overlay_addresses};
 
 /// What keeps the networks of this host apart, as far as the host can.
@@ -91,8 +92,13 @@ pub struct NetworkIntent {
     pub vrf: Option<LinkName>,
     /// The routing table: the network's own, or `main` (254).
     pub table: u32,
-    /// The MTU of overlay links in bytes.
+    /// The largest packet that reaches every peer whole, in bytes: the fleet's MTU, else [`DEFAULT_MTU`], or less where the
+    /// way to a peer takes less.
     pub mtu: u32,
+    /// Whether the fleet gives the MTU: it stays, whatever the ways to peers take.
+    pub has_given_mtu: bool,
+    /// What takes less than its link's MTU, since the way to its peer does: in bytes, by destination.
+    pub narrow: BTreeMap<IpNet, u32>,
     /// This host's address in the network; on every overlay link of it, as a /128.
     pub overlay_v6: Ipv6Addr,
     /// The same in IPv4, as a /32, if the network carries v4.
@@ -116,6 +122,67 @@ pub struct NetworkIntent {
     pub firewall: FirewallIntent,
 }
 
+/// How large packets may be that reach a peer whole, in bytes, by link; a peer is left out to which no way is known.
+pub type PathMtus = BTreeMap<LinkName, BTreeMap<PublicKey, u32>>;
+
+/// The sizes of a network's links and routes, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Sizes {
+    smallest: u32,
+    links: Vec<u32>,
+    narrow: BTreeMap<IpNet, u32>,
+}
+
+impl NetworkIntent {
+    /// The same with links and routes as large as the ways to peers take; none where they are, and where the fleet gives
+    /// the MTU. They are never larger than [`DEFAULT_MTU`]: more than that both ends must want, so the fleet gives it.
+    #[must_use]
+    pub fn fitted(&self, paths: &PathMtus) -> Option<Self> {
+        if self.has_given_mtu {
+            return None;
+        }
+        let sizes = self.sizes(paths);
+        let is_so = self.mtu == sizes.smallest
+            && self.narrow == sizes.narrow
+            && self.links.iter().map(|link| link.mtu).eq(sizes.links.iter().copied());
+        if is_so {
+            return None;
+        }
+        let mut fitted = self.clone();
+        fitted.mtu = sizes.smallest;
+        fitted.narrow = sizes.narrow;
+        for (link, mtu) in fitted.links.iter_mut().zip(sizes.links) {
+            link.mtu = mtu;
+        }
+        Some(fitted)
+    }
+
+    fn sizes(&self, paths: &PathMtus) -> Sizes {
+        let mut sizes = Sizes {
+            smallest: DEFAULT_MTU,
+            links: Vec::new(),
+            narrow: BTreeMap::new(),
+        };
+        for link in &self.links {
+            let known = paths.get(&link.name);
+            let path = |key: &PublicKey| {
+                let path = known.and_then(|known| known.get(key));
+                path.map_or(DEFAULT_MTU, |path| DEFAULT_MTU.min(*path))
+            };
+            let widest = link.peers.keys().map(path).max().unwrap_or(DEFAULT_MTU);
+            sizes.links.push(widest);
+            for (key, peer) in &link.peers {
+                let path = path(key);
+                sizes.smallest = sizes.smallest.min(path);
+                if path < widest {
+                    sizes.narrow.extend(peer.allowed_ips.iter().map(|net| (*net, path)));
+                }
+            }
+        }
+        sizes
+    }
+}
+
 /// One overlay link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkIntent {
@@ -123,6 +190,8 @@ pub struct LinkIntent {
     pub name: LinkName,
     /// What hangs on it.
     pub kind: LinkKind,
+    /// Its MTU in bytes: what reaches the peer with the widest way whole.
+    pub mtu: u32,
     /// The UDP port; none where any will do (a spoke's links to further hubs).
     pub listen_port: Option<u16>,
     /// Its peers.

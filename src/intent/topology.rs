@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
-use super::compile::Placed;
+use super::compile::{DEFAULT_MTU, Placed};
 use super::{LinkIntent, LinkKind, Notice, PeerIntent};
 use crate::model::address::canonical;
 use crate::model::network::{Network, Role, Routing, Topology};
@@ -112,6 +112,7 @@ fn multipoint<'m, 'a: 'm>(
     let mut link = LinkIntent {
         name: name.clone(),
         kind: LinkKind::Multipoint,
+        mtu: network.mtu.unwrap_or(DEFAULT_MTU),
         listen_port: Some(own.member.listen_port),
         peers: BTreeMap::new(),
     };
@@ -162,6 +163,7 @@ fn uplinks(network: &Network, members: &[Placed<'_>], own: &Placed<'_>) -> Wirin
             kind: LinkKind::Uplink {
                 hub: hub.name().clone(),
             },
+            mtu: network.mtu.unwrap_or(DEFAULT_MTU),
             listen_port: (index == 0).then_some(own.member.listen_port),
             peers,
         });

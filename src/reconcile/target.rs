@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::plan::BlockedPlane;
-use crate::intent::{Blocked, HostIntent};
-use crate::model::{LinkName, PublicKey};
+use crate::intent::{Blocked, HostIntent, NetworkIntent, PathMtus};
+use crate::model::{LinkName, NetworkId, PublicKey};
 use crate::planes::{PlaneName, firewall, l3, wireguard};
 
 /// The desired state of every plane, and the intent it was compiled from.
@@ -43,6 +43,24 @@ impl Target {
                 .collect(),
             intent,
         }
+    }
+
+    /// The same with links and routes as large as the ways to peers take. None where nothing differs.
+    #[must_use]
+    pub fn fitted(&self, paths: &PathMtus, l3_facts: &l3::Facts) -> Option<Self> {
+        let networks = self.intent.networks.values();
+        let fitted = networks.filter_map(|network| Some((network.id, network.fitted(paths)?)));
+        let fitted: BTreeMap<NetworkId, NetworkIntent> = fitted.collect();
+        if fitted.is_empty() {
+            return None;
+        }
+        let mut intent = self.intent.clone();
+        intent.networks.extend(fitted);
+        Some(Self {
+            // With what it takes over from the former fleet.
+            wireguard: self.wireguard.clone(),
+            ..Self::new(intent, self.own_key, l3_facts)
+        })
     }
 
     /// The same host without any network: what `down` makes true.

@@ -94,7 +94,7 @@ fn compile_links(state: &mut State, network: &NetworkIntent, facts: Facts) {
             kind: LinkType::Wireguard {
                 backend: facts.wireguard,
             },
-            mtu: Some(network.mtu),
+            mtu: Some(link.mtu),
             master: network.vrf.clone(),
             up: true,
             addresses,
@@ -262,6 +262,7 @@ fn to_link(
             device: device.clone(),
             gateway,
             source,
+            mtu: None,
         },
     }
 }
@@ -273,7 +274,11 @@ fn compile_routes(state: &mut State, network: &NetworkIntent) {
             IpNet::V6(_) => Some(IpAddr::V6(network.overlay_v6)),
         };
         let key = route_key(network.table, *destination);
-        (key, to_link(network, device, None, source))
+        let mut route = to_link(network, device, None, source);
+        if let RouteTo::Link { mtu, .. } = &mut route.to {
+            *mtu = network.narrow.get(destination).copied();
+        }
+        (key, route)
     });
     // In order already: collecting and appending is linear.
     state.routes.append(&mut routes.collect());

@@ -104,6 +104,7 @@ fn route(f: &mut fmt::Formatter<'_>, verb: &str, key: &RouteKey, to: &RouteTo) -
         device,
         gateway,
         source,
+        mtu,
     } = to
     {
         if let Some(gateway) = gateway {
@@ -112,6 +113,9 @@ fn route(f: &mut fmt::Formatter<'_>, verb: &str, key: &RouteKey, to: &RouteTo) -
         write!(f, " dev {device}")?;
         if let Some(source) = source {
             write!(f, " src {source}")?;
+        }
+        if let Some(mtu) = mtu {
+            write!(f, " mtu {mtu}")?;
         }
     }
     if key.table != MAIN_TABLE {

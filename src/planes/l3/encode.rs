@@ -42,13 +42,13 @@ pub(super) fn host_address(index: u32, address: &HostAddress) -> nl::Address {
 
 /// A route; without a device one of any kind that has the key, for deletion.
 pub(super) fn route(key: &RouteKey, to: &RouteTo, device: Option<u32>) -> nl::Route {
-    let (kind, gateway, source) = match to {
-        RouteTo::Unreachable => (nl::RouteKind::Unreachable, None, None),
-        RouteTo::Link { gateway, source, .. } if device.is_some() => {
-            (nl::RouteKind::Unicast, *gateway, *source)
-        }
+    let (kind, gateway, source, mtu) = match to {
+        RouteTo::Unreachable => (nl::RouteKind::Unreachable, None, None, None),
+        RouteTo::Link {
+            gateway, source, mtu, ..
+        } if device.is_some() => (nl::RouteKind::Unicast, *gateway, *source, *mtu),
         // Type 0 asks for whatever is there.
-        RouteTo::Link { .. } | RouteTo::Elsewhere => (nl::RouteKind::Other(0), None, None),
+        RouteTo::Link { .. } | RouteTo::Elsewhere => (nl::RouteKind::Other(0), None, None, None),
     };
     nl::Route {
         table: key.table,
@@ -59,6 +59,7 @@ pub(super) fn route(key: &RouteKey, to: &RouteTo, device: Option<u32>) -> nl::Ro
         device,
         gateway,
         source,
+        mtu,
         other: false,
     }
 }

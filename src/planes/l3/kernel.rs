@@ -91,6 +91,7 @@ impl Kernel {
             device: name("eth0"),
             gateway: Some("10.0.0.254".parse().unwrap()),
             source: None,
+            mtu: None,
         };
         kernel.routes.insert(default.clone(), (3, to.clone()));
         let bgp = RouteKey {
@@ -236,6 +237,7 @@ impl Kernel {
             device,
             gateway,
             source,
+            mtu: _,
         } = to
         {
             if !self.device(device)?.up {
@@ -410,9 +412,11 @@ impl Kernel {
                 }));
         }
         for (key, (protocol, to)) in &self.routes {
-            let (gateway, source) = match to {
-                RouteTo::Link { gateway, source, .. } => (*gateway, *source),
-                RouteTo::Unreachable | RouteTo::Elsewhere => (None, None),
+            let (gateway, source, mtu) = match to {
+                RouteTo::Link {
+                    gateway, source, mtu, ..
+                } => (*gateway, *source, *mtu),
+                RouteTo::Unreachable | RouteTo::Elsewhere => (None, None, None),
             };
             let device = to.device().and_then(|device| self.index(device));
             if key.destination.prefix_len() == 0 && *protocol != ROUTE_PROTOCOL {
@@ -431,6 +435,7 @@ impl Kernel {
                     device,
                     gateway,
                     source,
+                    mtu,
                     other: false,
                 });
             }

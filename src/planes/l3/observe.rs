@@ -407,6 +407,7 @@ fn decode_route(route: &nl::Route, names: &Names) -> (RouteKey, Route) {
             device: device.clone(),
             gateway: route.gateway,
             source: route.source,
+            mtu: route.mtu,
         },
         _ => RouteTo::Elsewhere,
     };

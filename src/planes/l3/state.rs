@@ -105,6 +105,8 @@ pub enum RouteTo {
         gateway: Option<IpAddr>,
         /// The source of this host's own packets.
         source: Option<IpAddr>,
+        /// The largest packet that it takes, in bytes, where that is less than the link's MTU.
+        mtu: Option<u32>,
     },
     /// Somewhere we never lead one: seen, never desired.
     Elsewhere,

@@ -82,13 +82,19 @@ fn network(id: u16, choice: &Choice) -> NetworkIntent {
                 hub: Name::new("hub").unwrap(),
             }
         },
+        mtu: 1_400 - u32::from(id),
         listen_port: None,
         peers: BTreeMap::new(),
     });
     let mut routes = BTreeMap::new();
+    let mut narrow = BTreeMap::new();
     for peer in &choice.peers {
         let link = naming::wireguard_link(number, usize::from(*peer) % choice.links);
-        routes.insert(format!("fd12::{id}:{peer}/128").parse().unwrap(), link.clone());
+        let net: IpNet = format!("fd12::{id}:{peer}/128").parse().unwrap();
+        if peer % 2 == 1 {
+            narrow.insert(net, 1_300);
+        }
+        routes.insert(net, link.clone());
         if choice.v4 {
             routes.insert(format!("100.64.{id}.{peer}/32").parse().unwrap(), link);
         }
@@ -116,6 +122,8 @@ fn network(id: u16, choice: &Choice) -> NetworkIntent {
             IsolationMode::Vrf | IsolationMode::Rules => naming::table(number),
         },
         mtu: 1_400 - u32::from(id),
+        has_given_mtu: true,
+        narrow,
         overlay_v6: format!("fd12::{id}:1").parse().unwrap(),
         overlay_v4: choice.v4.then(|| format!("100.64.{id}.1").parse().unwrap()),
         link_local: "fe80::1".parse().unwrap(),

@@ -122,6 +122,8 @@ mod tests {
             vrf: None,
             table: 10_001,
             mtu: 1_420,
+            has_given_mtu: true,
+            narrow: BTreeMap::new(),
             overlay_v6: "fd00::1".parse().unwrap(),
             overlay_v4: None,
             link_local: "fe80::1".parse().unwrap(),
@@ -158,6 +160,7 @@ mod tests {
         let link = LinkIntent {
             name: LinkName::new("wg-sdwan-1").unwrap(),
             kind: LinkKind::Multipoint,
+            mtu: 1_420,
             listen_port: Some(51_820),
             peers: peers.into(),
         };

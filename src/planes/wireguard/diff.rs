@@ -19,7 +19,8 @@ use crate::model::{LinkName, PublicKey};
 use crate::planes::{Blocked, Difference, Ways};
 
 pub use endpoints::is_fresh;
-use endpoints::{Choice, candidates, choose_endpoint, wants_endpoint};
+pub(super) use endpoints::candidates;
+use endpoints::{Choice, choose_endpoint, wants_endpoint};
 
 /// What a difference depends on beside the two states.
 #[derive(Clone, Copy, Debug)]

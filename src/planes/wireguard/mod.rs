@@ -23,6 +23,7 @@ mod apply;
 mod attempts;
 mod compile;
 mod diff;
+mod mtu;
 mod observe;
 mod rotation;
 mod state;
@@ -36,6 +37,7 @@ pub use apply::{apply, apply_all, device_update};
 pub use attempts::{ATTEMPT, Attempts, Calls};
 pub use compile::{compile, render_setconf};
 pub use diff::{Facts, diff, is_fresh, stale_addresses, stale_names};
+pub use mtu::{Whereabouts, path_mtus, whereabouts};
 pub use observe::{decode_device, observe, resolve_names};
 pub use rotation::{key_moves, rotation_notes, turning_links};
 pub use state::{

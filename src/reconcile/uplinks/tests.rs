@@ -101,6 +101,7 @@ impl Spoke {
                     device: network.links[at].name.clone(),
                     gateway: None,
                     source: None,
+                    mtu: None,
                 };
                 let route = l3::Route { network: None, to };
                 l3.state.routes.insert(l3::route_key(network.table, *net), route);

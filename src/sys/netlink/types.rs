@@ -130,6 +130,8 @@ pub struct Route {
     pub gateway: Option<IpAddr>,
     /// The preferred source of this host's own packets.
     pub source: Option<IpAddr>,
+    /// Its own MTU in bytes (`RTAX_MTU`); none where its link's counts.
+    pub mtu: Option<u32>,
     /// Whether it has something that this type doesn't hold: several next hops, a type of service, an encapsulation.
     pub other: bool,
 }

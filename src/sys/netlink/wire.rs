@@ -154,6 +154,7 @@ pub(super) fn decode_route(message: &RouteMessage) -> Option<Route> {
         device: None,
         gateway: None,
         source: None,
+        mtu: None,
         other: header.tos != 0
             || header.source_prefix_length != 0
             || header.flags.contains(RouteFlags::Cloned),
@@ -167,6 +168,7 @@ pub(super) fn decode_route(message: &RouteMessage) -> Option<Route> {
             RouteAttribute::Oif(index) => route.device = Some(*index),
             RouteAttribute::Gateway(address) => route.gateway = ip(address),
             RouteAttribute::PrefSource(address) => route.source = ip(address),
+            RouteAttribute::Metrics(metrics) => route.mtu = mtu_of(metrics),
             RouteAttribute::MultiPath(_)
             | RouteAttribute::Encap(_)
             | RouteAttribute::Via(_)
@@ -182,6 +184,14 @@ pub(super) fn decode_route(message: &RouteMessage) -> Option<Route> {
         route.device = None;
     }
     Some(route)
+}
+
+/// A route's own MTU; 0 is the kernel's word for none.
+fn mtu_of(metrics: &[RouteMetric]) -> Option<u32> {
+    metrics.iter().find_map(|metric| match metric {
+        RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
+        _ => None,
+    })
 }
 
 /// `RTN_LOCAL` of rtnetlink(7).
@@ -294,12 +304,7 @@ pub(super) fn decode_hop(message: &RouteMessage) -> Option<Hop> {
             RouteAttribute::MultiPath(hops) => {
                 hop.devices.extend(hops.iter().map(|hop| hop.interface_index));
             }
-            RouteAttribute::Metrics(metrics) => {
-                hop.mtu = metrics.iter().find_map(|metric| match metric {
-                    RouteMetric::Mtu(mtu) => Some(*mtu),
-                    _ => None,
-                });
-            }
+            RouteAttribute::Metrics(metrics) => hop.mtu = mtu_of(metrics),
             _ => {}
         }
     }
@@ -405,6 +410,7 @@ fn encode_route(route: &Route) -> RouteMessage {
     attributes.extend(route.device.map(RouteAttribute::Oif));
     attributes.extend(route.gateway.map(|ip| RouteAttribute::Gateway(ip.into())));
     attributes.extend(route.source.map(|ip| RouteAttribute::PrefSource(ip.into())));
+    attributes.extend(route.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
     message
 }
 

@@ -54,6 +54,8 @@ pub(super) fn network(
         vrf: None,
         table: 10_000 + u32::from(id),
         mtu: 1420,
+        has_given_mtu: true,
+        narrow: BTreeMap::new(),
         overlay_v6: Ipv6Addr::UNSPECIFIED,
         overlay_v4: None,
         link_local: Ipv6Addr::UNSPECIFIED,
@@ -63,6 +65,7 @@ pub(super) fn network(
             .map(|name| LinkIntent {
                 name: name.clone(),
                 kind: kind(name),
+                mtu: 1420,
                 listen_port: None,
                 peers: BTreeMap::new(),
             })

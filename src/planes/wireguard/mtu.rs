@@ -1,0 +1,85 @@
+//! How large packets may be that reach a peer whole, from the way to where it is called.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::diff::candidates;
+use super::state::{Actual, Desired, Names};
+use crate::intent::PathMtus;
+use crate::model::{LinkName, PublicKey};
+
+/// What WireGuard adds to a packet over IPv4, in bytes: 20 for IP, 8 for UDP, 32 of its own.
+const OVERHEAD_V4: u32 = 60;
+/// The same over IPv6, whose header takes 40.
+const OVERHEAD_V6: u32 = 80;
+/// The least that IPv6 asks of a link (RFC 8200, 5), in bytes. Below it the outer packets are fragmented.
+const LEAST: u32 = 1_280;
+
+/// Where the peers of each link are.
+pub type Whereabouts = BTreeMap<LinkName, BTreeMap<PublicKey, IpAddr>>;
+
+/// Where peers are called now, and where the others will be called first; those that must call us are left out until they
+/// have.
+#[must_use]
+pub fn whereabouts(desired: &Desired, actual: &Actual, names: &Names) -> Whereabouts {
+    let mut found = Whereabouts::new();
+    for (link, device) in &desired.devices {
+        let seen = actual.devices.get(link);
+        let peers = device.peers.iter().filter_map(|(public_key, peer)| {
+            let key = seen.map_or(*public_key, |seen| {
+                seen.key_in_use(*public_key, peer.next_public_key)
+            });
+            let current = seen.and_then(|seen| seen.peers.get(&key)?.endpoint);
+            let address = current.or_else(|| candidates(peer, names).first().copied())?;
+            Some((*public_key, address.ip()))
+        });
+        found.insert(link.clone(), peers.collect());
+    }
+    found
+}
+
+/// How large packets may be that reach each peer whole. `known` is what the ways to addresses take, in bytes.
+#[must_use]
+pub fn path_mtus(peers: &Whereabouts, known: &BTreeMap<IpAddr, u32>) -> PathMtus {
+    let inside = |address: &IpAddr| {
+        let overhead = match address {
+            IpAddr::V4(_) => OVERHEAD_V4,
+            IpAddr::V6(_) => OVERHEAD_V6,
+        };
+        Some(known.get(address)?.saturating_sub(overhead).max(LEAST))
+    };
+    let of_link = |peers: &BTreeMap<PublicKey, IpAddr>| {
+        let known = peers
+            .iter()
+            .filter_map(|(key, address)| Some((*key, inside(address)?)));
+        known.collect()
+    };
+    peers.iter().map(|(link, peers)| (link.clone(), of_link(peers))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_to_a_peer_says_how_much_reaches_it() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let known = BTreeMap::from([
+            (ip("2001:db8::1"), 1_500),
+            (ip("2001:db8::2"), 1_400),
+            (ip("192.0.2.1"), 1_400),
+            (ip("192.0.2.2"), 1_000),
+        ]);
+        let link = LinkName::new("wg-sdwan-1").unwrap();
+        let mtu = |address: &str| {
+            let peers = BTreeMap::from([(PublicKey([1; 32]), ip(address))]);
+            let paths = path_mtus(&BTreeMap::from([(link.clone(), peers)]), &known);
+            paths[&link].get(&PublicKey([1; 32])).copied()
+        };
+        assert_eq!(mtu("2001:db8::1"), Some(1_420));
+        assert_eq!(mtu("2001:db8::2"), Some(1_320));
+        assert_eq!(mtu("192.0.2.1"), Some(1_340));
+        assert_eq!(mtu("192.0.2.2"), Some(1_280));
+        assert_eq!(mtu("192.0.2.3"), None, "nothing is known of the way");
+    }
+}
