@@ -4,6 +4,7 @@ pub(crate) mod doctor;
 mod events;
 pub(crate) mod explain;
 pub(crate) mod files;
+mod holes;
 mod keys;
 mod resolver;
 mod session;
@@ -124,6 +125,7 @@ pub struct RealHost {
     attempts: wireguard::Attempts,
     uplinks: Uplinks,
     sizes: ways::Sizes,
+    holes: holes::Looks,
     paths: PathMtus,
 }
 
@@ -232,6 +234,7 @@ impl RealHost {
             attempts: wireguard::Attempts::default(),
             uplinks: Uplinks::new(owner == Owner::Daemon),
             sizes: ways::Sizes::default(),
+            holes: holes::Looks::default(),
             paths: PathMtus::new(),
         })
     }
@@ -465,7 +468,17 @@ impl RealHost {
             protected: self.protected.clone(),
             verified: self.verified.clone(),
             uplinks,
+            holes: self.holes.holes().clone(),
             now,
+        }
+    }
+
+    /// Looks for ways that swallow large packets, beside the rounds and no more often than `every`.
+    pub async fn look_for_holes(&mut self, target: &Target, seen: &Observation, every: Duration) {
+        if let Ok(actual) = &seen.wireguard {
+            self.holes
+                .go_on(target, actual, (seen.now, instant()), every)
+                .await;
         }
     }
 

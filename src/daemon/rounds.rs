@@ -193,10 +193,13 @@ impl Rounds {
             (round, seen) = reconcile::converge_seen(&mut self.host, &fitted).await;
             self.current = Some(fitted);
         }
-        self.exporter.note(&round, seen, self.is_settled, began);
         let Some(current) = &self.current else {
             return;
         };
+        // Twice as long as a round is away: by default, once a minute.
+        let every = self.own.reconcile.interval * 2;
+        self.host.look_for_holes(current, &seen, every).await;
+        self.exporter.note(&round, seen, self.is_settled, began);
         let conditions = reconcile::conditions(current, &round, &self.conditions, unix_now());
         log_round(&round);
         log_changes(&self.conditions, &conditions);

@@ -37,7 +37,10 @@ impl Sizes {
     pub(super) fn due(&mut self, wanted: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
         self.seen.retain(|address, _| wanted.contains(address));
         let from = self.next.take();
-        let later = self.seen.keys().filter(|address| from.is_none_or(|from| **address >= from));
+        let later = self
+            .seen
+            .keys()
+            .filter(|address| from.is_none_or(|from| **address >= from));
         let mut turn = later.copied();
         let mut due: BTreeSet<IpAddr> = turn.by_ref().take(LOOKS).collect();
         self.next = turn.next();
@@ -58,7 +61,10 @@ impl Sizes {
 
     /// What is known.
     pub(super) fn known(&self) -> BTreeMap<IpAddr, u32> {
-        let known = self.seen.iter().filter_map(|(address, size)| Some((*address, (*size)?)));
+        let known = self
+            .seen
+            .iter()
+            .filter_map(|(address, size)| Some((*address, (*size)?)));
         known.collect()
     }
 }
@@ -110,7 +116,9 @@ mod tests {
         let mut sizes = Sizes::default();
         let mut look = |mtu| {
             let due = sizes.due(&wanted);
-            let ways = due.iter().map(|address| (*address, Way::Routed { mtu: Some(mtu) }));
+            let ways = due
+                .iter()
+                .map(|address| (*address, Way::Routed { mtu: Some(mtu) }));
             sizes.take(&wanted, &ways.collect());
             let known = sizes.known();
             (due.len(), known.values().filter(|known| **known == mtu).count())
@@ -128,7 +136,10 @@ mod tests {
         let address: IpAddr = "192.0.2.1".parse().unwrap();
         let wanted = BTreeSet::from([address]);
         let mut sizes = Sizes::default();
-        sizes.take(&wanted, &Ways::from([(address, Way::Routed { mtu: Some(1_400) })]));
+        sizes.take(
+            &wanted,
+            &Ways::from([(address, Way::Routed { mtu: Some(1_400) })]),
+        );
         sizes.take(&wanted, &Ways::from([(address, Way::Unreachable)]));
         assert_eq!(sizes.known(), BTreeMap::from([(address, 1_400)]));
         assert_eq!(sizes.due(&BTreeSet::new()), BTreeSet::new());

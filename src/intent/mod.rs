@@ -144,7 +144,11 @@ impl NetworkIntent {
         let sizes = self.sizes(paths);
         let is_so = self.mtu == sizes.smallest
             && self.narrow == sizes.narrow
-            && self.links.iter().map(|link| link.mtu).eq(sizes.links.iter().copied());
+            && self
+                .links
+                .iter()
+                .map(|link| link.mtu)
+                .eq(sizes.links.iter().copied());
         if is_so {
             return None;
         }
@@ -175,7 +179,9 @@ impl NetworkIntent {
                 let path = path(key);
                 sizes.smallest = sizes.smallest.min(path);
                 if path < widest {
-                    sizes.narrow.extend(peer.allowed_ips.iter().map(|net| (*net, path)));
+                    sizes
+                        .narrow
+                        .extend(peer.allowed_ips.iter().map(|net| (*net, path)));
                 }
             }
         }
@@ -215,6 +221,10 @@ pub enum LinkKind {
 pub struct PeerIntent {
     /// The node.
     pub node: Name,
+    /// Its address in the network.
+    pub overlay_v6: Ipv6Addr,
+    /// Its link-local address on every link of the network.
+    pub link_local: Ipv6Addr,
     /// The key that it is about to have.
     pub next_public_key: Option<PublicKey>,
     /// Where it may be reached, best first; each with its port. Empty where it must call us.

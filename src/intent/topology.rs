@@ -92,6 +92,8 @@ fn keepalive_to(network: &Network, peer: &Placed<'_>) -> u16 {
 fn peer_intent(peer: &Placed<'_>, keepalive_seconds: u16, allowed_ips: BTreeSet<IpNet>) -> PeerIntent {
     PeerIntent {
         node: peer.name().clone(),
+        overlay_v6: peer.v6,
+        link_local: peer.link_local,
         next_public_key: peer.member.node.next_public_key,
         endpoints: peer.member.endpoints.to_vec(),
         port: peer.member.listen_port,

@@ -14,6 +14,7 @@
 mod conditions;
 mod execute;
 mod guard;
+pub mod holes;
 mod order;
 mod plan;
 mod target;
@@ -133,6 +134,8 @@ pub struct Observation {
     pub verified: Option<firewall::Verified>,
     /// Which uplink carries in each network with a choice, as the host was seen.
     pub uplinks: uplinks::Choices,
+    /// The ways that swallow large packets, as far as they were looked for.
+    pub holes: holes::Holes,
     /// When it was read.
     pub now: SystemTime,
 }

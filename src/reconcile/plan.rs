@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{Change, Observation, Target, guard, order, uplinks};
+use super::{Change, Observation, Target, guard, holes, order, uplinks};
 use crate::intent::{Blocked, Notice};
 use crate::model::fleet::FleetDigest;
 use crate::model::{Name, NetworkId};
@@ -207,6 +207,7 @@ pub fn notices(target: &Target, observation: &Observation) -> Vec<Notice> {
         notices.extend(notes);
     }
     notices.extend(uplinks::notices(&target.intent, &observation.uplinks));
+    notices.extend(holes::notices(&observation.holes));
     notices.sort();
     notices
 }

@@ -12,6 +12,7 @@
 //! | `rp_filter` | | strict: packets that come back another way are dropped |
 //! | `forwarding` | it is off where this host carries what is others' | |
 //! | `handshakes` | | peers that haven't shaken hands lately |
+//! | `mtu` | | packets of full size vanish on the way to a peer |
 //! | `listeners` | | a rule lets a service be reached that is in no VRF |
 //! | `networkd` | | it deletes routes and rules of others |
 //! | `clock` | it isn't set | |

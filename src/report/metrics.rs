@@ -226,6 +226,8 @@ fn links(
     let (mut peers, mut peers_up, mut uplinks, mut uplinks_up) = (0, 0, 0, 0);
     for link in &network.links {
         let seen = seen_peers(link, devices);
+        let labels = [("network", network.name.as_str()), ("link", link.name.as_str())];
+        page.set(&catalogue::LINK_MTU, &labels, f64::from(link.mtu));
         let up = seen
             .iter()
             .filter(|(_, peer)| is_up(**peer, observation.now))
@@ -256,6 +258,14 @@ fn links(
             page.set(&catalogue::PEER_RX, &labels, count(peer.rx_bytes));
             page.set(&catalogue::PEER_TX, &labels, count(peer.tx_bytes));
         }
+    }
+    for hole in observation
+        .holes
+        .values()
+        .filter(|hole| hole.network == network.name)
+    {
+        let labels = [("network", network.name.as_str()), ("peer", hole.node.as_str())];
+        page.set(&catalogue::PEER_PASSES, &labels, f64::from(hole.passes));
     }
     let labels = [("network", network.name.as_str())];
     page.set(&catalogue::LINKS, &labels, number(network.links.len()));

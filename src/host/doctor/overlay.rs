@@ -3,17 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::Loaded;
-use crate::host::{Owner, RealHost, system_now};
+use crate::host::{Owner, RealHost, holes, system_now};
 use crate::model::Name;
 use crate::model::network::Protocol;
 use crate::planes::l3;
+use crate::planes::wireguard::Names;
+use crate::reconcile::holes::questions;
 use crate::report::chain;
 use crate::report::doctor::{Listener, Overlay, silent, unreached};
 
 use super::{run, text_of};
 
 pub(super) async fn look(loaded: &Loaded) -> Result<Overlay, String> {
-    let host = RealHost::open(&loaded.host, Owner::Command)
+    let mut host = RealHost::open(&loaded.host, Owner::Command)
         .await
         .map_err(|error| chain(&error))?;
     let wanted = host
@@ -21,6 +23,15 @@ pub(super) async fn look(loaded: &Loaded) -> Result<Overlay, String> {
         .map_err(|error| chain(&error))?;
     let (l3, wireguard) = host.observe_links(&wanted).await;
     let (l3, wireguard) = (l3?, wireguard?);
+    let now = system_now();
+    host.look_at_ways(&wanted, &wireguard, &Names::new(), now).await;
+    let wanted = host.fitted(&wanted).unwrap_or(wanted);
+    let mut questions = questions(&wanted.intent, &wireguard, now);
+    for question in &mut questions {
+        // The daemon may be asking, too.
+        question.target = question.link_local;
+    }
+    let holes = holes::look(questions).await;
     let networks = loaded.fleet.networks.values();
     let kept_alive: BTreeMap<Name, u16> = networks
         .map(|network| (network.name.clone(), network.keepalive_seconds))
@@ -40,13 +51,8 @@ pub(super) async fn look(loaded: &Loaded) -> Result<Overlay, String> {
     };
     Ok(Overlay {
         not_forwarding: not_forwarding(&wanted.l3, &l3),
-        silent: silent(
-            &wanted.intent,
-            &wanted.wireguard,
-            &wireguard,
-            &kept_alive,
-            system_now(),
-        ),
+        silent: silent(&wanted.intent, &wanted.wireguard, &wireguard, &kept_alive, now),
+        holes: holes::holes(holes),
         listeners,
         unreached,
     })

@@ -90,7 +90,7 @@ fn network(id: u16, choice: &Choice) -> NetworkIntent {
     let mut narrow = BTreeMap::new();
     for peer in &choice.peers {
         let link = naming::wireguard_link(number, usize::from(*peer) % choice.links);
-        let net: IpNet = format!("fd12::{id}:{peer}/128").parse().unwrap();
+        let net: ipnet::IpNet = format!("fd12::{id}:{peer}/128").parse().unwrap();
         if peer % 2 == 1 {
             narrow.insert(net, 1_300);
         }

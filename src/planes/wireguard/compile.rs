@@ -140,6 +140,8 @@ mod tests {
     fn peer(node: &str, nets: &[&str]) -> PeerIntent {
         let endpoint = |host, port| Endpoint { host, port };
         PeerIntent {
+            overlay_v6: "fd00::2".parse().unwrap(),
+            link_local: "fe80::2".parse().unwrap(),
             node: Name::new(node).unwrap(),
             next_public_key: None,
             endpoints: vec![

@@ -18,8 +18,8 @@ use crate::model::network::EndpointHost;
 use crate::model::{LinkName, PublicKey};
 use crate::planes::{Blocked, Difference, Ways};
 
-pub use endpoints::is_fresh;
 pub(super) use endpoints::candidates;
+pub use endpoints::is_fresh;
 use endpoints::{Choice, choose_endpoint, wants_endpoint};
 
 /// What a difference depends on beside the two states.

@@ -12,6 +12,10 @@ use crate::model::{LinkName, PublicKey};
 const OVERHEAD_V4: u32 = 60;
 /// The same over IPv6, whose header takes 40.
 const OVERHEAD_V6: u32 = 80;
+/// What every end has where the way is wide enough, in bytes.
+const FULL: u32 = 1_420;
+/// What a packet is padded to, up to the MTU of who sends it: the one at the other end may be larger.
+const PADDING: u32 = 16;
 /// The least that IPv6 asks of a link (RFC 8200, 5), in bytes. Below it the outer packets are fragmented.
 const LEAST: u32 = 1_280;
 
@@ -46,7 +50,13 @@ pub fn path_mtus(peers: &Whereabouts, known: &BTreeMap<IpAddr, u32>) -> PathMtus
             IpAddr::V4(_) => OVERHEAD_V4,
             IpAddr::V6(_) => OVERHEAD_V6,
         };
-        Some(known.get(address)?.saturating_sub(overhead).max(LEAST))
+        let inside = known.get(address)?.saturating_sub(overhead);
+        let padded = if inside < FULL {
+            inside / PADDING * PADDING
+        } else {
+            inside
+        };
+        Some(padded.max(LEAST))
     };
     let of_link = |peers: &BTreeMap<PublicKey, IpAddr>| {
         let known = peers
@@ -54,7 +64,10 @@ pub fn path_mtus(peers: &Whereabouts, known: &BTreeMap<IpAddr, u32>) -> PathMtus
             .filter_map(|(key, address)| Some((*key, inside(address)?)));
         known.collect()
     };
-    peers.iter().map(|(link, peers)| (link.clone(), of_link(peers))).collect()
+    peers
+        .iter()
+        .map(|(link, peers)| (link.clone(), of_link(peers)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -77,8 +90,8 @@ mod tests {
             paths[&link].get(&PublicKey([1; 32])).copied()
         };
         assert_eq!(mtu("2001:db8::1"), Some(1_420));
-        assert_eq!(mtu("2001:db8::2"), Some(1_320));
-        assert_eq!(mtu("192.0.2.1"), Some(1_340));
+        assert_eq!(mtu("2001:db8::2"), Some(1_312));
+        assert_eq!(mtu("192.0.2.1"), Some(1_328));
         assert_eq!(mtu("192.0.2.2"), Some(1_280));
         assert_eq!(mtu("192.0.2.3"), None, "nothing is known of the way");
     }

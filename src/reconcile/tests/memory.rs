@@ -435,6 +435,7 @@ impl Host for MemoryHost {
             protected: BTreeSet::new(),
             verified: self.verified.clone(),
             uplinks: self.uplinks.clone(),
+            holes: crate::reconcile::holes::Holes::new(),
             now: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000),
         }
     }

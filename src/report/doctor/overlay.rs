@@ -1,4 +1,4 @@
-//! Checks of what the fleet wants of this host: forwarding, handshakes, listeners.
+//! Checks of what the fleet wants of this host: forwarding, handshakes, packets of full size, listeners.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,6 +9,7 @@ use crate::intent::{HostIntent, IsolationMode};
 use crate::model::network::{Action, PortRange, Protocol};
 use crate::model::{LinkName, Name};
 use crate::planes::wireguard::{self, HANDSHAKE_STALE};
+use crate::reconcile::holes::Hole;
 
 /// How many peers, and listeners, are named in one line.
 const NAMED: usize = 8;
@@ -20,6 +21,8 @@ pub struct Overlay {
     pub not_forwarding: Vec<String>,
     /// Peers without a fresh handshake.
     pub silent: Vec<Silent>,
+    /// Ways that swallow large packets.
+    pub holes: Vec<Hole>,
     /// Listeners on every address that no VRF is bound to.
     pub listeners: Result<Vec<Listener>, String>,
     /// Which of them a rule of the fleet would let be reached.
@@ -32,6 +35,7 @@ impl Default for Overlay {
         Self {
             not_forwarding: Vec::new(),
             silent: Vec::new(),
+            holes: Vec::new(),
             listeners: Ok(Vec::new()),
             unreached: Vec::new(),
         }
@@ -193,6 +197,7 @@ pub(super) fn judge(overlay: &Result<Overlay, String>, found: &mut Found) {
         found.fail("forwarding", text, format!("sysctl -w {}", settings.join(" ")));
     }
     handshakes(&overlay.silent, found);
+    mtu(&overlay.holes, found);
     match &overlay.listeners {
         Err(error) => found.warn("listeners", error, "apt install iproute2"),
         Ok(listeners) => listening(listeners, &overlay.unreached, found),
@@ -229,6 +234,21 @@ fn handshakes(silent: &[Silent], found: &mut Found) {
         listed(&texts)
     );
     found.warn("handshakes", text, format!("{}?", fixes.join("; ")));
+}
+
+fn mtu(holes: &[Hole], found: &mut Found) {
+    if holes.is_empty() {
+        let text = "packets of full size reach every peer that has shaken hands lately";
+        return found.ok("mtu", text);
+    }
+    let texts: Vec<String> = holes
+        .iter()
+        .map(|hole| format!("network {}: {}", hole.network, hole.text()))
+        .collect();
+    let mut fixes: Vec<String> = holes.iter().map(Hole::fix).collect();
+    fixes.dedup();
+    fixes.truncate(NAMED);
+    found.warn("mtu", listed(&texts), fixes.join("; "));
 }
 
 fn listening(listeners: &[Listener], unreached: &[Unreached], found: &mut Found) {

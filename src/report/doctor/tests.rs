@@ -5,6 +5,7 @@ use crate::intent::{self, IsolationMode};
 use crate::model::network::Protocol;
 use crate::model::{LinkName, Name, PublicKey};
 use crate::planes::wireguard;
+use crate::reconcile::holes::Hole;
 
 fn healthy() -> Facts {
     Facts {
@@ -445,4 +446,25 @@ fn peers_that_dont_shake_hands_are_named_with_their_age() {
         "{}",
         said[0].2
     );
+}
+
+#[test]
+fn a_way_that_swallows_large_packets_is_named_with_what_passes() {
+    let hole = |passes| Hole {
+        network: Name::new("prod").unwrap(),
+        node: Name::new("hub-1").unwrap(),
+        endpoint: "192.0.2.1:51820".parse().unwrap(),
+        size: 1_420,
+        passes,
+    };
+    let said = |passes| {
+        let said = amiss(&with(Overlay {
+            holes: vec![hole(passes)],
+            ..Overlay::default()
+        }));
+        assert_eq!((said.len(), said[0].0, said[0].1), (1, "mtu", Verdict::Warning));
+        said[0].2.clone()
+    };
+    assert!(said(1_336).contains("give network prod mtu = 1336 on every host"));
+    assert!(said(1_200).contains("an overlay needs packets of 1280 bytes"));
 }

@@ -67,6 +67,8 @@ catalogue! {
     UPLINKS Gauge "sdwand_network_uplinks" "Links to hubs, on a spoke."
     UPLINKS_UP Gauge "sdwand_network_uplinks_up" "Of these, those whose hub has made a handshake in the last 180 s."
     PEER_UP Gauge "sdwand_peer_up" "1 if the peer has made a handshake in the last 180 s."
+    LINK_MTU Gauge "sdwand_link_mtu_bytes" "The largest packet that the overlay link takes."
+    PEER_PASSES Gauge "sdwand_peer_black_hole_bytes" "The largest packet that reaches the peer, where larger ones that should vanish without a word; absent where none do."
     PEER_HANDSHAKE Gauge "sdwand_peer_last_handshake_timestamp_seconds" "When the peer's last handshake was completed; absent before the first."
     PEER_RX Counter "sdwand_peer_received_bytes_total" "Bytes received from the peer."
     PEER_TX Counter "sdwand_peer_sent_bytes_total" "Bytes sent to the peer."

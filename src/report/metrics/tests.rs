@@ -91,6 +91,7 @@ fn observation(target: &Target, age: u64) -> Observation {
         protected: BTreeSet::new(),
         verified: None,
         uplinks: crate::reconcile::uplinks::Choices::new(),
+        holes: crate::reconcile::holes::Holes::new(),
         now: at(NOW),
     }
 }

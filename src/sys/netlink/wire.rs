@@ -410,7 +410,11 @@ fn encode_route(route: &Route) -> RouteMessage {
     attributes.extend(route.device.map(RouteAttribute::Oif));
     attributes.extend(route.gateway.map(|ip| RouteAttribute::Gateway(ip.into())));
     attributes.extend(route.source.map(|ip| RouteAttribute::PrefSource(ip.into())));
-    attributes.extend(route.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
+    attributes.extend(
+        route
+            .mtu
+            .map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])),
+    );
     message
 }
 

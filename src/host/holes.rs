@@ -1,0 +1,240 @@
+//! Looks for ways that swallow large packets: peers are asked with packets of all sizes, beside the rounds.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use futures::stream;
+use tokio::task::JoinHandle;
+
+use super::instant;
+use crate::planes::wireguard;
+use crate::reconcile::Target;
+use crate::reconcile::holes::{Hole, Holes, Question, questions};
+use crate::sys::neighbour::{Heard, reaches};
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often a packet is sent before it counts as swallowed.
+const TRIES: u32 = 3;
+/// A packet that any way takes, in bytes.
+const SMALL: u32 = 128;
+/// Messages are multiples of so many bytes.
+const GRAIN: u32 = 8;
+/// How many peers are asked at the same time.
+const AT_ONCE: usize = 16;
+/// How many peers are asked in one go: each takes a packet of full size.
+const MOST: usize = 64;
+
+/// What was found on one way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Packets of full size arrive.
+    Whole,
+    /// They don't, and smaller ones do, up to so many bytes.
+    Hole(u32),
+    /// Nothing is answered: nothing can be said.
+    Unknown,
+    /// This process may not ask.
+    NotAllowed,
+}
+
+/// The looks at ways, and what came of them.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    holes: Holes,
+    running: Option<JoinHandle<Vec<(Question, Found)>>>,
+    last: Option<Instant>,
+    turn: usize,
+    is_forbidden: bool,
+}
+
+impl Looks {
+    /// What is known.
+    pub(super) const fn holes(&self) -> &Holes {
+        &self.holes
+    }
+
+    /// Takes what the last look found, and begins another one if `every` has passed since it began.
+    pub(super) async fn go_on(
+        &mut self,
+        target: &Target,
+        actual: &wireguard::Actual,
+        now: (std::time::SystemTime, Instant),
+        every: Duration,
+    ) {
+        if self
+            .running
+            .as_ref()
+            .is_some_and(|running| !running.is_finished())
+        {
+            return;
+        }
+        if let Some(running) = self.running.take() {
+            match running.await {
+                Ok(found) => self.take(found),
+                Err(error) => tracing::error!(%error, "looking for black holes"),
+            }
+        }
+        self.holes.retain(|(link, key), _| {
+            let device = target.wireguard.devices.get(link);
+            device.is_some_and(|device| device.peers.contains_key(key))
+        });
+        let is_due = self.last.is_none_or(|last| now.1.duration_since(last) >= every);
+        if self.is_forbidden || !is_due {
+            return;
+        }
+        let mut questions = questions(&target.intent, actual, now.0);
+        if questions.is_empty() {
+            return;
+        }
+        self.turn %= questions.len();
+        questions.rotate_left(self.turn);
+        questions.truncate(MOST);
+        self.turn += questions.len();
+        self.last = Some(now.1);
+        self.running = Some(tokio::spawn(look(questions)));
+    }
+
+    fn take(&mut self, found: Vec<(Question, Found)>) {
+        for (question, found) in found {
+            let key = (question.link.clone(), question.public_key);
+            match found {
+                Found::Unknown => {}
+                Found::NotAllowed if self.is_forbidden => {}
+                Found::NotAllowed => {
+                    tracing::warn!("black holes aren't looked for: that needs CAP_NET_RAW");
+                    self.is_forbidden = true;
+                }
+                Found::Whole => {
+                    if let Some(hole) = self.holes.remove(&key) {
+                        tracing::info!(peer = %hole.node, network = %hole.network, "packets of full size arrive again");
+                    }
+                }
+                Found::Hole(passes) => {
+                    let hole = Hole::new(&question, passes);
+                    if self.holes.get(&key) != Some(&hole) {
+                        tracing::warn!(network = %hole.network, fix = hole.fix(), "{}", hole.text());
+                        self.holes.insert(key, hole);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Asks each peer, several at the same time.
+pub(super) async fn look(questions: Vec<Question>) -> Vec<(Question, Found)> {
+    let asked = questions.into_iter().map(|question| async move {
+        let found = judge(&question).await;
+        (question, found)
+    });
+    stream::iter(asked).buffer_unordered(AT_ONCE).collect().await
+}
+
+async fn judge(question: &Question) -> Found {
+    let ask = |size| {
+        let (link, neighbour, target) = (question.link.clone(), question.link_local, question.target);
+        async move {
+            let asked = move || reaches((link.as_str(), neighbour), target, size, PATIENCE, instant);
+            let heard = tokio::task::spawn_blocking(asked).await;
+            heard.unwrap_or(Heard::NotSent(rustix::io::Errno::CANCELED))
+        }
+    };
+    find(question.size, ask).await
+}
+
+/// The largest packet that is answered, if not all are. `ask` sends one of so many bytes.
+async fn find<F: Future<Output = Heard>>(full: u32, ask: impl Fn(u32) -> F) -> Found {
+    let several = async |size: u32| {
+        for _ in 1..TRIES {
+            match ask(size).await {
+                Heard::Nothing => {}
+                heard @ (Heard::Answer | Heard::NotSent(_) | Heard::NotAllowed) => return heard,
+            }
+        }
+        ask(size).await
+    };
+    match several(full).await {
+        Heard::Answer => return Found::Whole,
+        Heard::NotAllowed => return Found::NotAllowed,
+        Heard::NotSent(_) => return Found::Unknown,
+        Heard::Nothing => {}
+    }
+    if several(SMALL).await != Heard::Answer {
+        return Found::Unknown;
+    }
+    let (mut passes, mut vanishes) = (SMALL, full / GRAIN * GRAIN);
+    while vanishes.saturating_sub(passes) > GRAIN {
+        let middle = passes.midpoint(vanishes) / GRAIN * GRAIN;
+        if several(middle).await == Heard::Answer {
+            passes = middle;
+        } else {
+            vanishes = middle;
+        }
+    }
+    // A way that was down for a moment is none that swallows large packets.
+    match several(full).await {
+        Heard::Nothing => Found::Hole(passes),
+        Heard::Answer => Found::Whole,
+        Heard::NotSent(_) | Heard::NotAllowed => Found::Unknown,
+    }
+}
+
+/// The holes among what was found.
+pub(super) fn holes(found: Vec<(Question, Found)>) -> Vec<Hole> {
+    let holes = found.into_iter().filter_map(|(question, found)| match found {
+        Found::Hole(passes) => Some(Hole::new(&question, passes)),
+        Found::Whole | Found::Unknown | Found::NotAllowed => None,
+    });
+    let by_peer: BTreeMap<_, _> = holes
+        .map(|hole| ((hole.network.clone(), hole.node.clone()), hole))
+        .collect();
+    by_peer.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// A way that takes packets of `takes` bytes, and loses every `loses`-th of them.
+    async fn found(takes: u32, loses: u32) -> Found {
+        let sent = Cell::new(0_u32);
+        let ask = |size: u32| {
+            sent.set(sent.get() + 1);
+            let arrives = size / 8 * 8 <= takes && (loses == 0 || !sent.get().is_multiple_of(loses));
+            std::future::ready(if arrives { Heard::Answer } else { Heard::Nothing })
+        };
+        find(1_420, ask).await
+    }
+
+    #[tokio::test]
+    async fn what_passes_is_found_to_eight_bytes() {
+        assert_eq!(found(1_420, 0).await, Found::Whole);
+        assert_eq!(found(0, 0).await, Found::Unknown);
+        for takes in [128, 500, 1_280, 1_319, 1_320, 1_412] {
+            for loses in [0, 2, 3] {
+                let Found::Hole(passes) = found(takes, loses).await else {
+                    panic!("{takes} bytes, one of {loses} lost: no hole");
+                };
+                assert!(passes <= takes && passes + GRAIN > takes, "{passes} of {takes}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn loss_is_no_hole() {
+        assert_eq!(found(1_420, 2).await, Found::Whole);
+        assert_eq!(found(1_420, 3).await, Found::Whole);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_asked_is_no_hole() {
+        let ask = |_| std::future::ready(Heard::NotAllowed);
+        assert_eq!(find(1_420, ask).await, Found::NotAllowed);
+        let ask = |_| std::future::ready(Heard::NotSent(rustix::io::Errno::DESTADDRREQ));
+        assert_eq!(find(1_420, ask).await, Found::Unknown);
+    }
+}
