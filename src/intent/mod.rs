@@ -202,6 +202,9 @@ pub struct LinkIntent {
     pub listen_port: Option<u16>,
     /// Its peers.
     pub peers: BTreeMap<PublicKey, PeerIntent>,
+    /// Of a multipoint link, the prefixes that more than one peer may carry, each with those that may. Which one does is up
+    /// to the routes; where they don't say, it is the one whose `allowed_ips` has the prefix.
+    pub carriers: BTreeMap<IpNet, BTreeSet<PublicKey>>,
 }
 
 /// What hangs on an overlay link.
@@ -233,6 +236,8 @@ pub struct PeerIntent {
     pub port: u16,
     /// Seconds between keepalives; 0 sends none.
     pub keepalive_seconds: u16,
+    /// Its overlay addresses and its link-local one: what it is called as a next hop. Nobody else ever carries them.
+    pub addresses: BTreeSet<IpAddr>,
     /// What it may send, and what is sent to it.
     pub allowed_ips: BTreeSet<IpNet>,
 }

@@ -476,6 +476,81 @@ fn lans_that_overlap_need_vrfs() {
     assert_eq!(host("hub-1", IsolationMode::Rules, &text).blocked, []);
 }
 
+/// What several peers of a node's multipoint link may carry, as `prefix: node node`.
+fn carriers(host: &HostIntent, id: u16) -> Vec<String> {
+    let link = &network(host, id).links[0];
+    let lines = link.carriers.iter().map(|(net, may)| {
+        let mut names: Vec<&str> = may.iter().map(|key| link.peers[key].node.as_str()).collect();
+        names.sort_unstable();
+        format!("{net}: {}", names.join(" "))
+    });
+    lines.collect()
+}
+
+#[test]
+fn a_hub_knows_what_several_peers_may_carry() {
+    let text = format!(
+        "{TWO_HUBS}\n\
+         [[networks.virtual_ips]]\nname = \"api\"\naddress = \"::100\"\nholders = [\"spoke-1\", \"spoke-2\"]\n\
+         [[networks.virtual_ips]]\nname = \"web\"\naddress = \"100.64.20.100\"\nholders = [\"hub-1\", \"spoke-1\"]\n"
+    );
+    // Its own virtual IP is nobody else's, and an address of a node is that node's alone.
+    assert_eq!(
+        carriers(&host("hub-1", IsolationMode::Vrf, &text), 20),
+        [
+            "10.2.0.0/16: hub-2 spoke-2",
+            "fd12:34ab:cd42:20::100/128: hub-2 spoke-1 spoke-2",
+        ]
+    );
+    assert_eq!(
+        carriers(&host("hub-2", IsolationMode::Vrf, &text), 20),
+        [
+            "10.2.0.0/16: hub-1 spoke-2",
+            "100.64.20.100/32: hub-1 spoke-1",
+            "fd12:34ab:cd42:20::100/128: hub-1 spoke-1 spoke-2",
+        ]
+    );
+    let spoke = host("spoke-2", IsolationMode::Vrf, &text);
+    assert!(
+        network(&spoke, 20)
+            .links
+            .iter()
+            .all(|link| link.carriers.is_empty())
+    );
+    // With one hub, what is behind a peer is that peer's alone.
+    let alone = text.replace("{ node = \"hub-2\", role = \"hub\" }", "{ node = \"hub-2\" }");
+    assert_eq!(
+        carriers(&host("hub-1", IsolationMode::Vrf, &alone), 20),
+        ["fd12:34ab:cd42:20::100/128: spoke-1 spoke-2"]
+    );
+}
+
+#[test]
+fn in_a_mesh_who_cannot_be_called_carries_by_its_hub() {
+    let text = r#"
+[[networks]]
+name = "mesh"
+id = 3
+topology = "full_mesh"
+routing = "static"
+members = [ { node = "hub-1", role = "hub" }, { node = "hub-2" }, { node = "spoke-1" }, { node = "spoke-2" } ]
+[[networks.virtual_ips]]
+name = "api"
+address = "::100"
+holders = ["spoke-2", "hub-2"]
+"#;
+    // To spoke-1, spoke-2 is behind hub-1; hub-2 meets both itself.
+    assert_eq!(
+        carriers(&host("spoke-1", IsolationMode::Vrf, text), 3),
+        ["fd12:34ab:cd42:3::100/128: hub-1 hub-2"]
+    );
+    assert_eq!(
+        carriers(&host("hub-1", IsolationMode::Vrf, text), 3),
+        ["fd12:34ab:cd42:3::100/128: hub-2 spoke-2"]
+    );
+    assert!(carriers(&host("spoke-2", IsolationMode::Vrf, text), 3).is_empty());
+}
+
 #[test]
 fn a_stranger_has_no_intent() {
     let parsed = config::parse_fleet(&[("fleet.d/00.toml".into(), format!("{NODES}{MESH}"))]).unwrap();

@@ -4,9 +4,13 @@
 //! that packets which arrive through the other hub are accepted. A hub, and a node of a full mesh, has one multipoint
 //! link where each peer may carry only what the fleet gives it: that is source validation. In a mesh, the first hub that
 //! can be called also carries between members that can't.
+//!
+//! On a multipoint link some prefixes may be on several peers ([`LinkIntent::carriers`]): a virtual IP on each of its
+//! holders, and on a hub whatever isn't a node's own address on the other hubs, too. The routes say on which.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -14,7 +18,7 @@ use super::compile::{DEFAULT_MTU, Placed};
 use super::{LinkIntent, LinkKind, Notice, PeerIntent};
 use crate::model::address::canonical;
 use crate::model::network::{Network, Role, Routing, Topology};
-use crate::model::{LinkName, PublicKey, naming};
+use crate::model::{LinkName, Name, PublicKey, naming};
 
 /// The links of this host in one network, and the routes over them.
 pub(super) struct Wiring {
@@ -41,8 +45,8 @@ pub(super) fn wire(
 ) -> Wiring {
     match (network.topology, own.member.role) {
         (Topology::HubAndSpoke, Role::Hub) => {
-            let peers = others(members, own).map(|peer| (peer, keepalive_to(network, peer)));
-            multipoint(network, own, peers, None, &[])
+            let peers: Vec<_> = others(members, own).collect();
+            multipoint(network, own, &peers, None, &[])
         }
         (Topology::HubAndSpoke, Role::Spoke) => uplinks(network, members, own),
         (Topology::FullMesh, Role::Hub | Role::Spoke) => mesh(network, members, own, notices),
@@ -69,10 +73,7 @@ fn mesh(network: &Network, members: &[Placed<'_>], own: &Placed<'_>, notices: &m
             ),
         }));
     }
-    let peers = reachable
-        .into_iter()
-        .map(|peer| (peer, keepalive_to(network, peer)));
-    multipoint(network, own, peers, carrier, &apart)
+    multipoint(network, own, &reachable, carrier, &apart)
 }
 
 fn others<'m, 'a>(members: &'m [Placed<'a>], own: &Placed<'_>) -> impl Iterator<Item = &'m Placed<'a>> {
@@ -98,15 +99,23 @@ fn peer_intent(peer: &Placed<'_>, keepalive_seconds: u16, allowed_ips: BTreeSet<
         endpoints: peer.member.endpoints.to_vec(),
         port: peer.member.listen_port,
         keepalive_seconds,
+        addresses: [
+            Some(IpAddr::V6(peer.v6)),
+            peer.v4.map(IpAddr::V4),
+            Some(IpAddr::V6(peer.link_local)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
         allowed_ips,
     }
 }
 
 /// One link with a peer for each of `peers`; what is `behind` the hub is its peer's, too.
-fn multipoint<'m, 'a: 'm>(
+fn multipoint(
     network: &Network,
     own: &Placed<'_>,
-    peers: impl Iterator<Item = (&'m Placed<'a>, u16)>,
+    peers: &[&Placed<'_>],
     hub: Option<&Placed<'_>>,
     behind: &[&Placed<'_>],
 ) -> Wiring {
@@ -117,9 +126,10 @@ fn multipoint<'m, 'a: 'm>(
         mtu: network.mtu.unwrap_or(DEFAULT_MTU),
         listen_port: Some(own.member.listen_port),
         peers: BTreeMap::new(),
+        carriers: carriers(network, own, peers, hub, behind),
     };
     let mut routes = BTreeMap::new();
-    for (peer, keepalive) in peers {
+    for peer in peers {
         let is_hub = hub.is_some_and(|hub| hub.name() == peer.name());
         let further = behind
             .iter()
@@ -128,15 +138,57 @@ fn multipoint<'m, 'a: 'm>(
         let carried = canonical(peer.carried().chain(further));
         routes.extend(carried.iter().map(|net| (*net, name.clone())));
         let mut allowed = carried;
-        allowed.insert(IpNet::from(std::net::IpAddr::V6(peer.link_local)));
-        link.peers
-            .insert(peer.member.node.public_key, peer_intent(peer, keepalive, allowed));
+        allowed.insert(IpNet::from(IpAddr::V6(peer.link_local)));
+        let intent = peer_intent(peer, keepalive_to(network, peer), allowed);
+        link.peers.insert(peer.member.node.public_key, intent);
     }
     Wiring {
         links: vec![link],
         routes,
         shared: BTreeSet::new(),
     }
+}
+
+/// What more than one peer of a multipoint link may carry: a virtual IP with several holders, and where hubs are peers of a
+/// hub, whatever is behind any other peer. Nobody's own address is among it, nor a virtual IP that is here.
+fn carriers(
+    network: &Network,
+    own: &Placed<'_>,
+    peers: &[&Placed<'_>],
+    hub: Option<&Placed<'_>>,
+    behind: &[&Placed<'_>],
+) -> BTreeMap<IpNet, BTreeSet<PublicKey>> {
+    let key = |peer: &Placed<'_>| peer.member.node.public_key;
+    let direct = peers.iter().map(|peer| (peer.name(), key(peer)));
+    let by_hub = hub.map(key).into_iter();
+    let by_hub = by_hub.flat_map(|hub| behind.iter().map(move |member| (member.name(), hub)));
+    let reached: BTreeMap<&Name, PublicKey> = direct.chain(by_hub).collect();
+    let mut carriers: BTreeMap<IpNet, BTreeSet<PublicKey>> = BTreeMap::new();
+    for vip in &network.virtual_ips {
+        if !vip.held_by(own.name()) {
+            let holders = vip.holders.iter().filter_map(|holder| reached.get(holder));
+            carriers.insert(IpNet::from(vip.address), holders.copied().collect());
+        }
+    }
+    let others: BTreeSet<PublicKey> = match network.topology {
+        Topology::HubAndSpoke => {
+            let hubs = peers.iter().filter(|peer| peer.member.role == Role::Hub);
+            hubs.map(|hub| key(hub)).collect()
+        }
+        Topology::FullMesh => BTreeSet::new(),
+    };
+    if !others.is_empty() {
+        for peer in peers {
+            for lan in peer.lans() {
+                carriers.entry(lan).or_default().insert(key(peer));
+            }
+        }
+    }
+    for may in carriers.values_mut() {
+        may.extend(&others);
+    }
+    carriers.retain(|_, may| may.len() > 1);
+    carriers
 }
 
 /// One link per hub. What a hub alone carries goes over its own link; everything else over whichever is alive, in a
@@ -157,7 +209,7 @@ fn uplinks(network: &Network, members: &[Placed<'_>], own: &Placed<'_>) -> Wirin
             wiring.routes.entry(net).or_insert_with(|| name.clone());
         }
         let mut allowed = full.clone();
-        allowed.insert(IpNet::from(std::net::IpAddr::V6(hub.link_local)));
+        allowed.insert(IpNet::from(IpAddr::V6(hub.link_local)));
         let peer = peer_intent(hub, network.keepalive_seconds, allowed);
         let peers: BTreeMap<PublicKey, PeerIntent> = BTreeMap::from([(hub.member.node.public_key, peer)]);
         wiring.links.push(LinkIntent {
@@ -168,6 +220,7 @@ fn uplinks(network: &Network, members: &[Placed<'_>], own: &Placed<'_>) -> Wirin
             mtu: network.mtu.unwrap_or(DEFAULT_MTU),
             listen_port: (index == 0).then_some(own.member.listen_port),
             peers,
+            carriers: BTreeMap::new(),
         });
     }
     if let Some(first) = wiring.links.first().map(|link| link.name.clone()) {

@@ -72,6 +72,7 @@ pub fn network(id: u16, isolation: IsolationMode, lan: Option<&str>) -> NetworkI
             mtu: 1_380,
             listen_port: None,
             peers: BTreeMap::new(),
+            carriers: BTreeMap::new(),
         }],
         lans,
         vips: vec![VipIntent {

@@ -85,6 +85,7 @@ fn network(id: u16, choice: &Choice) -> NetworkIntent {
         mtu: 1_400 - u32::from(id),
         listen_port: None,
         peers: BTreeMap::new(),
+        carriers: BTreeMap::new(),
     });
     let mut routes = BTreeMap::new();
     let mut narrow = BTreeMap::new();

@@ -150,6 +150,7 @@ mod tests {
             ],
             port: 51_820,
             keepalive_seconds: 25,
+            addresses: BTreeSet::new(),
             allowed_ips: nets.iter().map(|net| net.parse().unwrap()).collect(),
         }
     }
@@ -165,6 +166,7 @@ mod tests {
             mtu: 1_420,
             listen_port: Some(51_820),
             peers: peers.into(),
+            carriers: BTreeMap::new(),
         };
         compile_device(&network(vec![]), &link)
     }

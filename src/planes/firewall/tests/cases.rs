@@ -68,6 +68,7 @@ pub(super) fn network(
                 mtu: 1420,
                 listen_port: None,
                 peers: BTreeMap::new(),
+                carriers: BTreeMap::new(),
             })
             .collect(),
         lans: Vec::new(),
