@@ -18,6 +18,9 @@ use super::network::NetworkId;
 /// The routing protocol number of our routes and rules.
 pub const ROUTE_PROTOCOL: u8 = 241;
 
+/// The protocol of routes that the kernel makes by itself (`RTPROT_KERNEL`): connected and local ones.
+pub const KERNEL_PROTOCOL: u8 = 2;
+
 /// The metric of our routes.
 pub const ROUTE_METRIC: u32 = 1024;
 

@@ -280,6 +280,10 @@ fn compile_routes(state: &mut State, network: &NetworkIntent) {
         }
         (key, route)
     });
+    for link in network.links.iter().filter(|link| !link.carriers.is_empty()) {
+        let followed = state.followed.entry(network.table).or_default();
+        followed.extend(link.carriers.keys());
+    }
     // In order already: collecting and appending is linear.
     state.routes.append(&mut routes.collect());
     for LanIntent {

@@ -491,6 +491,9 @@ impl<'a> Differ<'a> {
         if found.is_some_and(|found| found.to == *to) && !lost {
             return;
         }
+        if found.is_none() && self.yields(key) {
+            return;
+        }
         let op = match found {
             Some(_) => Op::ReplaceRoute {
                 key: key.clone(),
@@ -502,6 +505,15 @@ impl<'a> Differ<'a> {
             },
         };
         self.push(network, phase, op);
+    }
+
+    /// Whether another's route is in the place of this one, and may be.
+    fn yields(&self, key: &RouteKey) -> bool {
+        let is_followed = |nets: &BTreeSet<IpNet>| nets.contains(&key.destination);
+        let table = self.actual.fib.get(&key.table);
+        let found = table.and_then(|table| table.get(&key.destination));
+        self.desired.followed.get(&key.table).is_some_and(is_followed)
+            && found.is_some_and(|routes| routes.iter().any(|route| route.metric == key.metric))
     }
 
     /// Whether the kernel takes the routes by this device in the course of the plan, or has taken them.

@@ -422,6 +422,9 @@ impl Kernel {
             if key.destination.prefix_len() == 0 && *protocol != ROUTE_PROTOCOL {
                 raw.default_routes.extend(device);
             }
+            if desired.followed.contains_key(&key.table) {
+                raw.fib.push(show_fib(key, *protocol, to, device));
+            }
             if *protocol == ROUTE_PROTOCOL {
                 raw.routes.push(nl::Route {
                     table: key.table,
@@ -451,6 +454,24 @@ pub(crate) fn l3mdev(family: Family) -> Rule {
         priority: 1_000,
         selector: Selector::L3mdev,
         table: 0,
+    }
+}
+
+fn show_fib(key: &RouteKey, protocol: u8, to: &RouteTo, device: Option<u32>) -> nl::FibRoute {
+    let hop = |device, gateway| nl::FibHop { device, gateway };
+    nl::FibRoute {
+        table: key.table,
+        destination: key.destination,
+        metric: key.metric,
+        protocol,
+        hops: match to {
+            RouteTo::Unreachable => Vec::new(),
+            RouteTo::Link { gateway, .. } => vec![hop(device, *gateway)],
+            // By two routers at once.
+            RouteTo::Elsewhere => ["fe80::a1", "fe80::a2"]
+                .map(|router| hop(None, router.parse().ok()))
+                .to_vec(),
+        },
     }
 }
 

@@ -19,6 +19,6 @@ pub use compile::{Facts, compile};
 pub use diff::{Around, diff, render};
 pub use observe::{Raw, decode, observe, observe_facts};
 pub use state::{
-    Actual, Backend, Family, HostAddress, Interface, LINK_GROUP, Lan, Link, LinkType, MAIN_TABLE, Route,
-    RouteKey, RouteTo, Rule, Selector, State, route_key,
+    Actual, Backend, Family, Fib, FibRoute, HostAddress, Interface, LINK_GROUP, Lan, Link, LinkType,
+    MAIN_TABLE, NextHop, Route, RouteKey, RouteTo, Rule, Selector, State, route_key,
 };

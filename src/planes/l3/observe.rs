@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::model::LinkName;
-use crate::model::ownership::{LinkClass, MARK_MASK, ROUTE_PROTOCOL, link_class, owns_link};
+use crate::model::ownership::{KERNEL_PROTOCOL, LinkClass, MARK_MASK, ROUTE_PROTOCOL, link_class, owns_link};
 use crate::sys::netlink::{self as nl, Netlink, NetlinkError, RouteFilter, RouteKind, address_flag};
 use crate::sys::sysctl::{SysctlPath, Sysctls};
 
@@ -14,8 +14,9 @@ use super::apply::L3Error;
 use super::compile::Facts;
 use super::encode::LOOPBACK;
 use super::state::{
-    Actual, Backend, Family, HostAddress, Interface, LINK_GROUP, Lan, Link, LinkType, MAIN_TABLE, Route,
-    RouteKey, RouteTo, Rule, Selector, State, host_sysctl, link_sysctl, network_of_link, network_of_table,
+    Actual, Backend, Family, Fib, FibRoute, HostAddress, Interface, LINK_GROUP, Lan, Link, LinkType,
+    MAIN_TABLE, NextHop, Route, RouteKey, RouteTo, Rule, Selector, State, host_sysctl, link_sysctl,
+    network_of_link, network_of_table, route_key,
 };
 
 /// What was read, before it means anything.
@@ -29,6 +30,8 @@ pub struct Raw {
     pub routes: Vec<nl::Route>,
     /// All rules.
     pub rules: Vec<nl::Rule>,
+    /// The routes of the tables that are followed, in the kernel's order.
+    pub fib: Vec<nl::FibRoute>,
     /// The indexes of interfaces with a default route that isn't ours, among those asked for.
     pub default_routes: BTreeSet<u32>,
     /// The kernel parameters that are there, among those asked for.
@@ -99,6 +102,9 @@ pub async fn observe(netlink: &Netlink, sysctls: &Sysctls, desired: &State) -> R
             }
         }
     }
+    raw.fib = followed(netlink, families, &raw.links, desired)
+        .await
+        .map_err(section("routes"))?;
     for path in wanted_sysctls(&raw, &names, desired) {
         if let Some(value) = number(sysctls, &path)? {
             raw.sysctls.insert(path, value);
@@ -111,6 +117,39 @@ pub async fn observe(netlink: &Netlink, sysctls: &Sysctls, desired: &State) -> R
         raw.forwarding = forwarding(&raw, sysctls, desired)?;
     }
     Ok(decode(&raw, desired))
+}
+
+/// The routes of the tables that are followed. The main table may be that of the whole Internet: of it, only what goes out by
+/// our links.
+async fn followed(
+    netlink: &Netlink,
+    families: &[nl::Family],
+    links: &[nl::Link],
+    desired: &State,
+) -> Result<Vec<nl::FibRoute>, NetlinkError> {
+    let mut found = Vec::new();
+    for (table, nets) in &desired.followed {
+        let devices: Vec<Option<u32>> = if *table == MAIN_TABLE {
+            let routes = nets
+                .iter()
+                .filter_map(|net| desired.routes.get(&route_key(*table, *net)));
+            let names: BTreeSet<&LinkName> = routes.filter_map(|route| route.to.device()).collect();
+            let index = |name: &&LinkName| links.iter().find(|link| link.name == name.as_str());
+            names
+                .iter()
+                .filter_map(index)
+                .map(|link| Some(link.index))
+                .collect()
+        } else {
+            vec![None]
+        };
+        for &family in families {
+            for device in &devices {
+                found.extend(netlink.fib(family, *table, *device).await?);
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// The families that some interface of the underlay forwards.
@@ -279,6 +318,7 @@ pub fn decode(raw: &Raw, desired: &State) -> Actual {
             .and_modify(|route| route.to = RouteTo::Elsewhere)
             .or_insert(route);
     }
+    actual.fib = decode_fib(&raw.fib, &names);
     for rule in &raw.rules {
         if rule.l3mdev && !rule.other && rule.mark.is_none() && rule.iif.is_none() && rule.oif.is_none() {
             actual.l3mdev_rules.insert(family(rule.family));
@@ -286,6 +326,37 @@ pub fn decode(raw: &Raw, desired: &State) -> Actual {
         actual.state.rules.extend(decode_rule(rule));
     }
     actual
+}
+
+/// What the kernel makes by itself (connected and local routes) is no one's choice.
+fn decode_fib(routes: &[nl::FibRoute], names: &Names) -> Fib {
+    let foreign =
+        |route: &&nl::FibRoute| route.protocol != ROUTE_PROTOCOL && route.protocol != KERNEL_PROTOCOL;
+    let mut fib = Fib::new();
+    for route in routes.iter().filter(foreign) {
+        fib.entry(route.table)
+            .or_default()
+            .entry(route.destination)
+            .or_default();
+    }
+    if fib.is_empty() {
+        return fib;
+    }
+    for route in routes.iter().filter(|route| route.protocol != KERNEL_PROTOCOL) {
+        let table = fib.get_mut(&route.table);
+        if let Some(found) = table.and_then(|table| table.get_mut(&route.destination)) {
+            let hops = route.hops.iter().map(|hop| NextHop {
+                device: hop.device.and_then(|index| names.get(index)).cloned(),
+                gateway: hop.gateway,
+            });
+            found.push(FibRoute {
+                metric: route.metric,
+                protocol: route.protocol,
+                hops: hops.collect(),
+            });
+        }
+    }
+    fib
 }
 
 const fn family(family: nl::Family) -> Family {

@@ -206,7 +206,34 @@ pub struct State {
     /// Which networks have ports mapped in from the underlay, and in which families: some interface of the underlay must
     /// forward them.
     pub mapped: BTreeSet<(NetworkId, Family)>,
+    /// The prefixes of which the best route in a table says which peer carries them, by table. Others' routes to them are
+    /// read, and one that is in the place of ours stays there.
+    pub followed: BTreeMap<u32, BTreeSet<IpNet>>,
 }
+
+/// A route as the kernel forwards by it, whoever made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FibRoute {
+    /// The metric.
+    pub metric: u32,
+    /// The protocol (`RTPROT_*`).
+    pub protocol: u8,
+    /// Where it leads; empty where it refuses, drops or delivers here.
+    pub hops: Vec<NextHop>,
+}
+
+/// One next hop of a route. What the kernel doesn't say is none.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NextHop {
+    /// The link.
+    pub device: Option<LinkName>,
+    /// The router; of the other family where IPv4 goes by IPv6 (RFC 8950).
+    pub gateway: Option<IpAddr>,
+}
+
+/// By table, the destinations that others made a route to, each with all its routes, ours too. Of several with one metric
+/// the kernel takes the first.
+pub type Fib = BTreeMap<u32, BTreeMap<IpNet, Vec<FibRoute>>>;
 
 impl State {
     /// Takes out these links and what hangs on them.
@@ -219,6 +246,10 @@ impl State {
             Selector::From(_) | Selector::Own(_) | Selector::Mark(_) | Selector::L3mdev => true,
         });
         self.sysctls.retain(|path, _| !gone(sysctl_link(path).as_ref()));
+        for (table, nets) in &mut self.followed {
+            nets.retain(|net| self.routes.contains_key(&route_key(*table, *net)));
+        }
+        self.followed.retain(|_, nets| !nets.is_empty());
     }
 }
 
@@ -243,6 +274,8 @@ pub struct Actual {
     pub underlay: BTreeMap<IpAddr, LinkName>,
     /// The families that some interface of the underlay forwards; read only where `State::mapped` needs it.
     pub forwarding: BTreeSet<Family>,
+    /// The routes of others in the tables of `State::followed`.
+    pub fib: Fib,
 }
 
 impl Default for Actual {
@@ -258,6 +291,7 @@ impl Default for Actual {
             ipv6: true,
             underlay: BTreeMap::new(),
             forwarding: BTreeSet::new(),
+            fib: Fib::new(),
         }
     }
 }

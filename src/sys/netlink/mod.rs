@@ -13,6 +13,7 @@
 )]
 
 mod events;
+mod fib;
 mod types;
 mod wire;
 
@@ -29,6 +30,7 @@ use netlink_packet_route::rule::RuleMessage;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 
 pub use events::Events;
+pub use fib::{FibHop, FibRoute};
 pub use types::{
     AddMode, Address, Event, Family, Hop, Link, NewLink, NewLinkKind, Route, RouteAnswer, RouteFilter,
     RouteKind, RouteQuestion, Rule, Write, address_flag, scope,

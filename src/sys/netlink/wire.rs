@@ -113,7 +113,7 @@ pub(super) fn decode_address(message: &AddressMessage) -> Option<Address> {
     })
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(ip) => Some(IpAddr::V4(*ip)),
         RouteAddress::Inet6(ip) => Some(IpAddr::V6(*ip)),
@@ -121,14 +121,14 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-const fn unspecified(family: Family) -> IpAddr {
+pub(super) const fn unspecified(family: Family) -> IpAddr {
     match family {
         Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     }
 }
 
-fn known_family(family: AddressFamily) -> Option<Family> {
+pub(super) fn known_family(family: AddressFamily) -> Option<Family> {
     match family {
         AddressFamily::Inet => Some(Family::V4),
         AddressFamily::Inet6 => Some(Family::V6),
