@@ -96,31 +96,35 @@ pub fn turning_links(desired: &Desired) -> BTreeSet<LinkName> {
 }
 
 /// What moves to keys that their nodes use now: added to the new peer only, so that nothing is on no peer meanwhile.
-/// The same is among the changes of a whole plan; this is what doesn't wait for one.
+/// The same is among the changes of a whole plan; this is what doesn't wait for one. What another node carries stays there.
 #[must_use]
 pub fn key_moves(desired: &Desired, actual: &Actual) -> Vec<Change> {
-    let turned = with_next_keys(desired, actual);
     let mut moves = Vec::new();
-    for link in turning_links(desired) {
-        let (Some(device), Some(found)) = (turned.devices.get(&link), actual.devices.get(&link)) else {
+    for (link, device) in desired.devices.iter().filter(|(_, device)| is_turning(device)) {
+        let Some(found) = actual.devices.get(link) else {
             continue;
         };
-        for (public_key, peer) in device
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.next_public_key.is_some())
-        {
-            let Some(known) = found.peers.get(public_key) else {
+        for (public_key, peer) in &device.peers {
+            let Some(next) = peer.next_public_key else {
                 continue;
             };
-            let missing: BTreeSet<_> = peer.allowed_ips.difference(&known.allowed_ips).copied().collect();
+            let in_use = found.key_in_use(*public_key, Some(next));
+            let idle = if in_use == next { public_key } else { &next };
+            let (Some(known), Some(idle)) = (found.peers.get(&in_use), found.peers.get(idle)) else {
+                continue;
+            };
+            let behind = idle.allowed_ips.intersection(&peer.allowed_ips);
+            let missing: BTreeSet<_> = behind
+                .filter(|net| !known.allowed_ips.contains(*net))
+                .copied()
+                .collect();
             if !missing.is_empty() {
                 moves.push(Change::UpdatePeer {
                     target: Target {
                         network: device.network,
                         link: link.clone(),
                     },
-                    public_key: *public_key,
+                    public_key: in_use,
                     node: peer.node.clone(),
                     delta: PeerDelta {
                         allowed_ips: missing,

@@ -66,6 +66,28 @@ fn what_a_node_carries_moves_to_its_next_key_and_is_never_on_no_peer() {
 }
 
 #[test]
+fn what_another_node_carries_by_now_is_left_to_it() {
+    let turning = DesiredPeer {
+        next_public_key: Some(key(2)),
+        ..peer(&[1, 2], &[])
+    };
+    let announced = desired([(key(1), turning), (key(3), peer(&[3], &[]))]);
+    let mut device = settled_device([
+        (key(1), settled(&peer(&[1], &[]), None, ago(20))),
+        (key(2), settled(&peer(&[], &[]), None, ago(1))),
+        (key(3), settled(&peer(&[2, 3], &[]), None, ago(5))),
+    ]);
+    let moves = key_moves(&announced, &actual(device.clone()));
+    assert!(
+        matches!(&moves[..], [Change::UpdatePeer { public_key, delta, .. }]
+            if *public_key == key(2) && delta.allowed_ips == BTreeSet::from([net(1)])),
+        "{moves:?}"
+    );
+    apply_to(&mut device, &moves);
+    assert_eq!(key_moves(&announced, &actual(device)), []);
+}
+
+#[test]
 fn an_operator_is_told_how_a_rotation_stands() {
     let peers = |next| {
         let hub = DesiredPeer {
