@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
+use tokio::sync::watch;
 
 use resolver::Resolver;
 
@@ -127,6 +128,8 @@ pub struct RealHost {
     sizes: ways::Sizes,
     holes: holes::Looks,
     paths: PathMtus,
+    /// The tables in which the routes of others matter, for who listens to events.
+    followed: watch::Sender<BTreeSet<u32>>,
 }
 
 /// The time of day.
@@ -236,6 +239,7 @@ impl RealHost {
             sizes: ways::Sizes::default(),
             holes: holes::Looks::default(),
             paths: PathMtus::new(),
+            followed: watch::Sender::new(BTreeSet::new()),
         })
     }
 
@@ -395,6 +399,15 @@ impl RealHost {
         &self,
         target: &Target,
     ) -> (Result<l3::Actual, String>, Result<wireguard::Actual, String>) {
+        // Before anything is read: what changes meanwhile is heard.
+        let followed: BTreeSet<u32> = target.l3.followed.keys().copied().collect();
+        self.followed.send_if_modified(|known| {
+            let is_new = *known != followed;
+            if is_new {
+                *known = followed;
+            }
+            is_new
+        });
         let l3 = l3::observe(&self.netlink, &self.sysctls, &target.l3)
             .await
             .map_err(|error| chain(&error));

@@ -1,10 +1,11 @@
 //! What happens to the host.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::{HostError, RealHost};
 use crate::model::ownership;
@@ -19,6 +20,8 @@ pub struct Events {
     netlink: netlink::Events,
     nft: NftEvents,
     resolved: Arc<Notify>,
+    /// The tables in which the routes of others matter.
+    followed: watch::Receiver<BTreeSet<u32>>,
 }
 
 impl RealHost {
@@ -31,6 +34,7 @@ impl RealHost {
             netlink: Netlink::subscribe()?,
             nft: NftEvents::subscribe(ownership::NFT_TABLE).map_err(HostError::Nft)?,
             resolved: Arc::clone(&self.resolver.late),
+            followed: self.followed.subscribe(),
         })
     }
 }
@@ -61,7 +65,7 @@ impl Events {
                     }
                 },
                 event = self.netlink.next() => match event {
-                    Some(event) if concerns(&event) => return DEBOUNCE,
+                    Some(event) if concerns(&event, &self.followed.borrow()) => return DEBOUNCE,
                     Some(_) => {}
                     None => {
                         tracing::warn!("events are lost: changes are seen at the next round");
@@ -73,14 +77,52 @@ impl Events {
     }
 }
 
-/// Whether an event can be about something of ours, or about a LAN interface. Routes that others own are many (a full
-/// BGP table), and never ours.
-fn concerns(event: &netlink::Event) -> bool {
+/// Whether an event can be about something of ours, about a LAN interface, or about a route that AllowedIPs follow. Other
+/// routes of others are many (a full BGP table), and never ours.
+fn concerns(event: &netlink::Event, followed: &BTreeSet<u32>) -> bool {
     match event {
-        netlink::Event::Route { route, .. } => route.protocol == ownership::ROUTE_PROTOCOL,
+        netlink::Event::Route { route, .. } => match route.protocol {
+            ownership::ROUTE_PROTOCOL => true,
+            ownership::KERNEL_PROTOCOL => false,
+            _ => followed.contains(&route.table),
+        },
         netlink::Event::Link { .. }
         | netlink::Event::Address { .. }
         | netlink::Event::Rule { .. }
         | netlink::Event::Resync => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_of_others_concern_where_they_are_followed() {
+        let event = |protocol, table| netlink::Event::Route {
+            route: netlink::Route {
+                table,
+                destination: "10.20.0.0/24".parse().unwrap(),
+                metric: 0,
+                protocol,
+                kind: netlink::RouteKind::Unicast,
+                device: Some(4),
+                gateway: None,
+                source: None,
+                other: false,
+            },
+            gone: true,
+        };
+        let followed = BTreeSet::from([10_001]);
+        let asked = [
+            (241, 254),
+            (4, 10_001),
+            (186, 10_001),
+            (186, 10_002),
+            (186, 254),
+            (2, 10_001),
+        ];
+        let concern = asked.map(|(protocol, table)| concerns(&event(protocol, table), &followed));
+        assert_eq!(concern, [true, true, true, false, false, false]);
     }
 }

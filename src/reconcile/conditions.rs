@@ -95,9 +95,13 @@ fn pending(left: &Plan, found: &mut BTreeMap<(PlaneName, Option<NetworkId>), (Co
     }
     for blocked in &left.blocked {
         let reason = format!("{}; {}", blocked.blocked.reason, blocked.blocked.fix);
-        found.insert(
-            (blocked.plane, blocked.blocked.network),
-            (ConditionState::Blocked, reason),
-        );
+        let entry = found
+            .entry((blocked.plane, blocked.blocked.network))
+            .or_insert((ConditionState::Converged, String::new()));
+        if entry.0 == ConditionState::Blocked {
+            entry.1 = format!("{}; and {reason}", entry.1);
+        } else {
+            *entry = (ConditionState::Blocked, reason);
+        }
     }
 }

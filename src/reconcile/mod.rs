@@ -13,6 +13,7 @@
 
 mod conditions;
 mod execute;
+mod fib;
 mod guard;
 pub mod holes;
 mod order;

@@ -5,11 +5,11 @@ use std::fmt;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{Change, Observation, Target, guard, holes, order, uplinks};
+use super::{Change, Observation, Target, fib, guard, holes, order, uplinks};
 use crate::intent::{Blocked, Notice};
 use crate::model::fleet::FleetDigest;
 use crate::model::{Name, NetworkId};
-use crate::planes::{Phase, PlaneName, firewall, l3, wireguard};
+use crate::planes::{Difference, Phase, PlaneName, firewall, l3, wireguard};
 
 /// What makes the host as the target says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -147,23 +147,15 @@ pub fn plan(target: &Target, observation: &Observation) -> Plan {
         }
         Err(reason) => {
             note(PlaneName::L3, reason);
-            crate::planes::Difference::default()
+            Difference::default()
         }
     };
+    let mut followed = fib::follow(target, observation.l3.as_ref().ok());
     let wireguard = match &observation.wireguard {
-        Ok(actual) => {
-            let facts = wireguard::Facts {
-                own_key: &target.own_key,
-                names: &observation.names,
-                ways: &observation.ways,
-                calls: &observation.calls,
-                now: observation.now,
-            };
-            wireguard::diff(&target.wireguard, actual, facts)
-        }
+        Ok(actual) => plan_wireguard(target, observation, actual, &mut followed),
         Err(reason) => {
             note(PlaneName::Wireguard, reason);
-            crate::planes::Difference::default()
+            Difference::default()
         }
     };
     let settled = target.key_matches()
@@ -175,7 +167,7 @@ pub fn plan(target: &Target, observation: &Observation) -> Plan {
         Ok(actual) => firewall::diff(&target.firewall, actual, observation.verified.as_ref(), settled),
         Err(reason) => {
             note(PlaneName::Firewall, reason);
-            crate::planes::Difference::default()
+            Difference::default()
         }
     };
     let found = guard::Found {
@@ -194,14 +186,41 @@ pub fn plan(target: &Target, observation: &Observation) -> Plan {
         steps: changes.into_iter().map(step).collect(),
         blocked,
         unreadable,
-        notices: notices(target, observation),
+        notices: noted(target, observation, followed.notices),
     }
+}
+
+fn plan_wireguard(
+    target: &Target,
+    observation: &Observation,
+    actual: &wireguard::Actual,
+    followed: &mut fib::Followed<'_>,
+) -> Difference<wireguard::Change> {
+    let facts = wireguard::Facts {
+        own_key: &target.own_key,
+        names: &observation.names,
+        ways: &observation.ways,
+        calls: &observation.calls,
+        now: observation.now,
+    };
+    let mut difference = wireguard::diff(&followed.desired, actual, facts);
+    // A configuration that is another host's says nothing of this one's routes.
+    if target.key_matches() {
+        difference.blocked.append(&mut followed.blocked);
+    }
+    difference
 }
 
 /// What the operator should know, of the fleet and of this host as it was observed.
 #[must_use]
 pub fn notices(target: &Target, observation: &Observation) -> Vec<Notice> {
+    let followed = fib::follow(target, observation.l3.as_ref().ok());
+    noted(target, observation, followed.notices)
+}
+
+fn noted(target: &Target, observation: &Observation, followed: Vec<Notice>) -> Vec<Notice> {
     let mut notices = target.intent.notices.clone();
+    notices.extend(followed);
     if let Ok(actual) = &observation.wireguard {
         let notes = wireguard::rotation_notes(&target.wireguard, actual, &target.own_key, observation.now);
         notices.extend(notes);

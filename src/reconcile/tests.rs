@@ -1,6 +1,7 @@
 //! Random fleets on a host in memory: every way leads there, failing steps leave nothing open, foreign objects stay.
 
 mod failures;
+mod following;
 mod memory;
 
 use std::collections::BTreeSet;
