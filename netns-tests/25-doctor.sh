@@ -34,6 +34,12 @@ NFT
 expect "a chain like docker's is found" 'foreign_chains warning' found
 check "with the way through it" eval 'fix foreign_chains | grep -q "iptables -I DOCKER-USER -i sdwan-+ -j ACCEPT"'
 check "it may be in the way: no failure" sdw s1 doctor
+# What the fix does, in nft's words: there may be no iptables here.
+for way in 'iifname "sdwan-*"' 'iifname "wg-sdwan-*"' 'oifname "wg-sdwan-*"'; do
+  check "the way through it has $way" eval '[[ $(fix foreign_chains) = *" -${way:0:1} $(cut -d\" -f2 <<<"$way" | tr "*" +) -j ACCEPT"* ]]'
+done
+for way in 'iifname "sdwan-*"' 'iifname "wg-sdwan-*"' 'oifname "wg-sdwan-*"'; do on s1 nft insert rule ip filter DOCKER-USER "$way" counter accept; done
+expect "once that is done, it is in nobody's way" '' found
 on s1 nft delete table ip filter
 # An input chain of the operator's own, which closes the port of the overlay.
 on s1 nft -f - <<'NFT'
@@ -45,6 +51,7 @@ expect "one that closes the port is found" 'foreign_chains warning' found
 way=$(fix foreign_chains)
 check "and its fix, done as it is written," on s1 sh -c "$way"
 wait_for "lets the overlay through" 10 prints reply oping s1 1 "$(v6 1 1)"
+expect "and is the end of it" '' found
 on s1 nft delete table inet mine
 
 # The hub carries what is others'; s2 never calls it.

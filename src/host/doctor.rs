@@ -41,13 +41,13 @@ pub async fn look(
         release: text_of(Path::new("/proc/sys/kernel/osrelease"))
             .map(|text| text.unwrap_or_default().trim().to_owned()),
         overlay,
-        config: loaded.as_ref().map(ports).map_err(Clone::clone),
+        config: loaded.as_ref().map(|_| ()).map_err(Clone::clone),
         daemon,
         wireguard: has_kind("wireguard").await,
         vrf: has_kind("vrf").await,
         nft: version("nft").await,
         conntrack: version("conntrack").await,
-        chains: chains().await,
+        foreign: foreign().await,
         legacy: legacy(Path::new("/proc/net")),
         strict: strict(Path::new("/proc/sys/net/ipv4/conf")),
         networkd: networkd(Path::new("/")),
@@ -55,14 +55,6 @@ pub async fn look(
         files: files(config, own),
         disks: disks(own),
     }
-}
-
-/// Where this node listens on the underlay.
-fn ports(loaded: &Loaded) -> Vec<u16> {
-    let fleet = &loaded.fleet;
-    let members = fleet.networks.values().flat_map(|network| fleet.members(network));
-    let ours = members.filter(|member| member.node.name == loaded.host.node);
-    ours.map(|member| member.listen_port).collect()
 }
 
 async fn has_kind(kind: &str) -> Result<bool, String> {

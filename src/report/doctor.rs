@@ -8,7 +8,7 @@
 //! | `conditions` | something isn't as the fleet says | |
 //! | `wireguard`, `vrf` | it can't be found out | the kernel has none: the embedded device, rules instead of VRFs |
 //! | `nft`, `conntrack` | it isn't there | |
-//! | `foreign_chains` | | a base chain of others drops what nobody accepts |
+//! | `foreign_chains` | | a base chain of others drops what is the overlay's |
 //! | `rp_filter` | | strict: packets that come back another way are dropped |
 //! | `forwarding` | it is off where this host carries what is others' | |
 //! | `handshakes` | | peers that haven't shaken hands lately |
@@ -19,6 +19,7 @@
 //! | `files` | a secret others can read, a file others can write | |
 //! | `disk` | nothing is left | little is left |
 
+mod chains;
 mod overlay;
 
 use std::fmt;
@@ -27,8 +28,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::model::ownership;
+use super::foreign::Ruleset;
 
+pub(super) use chains::way_through;
+pub use chains::{Chain, Entrance};
 pub use overlay::{Listener, Overlay, Silent, Unreached, silent, unreached};
 
 /// How a check came out.
@@ -63,21 +66,6 @@ pub struct Diagnosis {
     pub verdict: Verdict,
     /// All of them.
     pub checks: Vec<Check>,
-}
-
-/// A chain of nftables: one that hangs on no hook is called by others.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chain {
-    /// `ip`, `ip6`, `inet`.
-    pub family: String,
-    /// Its table.
-    pub table: String,
-    /// Its name.
-    pub name: String,
-    /// Where it hangs: `input`, `forward`, `output`; empty where it does not.
-    pub hook: String,
-    /// Whether what no rule of it accepts is dropped.
-    pub drops: bool,
 }
 
 /// systemd-networkd.
@@ -127,8 +115,8 @@ pub enum DaemonFact {
 /// What was found out; what couldn't be says why.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// The configuration: the ports it listens on, or its errors.
-    pub config: Result<Vec<u16>, String>,
+    /// The configuration, or its errors.
+    pub config: Result<(), String>,
     /// The daemon.
     pub daemon: DaemonFact,
     /// The kernel's release.
@@ -143,8 +131,8 @@ pub struct Facts {
     pub nft: Result<String, String>,
     /// The version of `conntrack`.
     pub conntrack: Result<String, String>,
-    /// nftables' base chains of others.
-    pub chains: Result<Vec<Chain>, String>,
+    /// nftables' chains of others.
+    pub foreign: Result<Ruleset, String>,
     /// Tables of the older iptables, which nft doesn't show.
     pub legacy: Result<Vec<String>, String>,
     /// Interfaces whose reverse path filter is strict.
@@ -200,7 +188,7 @@ pub fn examine(facts: &Facts) -> Diagnosis {
     config(facts, &mut found);
     kernel(facts, &mut found);
     tools(facts, &mut found);
-    chains(facts, &mut found);
+    chains::judge(facts, &mut found);
     network(facts, &mut found);
     if let Some(overlay) = &facts.overlay {
         overlay::judge(overlay, &mut found);
@@ -215,7 +203,7 @@ pub fn examine(facts: &Facts) -> Diagnosis {
 
 fn config(facts: &Facts, found: &mut Found) {
     match &facts.config {
-        Ok(_) => found.ok("config", "the configuration is good"),
+        Ok(()) => found.ok("config", "the configuration is good"),
         Err(errors) => found.fail("config", errors, "sdwand check"),
     }
     match &facts.daemon {
@@ -269,91 +257,6 @@ fn tools(facts: &Facts, found: &mut Found) {
             Ok(version) => found.ok(check, version),
             Err(error) => found.fail(check, error, fix),
         }
-    }
-}
-
-fn chains(facts: &Facts, found: &mut Found) {
-    let chains = match &facts.chains {
-        Ok(chains) => chains,
-        Err(error) => return found.fail("foreign_chains", error, ROOT),
-    };
-    let before = found.0.len();
-    for chain in chains {
-        if let Some(fix) = way_through(chain, chains, facts.config.as_deref().unwrap_or_default()) {
-            let Chain {
-                family,
-                table,
-                name,
-                hook,
-                ..
-            } = chain;
-            let text = format!(
-                "{family} {table} {name} ({hook}) drops what no rule of its own accepts: the overlay's packets, too"
-            );
-            found.warn("foreign_chains", text, fix);
-        }
-    }
-    match &facts.legacy {
-        Err(error) => found.fail("foreign_chains", error, ROOT),
-        Ok(tables) if tables.is_empty() => {}
-        Ok(tables) => {
-            let text = format!(
-                "iptables-legacy is in use ({}), which nft doesn't show",
-                tables.join(", ")
-            );
-            found.warn(
-            "foreign_chains",
-            text,
-            "iptables-legacy -S FORWARD; better: update-alternatives --set iptables /usr/sbin/iptables-nft",
-        );
-        }
-    }
-    if found.0.len() == before {
-        found.ok("foreign_chains", "none drops what it doesn't know");
-    }
-}
-
-/// How the overlay gets through a chain that drops what it doesn't know; none where it isn't in the way. The wildcards are
-/// those of our links and VRFs: in `forward`, what comes in by a VRF's link has the VRF's name.
-pub(super) fn way_through(chain: &Chain, all: &[Chain], ports: &[u16]) -> Option<String> {
-    if (chain.family.as_str(), chain.table.as_str()) == ("inet", ownership::NFT_TABLE) {
-        return None;
-    }
-    let is_firewalld = chain.table == "firewalld" && chain.name.starts_with("filter_");
-    if !chain.drops && !is_firewalld {
-        return None;
-    }
-    let beside = |name: &str| {
-        all.iter()
-            .any(|other| other.family == chain.family && other.name == name)
-    };
-    let tool = if chain.family == "ip6" {
-        "ip6tables"
-    } else {
-        "iptables"
-    };
-    let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
-    match chain.hook.as_str() {
-        _ if is_firewalld => Some(
-            "firewall-cmd --permanent --zone=trusted --add-interface=sdwan-1 (each VRF and link of `ip link show group 241`); firewall-cmd --reload"
-                .to_owned(),
-        ),
-        "forward" if beside("DOCKER-USER") => Some(format!(
-            "{tool} -I DOCKER-USER -i sdwan-+ -j ACCEPT; {tool} -I DOCKER-USER -o wg-sdwan-+ -j ACCEPT"
-        )),
-        "forward" if beside("ufw-before-forward") || beside("ufw6-before-forward") => Some(
-            "ufw route allow in on sdwan-1; ufw route allow out on wg-sdwan-1 (each network's)".to_owned(),
-        ),
-        "forward" => Some(format!(
-            "nft insert rule {f} {t} {c} iifname {{ \"sdwan-*\", \"wg-sdwan-*\" }} accept; nft insert rule {f} {t} {c} oifname \"wg-sdwan-*\" accept",
-            f = chain.family, t = chain.table, c = chain.name
-        )),
-        "input" if ports.is_empty() => None,
-        "input" => Some(format!(
-            "nft insert rule {f} {t} {c} udp dport {{ {} }} accept; nft insert rule {f} {t} {c} iifname {{ \"sdwan-*\", \"wg-sdwan-*\" }} accept",
-            ports.join(", "), f = chain.family, t = chain.table, c = chain.name
-        )),
-        _ => None,
     }
 }
 

@@ -14,12 +14,16 @@ use crate::model::ownership::NFT_TABLE;
 /// How deep chains call each other at most (the kernel's own limit is 16).
 const DEPTH: usize = 16;
 
+/// The name of an interface that isn't known.
+pub const UNKNOWN: &str = "?";
+
 /// A packet as these chains see it.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen<'a> {
     /// The hook: `input`, `forward`, `output`.
     pub hook: &'a str,
-    /// The name of the interface that it comes in by: under a VRF, the VRF's. Empty in `output`.
+    /// The name of the interface that it comes in by: under a VRF, the VRF's. Empty in `output`; [`UNKNOWN`] where it may be
+    /// any.
     pub iif: &'a str,
     /// The name of the interface that it goes out by; empty in `input`.
     pub oif: &'a str,
@@ -72,6 +76,20 @@ impl BaseChain {
             drops: self.drops,
         }
     }
+
+    /// The same as one that drops at its end: where a rule of it does.
+    #[must_use]
+    pub fn dropping(&self) -> Self {
+        Self {
+            drops: true,
+            ..self.clone()
+        }
+    }
+
+    fn sees(&self, seen: &Seen<'_>) -> bool {
+        let family = if seen.source.is_ipv4() { "ip" } else { "ip6" };
+        self.hook == seen.hook && (self.family == "inet" || self.family == family)
+    }
 }
 
 impl fmt::Display for BaseChain {
@@ -102,6 +120,8 @@ pub struct Ruleset {
 struct Ways {
     accepts: bool,
     drops: bool,
+    /// Whether it drops by what can be read of it: no rule that may not apply, nor behind one that may have left.
+    refuses: bool,
     goes_on: bool,
 }
 
@@ -110,6 +130,7 @@ impl Ways {
         Self {
             accepts: self.accepts || other.accepts,
             drops: self.drops || other.drops,
+            refuses: self.refuses || other.refuses,
             goes_on: self.goes_on || other.goes_on,
         }
     }
@@ -161,31 +182,42 @@ impl Ruleset {
         }
     }
 
-    /// How the overlay gets through a chain, with what is there: the tool that made it, or nft. `ports`: where this node
-    /// listens on the underlay.
+    /// The chains on hooks, in the order in which packets meet them.
     #[must_use]
-    pub fn way_through(&self, chain: &BaseChain, ports: &[u16]) -> Option<String> {
-        let chain = doctor::Chain {
-            drops: true,
-            ..chain.chain()
-        };
-        doctor::way_through(&chain, &self.chains, ports)
+    pub fn bases(&self) -> &[BaseChain] {
+        &self.bases
+    }
+
+    /// How the overlay gets through a chain that drops, with what is there: the tool that made it, or nft. None where it isn't
+    /// in the way.
+    #[must_use]
+    pub fn way_through(&self, chain: &BaseChain, entrances: &[doctor::Entrance]) -> Option<String> {
+        doctor::way_through(&chain.chain(), &self.chains, entrances)
+    }
+
+    /// Whether a chain lets a packet pass as far as its rules can be read: what `iptables` asks by its extensions can't. One
+    /// that doesn't see it does.
+    #[must_use]
+    pub fn lets_pass(&self, base: &BaseChain, seen: &Seen<'_>) -> bool {
+        !base.sees(seen) || !self.through(base, seen).refuses
+    }
+
+    fn through(&self, base: &BaseChain, seen: &Seen<'_>) -> Ways {
+        let mut ways = self.run(base, &base.name, seen, 0);
+        if ways.goes_on {
+            ways.accepts |= !base.drops;
+            ways.drops |= base.drops;
+            ways.refuses |= base.drops;
+        }
+        ways
     }
 
     /// What becomes of a packet: the first chain that drops it, else the first that may.
     #[must_use]
     pub fn fate(&self, seen: &Seen<'_>) -> Fate {
-        let family = if seen.source.is_ipv4() { "ip" } else { "ip6" };
         let mut unclear = None;
-        for base in &self.bases {
-            if base.hook != seen.hook || (base.family != "inet" && base.family != family) {
-                continue;
-            }
-            let mut ways = self.run(base, &base.name, seen, 0);
-            if ways.goes_on {
-                ways.accepts |= !base.drops;
-                ways.drops |= base.drops;
-            }
+        for base in self.bases.iter().filter(|base| base.sees(seen)) {
+            let ways = self.through(base, seen);
             match (ways.accepts, ways.drops) {
                 (_, false) => {}
                 (false, true) => return Fate::Dropped(base.clone()),
@@ -198,6 +230,8 @@ impl Ruleset {
     fn run(&self, base: &BaseChain, chain: &str, seen: &Seen<'_>, depth: usize) -> Ways {
         let key = (base.family.clone(), base.table.clone(), chain.to_owned());
         let mut ways = Ways::default();
+        // Whether a rule that can't be read may have left the chain.
+        let mut in_doubt = false;
         let on = Ways {
             goes_on: true,
             ..Ways::default()
@@ -206,6 +240,7 @@ impl Ruleset {
             return Ways {
                 accepts: true,
                 drops: true,
+                refuses: false,
                 goes_on: true,
             };
         }
@@ -222,6 +257,7 @@ impl Ruleset {
                 },
                 Some(Verdict::Drop) => Ways {
                     drops: true,
+                    refuses: true,
                     ..Ways::default()
                 },
                 Some(Verdict::Return) => {
@@ -229,24 +265,30 @@ impl Ruleset {
                     if sure == Some(true) {
                         return ways;
                     }
+                    in_doubt = true;
                     continue;
                 }
                 Some(Verdict::Jump(to)) => self.run(base, &to, seen, depth + 1),
                 Some(Verdict::Goto(to)) => {
-                    ways = ways.with(self.run(base, &to, seen, depth + 1));
+                    let mut found = self.run(base, &to, seen, depth + 1);
+                    found.refuses &= sure == Some(true) && !in_doubt;
+                    ways = ways.with(found);
                     if sure == Some(true) {
                         return ways;
                     }
+                    in_doubt = true;
                     continue;
                 }
                 Some(Verdict::Unknown) => Ways {
                     accepts: true,
                     drops: true,
+                    refuses: false,
                     goes_on: true,
                 },
             };
             ways.accepts |= found.accepts;
             ways.drops |= found.drops;
+            ways.refuses |= found.refuses && sure == Some(true) && !in_doubt;
             if sure == Some(true) && !found.goes_on {
                 return ways;
             }
@@ -396,6 +438,9 @@ fn protocol(right: &Value, seen: &Seen<'_>) -> Option<bool> {
 
 /// An interface's name; nft writes a wildcard as a star at the end.
 fn named(right: &Value, name: &str) -> Option<bool> {
+    if name == UNKNOWN {
+        return None;
+    }
     one_of(right, &|value| {
         Some(match value.strip_suffix('*') {
             Some(prefix) => name.starts_with(prefix),

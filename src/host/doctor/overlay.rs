@@ -10,7 +10,7 @@ use crate::planes::l3;
 use crate::planes::wireguard::Names;
 use crate::reconcile::holes::questions;
 use crate::report::chain;
-use crate::report::doctor::{Listener, Overlay, silent, unreached};
+use crate::report::doctor::{Entrance, Listener, Overlay, silent, unreached};
 
 use super::{run, text_of};
 
@@ -49,7 +49,9 @@ pub(super) async fn look(loaded: &Loaded) -> Result<Overlay, String> {
         Ok(listeners) => unreached(&wanted.intent, listeners),
         Err(_) => Vec::new(),
     };
+    let networks = wanted.intent.networks.values();
     Ok(Overlay {
+        entrances: networks.map(Entrance::of).collect(),
         not_forwarding: not_forwarding(&wanted.l3, &l3),
         silent: silent(&wanted.intent, &wanted.wireguard, &wireguard, &kept_alive, now),
         holes: holes::holes(holes),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use super::{Found, ROOT};
+use super::{Entrance, Found, ROOT};
 use crate::intent::{HostIntent, IsolationMode};
 use crate::model::network::{Action, PortRange, Protocol};
 use crate::model::{LinkName, Name};
@@ -17,6 +17,8 @@ const NAMED: usize = 8;
 /// What was found of the overlay on this host.
 #[derive(Clone, Debug)]
 pub struct Overlay {
+    /// Where its networks meet the chains of others.
+    pub entrances: Vec<Entrance>,
     /// The kernel parameters that make this host forward and are off, as `sysctl(8)` takes them.
     pub not_forwarding: Vec<String>,
     /// Peers without a fresh handshake.
@@ -33,6 +35,7 @@ impl Default for Overlay {
     /// Nothing amiss.
     fn default() -> Self {
         Self {
+            entrances: Vec::new(),
             not_forwarding: Vec::new(),
             silent: Vec::new(),
             holes: Vec::new(),

@@ -9,10 +9,11 @@ use crate::reconcile::holes::Hole;
 
 fn healthy() -> Facts {
     Facts {
-        config: Ok(vec![51_820]),
+        config: Ok(()),
         daemon: DaemonFact::Amiss(Vec::new()),
         release: Ok("6.1.0-28-amd64".to_owned()),
         overlay: Some(Ok(Overlay {
+            entrances: vec![entrance()],
             listeners: Ok(vec![listener(22)]),
             ..Overlay::default()
         })),
@@ -20,7 +21,10 @@ fn healthy() -> Facts {
         vrf: Ok(true),
         nft: Ok("nftables v1.0.6".to_owned()),
         conntrack: Ok("conntrack v1.4.7".to_owned()),
-        chains: Ok(vec![chain("inet", "sdwand", "forward", "forward", true)]),
+        foreign: Ok(ruleset(
+            &[chain("inet", "sdwand", "forward", "forward", true)],
+            &[],
+        )),
         legacy: Ok(Vec::new()),
         strict: Ok(Vec::new()),
         networkd: Networkd::default(),
@@ -30,15 +34,37 @@ fn healthy() -> Facts {
     }
 }
 
-fn chain(family: &str, table: &str, name: &str, hook: &str, drops: bool) -> Chain {
-    let [family, table, name, hook] = [family, table, name, hook].map(str::to_owned);
-    Chain {
-        family,
-        table,
-        name,
-        hook,
-        drops,
+fn entrance() -> Entrance {
+    Entrance {
+        ports: vec![51_820],
+        comes_by: vec!["sdwan-1".to_owned()],
+        links: vec!["wg-sdwan-1".to_owned()],
+        lans: vec!["lan0".to_owned()],
+        addresses: vec!["fd12::1".parse().unwrap(), "100.64.1.1".parse().unwrap()],
     }
+}
+
+/// A chain, as nft lists it.
+fn chain(family: &str, table: &str, name: &str, hook: &str, drops: bool) -> String {
+    let policy = if drops { "drop" } else { "accept" };
+    let base = if hook.is_empty() {
+        String::new()
+    } else {
+        format!(r#", "type": "filter", "hook": "{hook}", "prio": 0, "policy": "{policy}""#)
+    };
+    format!(r#"{{"chain": {{"family": "{family}", "table": "{table}", "name": "{name}"{base}}}}}"#)
+}
+
+/// What nft lists: chains, and rules as (family, table, chain, what it asks and does).
+fn ruleset(chains: &[String], rules: &[(&str, &str, &str, &str)]) -> Ruleset {
+    let rules = rules.iter().map(|(family, table, chain, expressions)| {
+        format!(
+            r#"{{"rule": {{"family": "{family}", "table": "{table}", "chain": "{chain}", "expr": [{expressions}]}}}}"#
+        )
+    });
+    let objects: Vec<String> = chains.iter().cloned().chain(rules).collect();
+    let listing = format!(r#"{{"nftables": [{}]}}"#, objects.join(", "));
+    Ruleset::decode(&[listing.into_bytes()]).unwrap()
 }
 
 fn file(mode: u32, uid: u32, is_secret: bool) -> FileFact {
@@ -145,7 +171,7 @@ fn each_thing_that_is_wrong_is_named_with_a_fix() {
             "apt install conntrack",
         ),
         (
-            |facts| facts.chains = Err("x".to_owned()),
+            |facts| facts.foreign = Err("x".to_owned()),
             "foreign_chains",
             Verdict::Failure,
             "root",
@@ -260,28 +286,144 @@ fn the_way_through_is_the_managers_own() {
         ),
         (
             vec![forward(), beside("ufw-before-forward")],
-            vec!["ufw route allow in on"],
+            vec!["ufw route allow in on sdwan-1; ufw route allow out on wg-sdwan-1"],
         ),
         (vec![forward()], vec!["nft insert rule ip filter FORWARD iifname"]),
         (
             vec![chain("inet", "filter", "input", "input", true)],
             vec!["udp dport { 51820 } accept"],
         ),
-        (
-            vec![chain("inet", "firewalld", "filter_FORWARD", "forward", false)],
-            vec!["firewall-cmd"],
-        ),
         (vec![chain("inet", "filter", "forward", "forward", false)], vec![]),
         (vec![chain("inet", "filter", "output", "output", true)], vec![]),
     ] {
         let mut facts = healthy();
-        facts.chains = Ok(chains);
+        facts.foreign = Ok(ruleset(&chains, &[]));
         let found = amiss(&facts);
         assert_eq!(found.len(), ways.len(), "{found:?}");
         for ((_, _, fix), way) in found.iter().zip(ways) {
             assert!(fix.contains(way), "{fix}");
         }
     }
+}
+
+/// Where somebody's chains are in the way, and what to do.
+fn in_the_way(ruleset: Ruleset) -> Vec<(String, String)> {
+    let facts = Facts {
+        foreign: Ok(ruleset),
+        ..healthy()
+    };
+    let found = examine(&facts).checks.into_iter();
+    let found = found.filter(|check| check.verdict != Verdict::Ok);
+    found.map(|check| (check.text, check.fix.unwrap())).collect()
+}
+
+#[test]
+fn a_chain_that_the_fix_was_applied_to_is_in_nobodys_way() {
+    let jump = (
+        "ip",
+        "filter",
+        "FORWARD",
+        r#"{"jump": {"target": "DOCKER-USER"}}"#,
+    );
+    let named = |key: &str, name: &str| {
+        format!(
+            r#"{{"match": {{"op": "==", "left": {{"meta": {{"key": "{key}"}}}}, "right": "{name}"}}}}, {{"accept": null}}"#
+        )
+    };
+    let ours = [
+        named("iifname", "sdwan-*"),
+        named("iifname", "wg-sdwan-*"),
+        named("oifname", "wg-sdwan-*"),
+    ];
+    let chains = [
+        chain("ip", "filter", "FORWARD", "forward", true),
+        chain("ip", "filter", "DOCKER-USER", "", false),
+    ];
+    let rules = |count: usize| {
+        let ours = ours[..count].iter();
+        let ours = ours.map(|rule| ("ip", "filter", "DOCKER-USER", rule.as_str()));
+        ours.chain([jump]).collect::<Vec<_>>()
+    };
+    let found = in_the_way(ruleset(&chains, &rules(0)));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].0.starts_with("ip filter FORWARD (forward) drops"),
+        "{found:?}"
+    );
+    assert_eq!(in_the_way(ruleset(&chains, &rules(3))), []);
+    // Only what goes out to peers passes: what comes from them doesn't.
+    let half = [("ip", "filter", "DOCKER-USER", ours[2].as_str()), jump];
+    assert_eq!(in_the_way(ruleset(&chains, &half)).len(), 1);
+    // So it is with a chain of one's own: the port, and what comes out of the links.
+    let chains = [chain("inet", "mine", "input", "input", true)];
+    let port = r#"{"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": {"set": [22, 51820]}}}, {"accept": null}"#;
+    let inside = ours[0].as_str();
+    for (rules, count) in [(vec![port, inside], 0), (vec![port], 1), (vec![inside], 1)] {
+        let rules: Vec<_> = rules
+            .into_iter()
+            .map(|rule| ("inet", "mine", "input", rule))
+            .collect();
+        assert_eq!(in_the_way(ruleset(&chains, &rules)).len(), count, "{rules:?}");
+    }
+}
+
+/// Listings of Debian 12: ufw 0.36.2 and firewalld 1.3.3 as they are after they were switched on, and after what is proposed
+/// was done.
+#[test]
+fn ufw_and_firewalld_are_in_the_way_until_they_are_told() {
+    let ruleset = |listing: &str| Ruleset::decode(&[listing.as_bytes().to_vec()]).unwrap();
+    let ufw = in_the_way(ruleset(include_str!("../../../tests/data/foreign/ufw.json")));
+    let chains: Vec<&str> = ufw
+        .iter()
+        .filter_map(|(text, _)| text.split(" drops").next())
+        .collect();
+    assert_eq!(
+        chains,
+        [
+            "ip filter FORWARD (forward)",
+            "ip filter INPUT (input)",
+            "ip6 filter FORWARD (forward)",
+            "ip6 filter INPUT (input)"
+        ]
+    );
+    assert_eq!(
+        ufw[0].1,
+        "ufw route allow in on sdwan-1; ufw route allow out on wg-sdwan-1"
+    );
+    assert_eq!(ufw[1].1, "ufw allow 51820/udp; ufw allow in on sdwan-1");
+    assert_eq!(
+        in_the_way(ruleset(include_str!("../../../tests/data/foreign/ufw-open.json"))),
+        []
+    );
+
+    let firewalld = in_the_way(ruleset(include_str!(
+        "../../../tests/data/foreign/firewalld.json"
+    )));
+    let chains: Vec<&str> = firewalld
+        .iter()
+        .filter_map(|(text, _)| text.split(" drops").next())
+        .collect();
+    assert_eq!(
+        chains,
+        [
+            "inet firewalld filter_FORWARD (forward)",
+            "inet firewalld filter_INPUT (input)"
+        ]
+    );
+    for (_, fix) in &firewalld {
+        assert_eq!(
+            fix,
+            "firewall-cmd --permanent --zone=trusted --add-interface=sdwan-1; \
+             firewall-cmd --permanent --zone=trusted --add-interface=wg-sdwan-1; \
+             firewall-cmd --permanent --add-port=51820/udp; firewall-cmd --reload"
+        );
+    }
+    assert_eq!(
+        in_the_way(ruleset(include_str!(
+            "../../../tests/data/foreign/firewalld-open.json"
+        ))),
+        []
+    );
 }
 
 fn with(overlay: Overlay) -> Facts {

@@ -10,6 +10,7 @@ use crate::model::network::{Action, DefaultAction, Network};
 use crate::model::{LinkName, Name, PublicKey};
 use crate::planes::firewall::{self, Guard, Hook, Packet, Ruling};
 use crate::planes::wireguard::HANDSHAKE_STALE;
+use crate::report::doctor::Entrance;
 use crate::report::foreign::{Fate, Seen};
 
 /// One packet, and what is known before it sets out.
@@ -315,13 +316,13 @@ impl<'a> Step<'a> {
                 true
             }
             Fate::Dropped(chain) => {
-                let fix = rules.way_through(&chain, &[]);
+                let fix = rules.way_through(&chain.dropping(), &[Entrance::of(network)]);
                 self.block("foreign_chains", format!("{chain} drops it"), fix);
                 false
             }
             Fate::Unclear(chain) => {
                 let text = format!("{chain} drops it or not: it asks what can't be told from here");
-                let fix = rules.way_through(&chain, &[]);
+                let fix = rules.way_through(&chain.dropping(), &[Entrance::of(network)]);
                 self.add("foreign_chains", Passes::Unknown, text, fix);
                 true
             }
