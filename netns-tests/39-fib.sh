@@ -4,8 +4,9 @@
 #     lana ── lan0 s1 ─┐       ┌─ h1     network prod (1), both families
 #                      ├─ wan ─┤         VIPs ::100 and 100.64.1.100: s1, then s2; s2 has another fleet, and holds them too
 #     lanb ── lan0 s2 ─┘       └─ h2     s3 is in the fleet, and never comes
+#                                        network flat (2), isolation = "none": hub h1, VIP ::100: s1, then s2
 #
-# Routes are made by `ip`, as a routing daemon would (protocol 186), in table 10001 of the hubs.
+# Routes are made by `ip`, as a routing daemon would (protocol 186), in table 10001 of the hubs; for flat in the main one.
 . "$(dirname "$0")/lab/lib.sh"
 
 mkhost h1 h2 s1 s2
@@ -27,9 +28,12 @@ fleet() { # HOLDERS
     printf '\n[[networks.virtual_ips]]\nname = "%s"\naddress = "%s"\nholders = [%s]\n' "${vip%%:*}" "${vip#*:}" "$1" >>"$FLEET/20-prod.toml"
   done
   fleet_rule prod ping any any icmp
+  fleet_network flat 2 hub:h1 s1 s2 --isolation '"none"'
+  printf '\n[[networks.virtual_ips]]\nname = "flat"\naddress = "::100"\nholders = ["s1", "s2"]\n' >>"$FLEET/20-flat.toml"
 }
 VIP6=$(v6 1 100) VIP4=$(v4 1 100)
 
+LINK=wg-sdwan-1 TABLE=10001 # what the routes are in and lead over
 # on_link HUB PREFIX: the nodes that carry it, by the hub's device.
 on_link() {
   local node key nets
@@ -37,13 +41,13 @@ on_link() {
     for node in h1 h2 s1 s2 s3; do
       if [[ $key = "$(<"$LAB/keys/$node.pub")" && " $nets " = *" $2 "* ]]; then printf '%s ' "$node"; fi
     done
-  done < <(on "$1" wg show wg-sdwan-1 allowed-ips)
+  done < <(on "$1" wg show "$LINK" allowed-ips)
 }
 carried_by() { [[ $(on_link "$1" "$2") = "${3:+$3 }" ]]; } # HUB PREFIX [NODE]
 # routed HUB PREFIX WHERE…: another's route, better than ours; unrouted HUB PREFIX.
 family() { case $1 in *:*) echo -6 ;; *) echo -4 ;; esac; }
-routed() { ip -n "$1" "$(family "$2")" route replace "$2" proto 186 metric 20 table 10001 "${@:3}"; }
-unrouted() { ip -n "$1" "$(family "$2")" route del "$2" table 10001 metric 20; }
+routed() { ip -n "$1" "$(family "$2")" route replace "$2" proto 186 metric 20 table "$TABLE" "${@:3}"; }
+unrouted() { ip -n "$1" "$(family "$2")" route del "$2" table "$TABLE" metric 20; }
 # moves HUB PREFIX [NODE]: after the route changed: it is on NODE, or on nobody, within a second.
 moves() {
   local start
@@ -103,14 +107,40 @@ check "and not followed" carried_by h1 "$VIP6/128" s1
 ip -n h1 -6 route del "$VIP6/128" metric 2000 table 10001
 
 # --- In the place of our own route: let be, and ours comes back.
-ip -n h1 -6 route replace "$VIP6/128" via fe80::4 dev wg-sdwan-1 table 10001 metric 1024
-moves h1 "$VIP6/128" s2
+ours() { [[ $(ip -n h1 "$(family "$1")" route show "$1" table 10001) = *'proto 241'* ]]; }
+for vip in "$VIP6/128" "$VIP4/32"; do
+  ip -n h1 "$(family "$vip")" route replace "$vip" via inet6 fe80::4 dev wg-sdwan-1 table 10001 metric 1024
+  moves h1 "$vip" s2
+  check "there is nothing to do" sdw h1 plan
+  refute "it stays in the place of ours" ours "$vip"
+  ip -n h1 "$(family "$vip")" route del "$vip" table 10001
+  moves h1 "$vip" s1
+  wait_for "our route is back" 5 ours "$vip"
+done
+
+# --- In the main table only what goes out by the link counts.
+LINK=wg-sdwan-2 TABLE=254
+FLAT=$(v6 2 100)/128
+check "by the fleet alone it is on s1" carried_by h1 "$FLAT" s1
+routed h1 "$FLAT" via fe80::4 dev wg-sdwan-2
+moves h1 "$FLAT" s2
 check "there is nothing to do" sdw h1 plan
-expect "it stays" '* via fe80::4 *' ip -n h1 -6 route show "$VIP6/128" table 10001
-ip -n h1 -6 route del "$VIP6/128" table 10001
-moves h1 "$VIP6/128" s1
-ours() { [[ $(ip -n h1 -6 route show "$VIP6/128" table 10001) = *'proto 241'* ]]; }
-wait_for "our route is back" 5 ours
+unrouted h1 "$FLAT"
+moves h1 "$FLAT" s1
+LINK=wg-sdwan-1 TABLE=10001
+
+# --- Whoever starts anew leaves it there.
+if has_wireguard; then
+  routed h1 "$VIP6/128" via fe80::4 dev wg-sdwan-1
+  moves h1 "$VIP6/128" s2
+  kill_daemon h1
+  check "without a daemon there is nothing to do" sdw h1 plan
+  start_daemon h1
+  wait_for "nor with the next one" 10 converged h1
+  check "it was followed all along" carried_by h1 "$VIP6/128" s2
+  unrouted h1 "$VIP6/128"
+  moves h1 "$VIP6/128" s1
+fi
 
 # --- What can't be followed is on nobody, and said.
 unmapped() { # WHAT PATTERN WHERE…
