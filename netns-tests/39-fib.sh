@@ -56,6 +56,8 @@ moves() {
   local took=$(( $(now_ms) - start ))
   check "within a second ($took ms)" test "$took" -lt $((1000 * LAB_SLOW))
 }
+# blocker HUB SRC DST: what explain finds in the way there, and the fix.
+blocker() { sdw "$1" explain "$2" "$3" --json | jq -r '"\(.blocker.check) \(.blocker.fix)"'; }
 # said HUB: its condition of the WireGuard plane.
 said() { state "$1" '.conditions[] | select(.plane == "wireguard" and .network == "prod") | "\(.state) \(.reason)"'; }
 
@@ -149,6 +151,7 @@ unmapped() { # WHAT PATTERN WHERE…
   moves h1 "$VIP6/128"
   expect "it is said" "Blocked UnmappedNextHop: *to $VIP6/128 $2: no peer carries it*ip route delete $VIP6/128 table 10001 metric 20*" said h1
   status "and by plan" 1 sdw h1 plan
+  expect "explain sends there" 'allowed_ips sdwand plan, *' blocker h1 h1 "$VIP6"
   unrouted h1 "$VIP6/128"
   moves h1 "$VIP6/128" s1
 }
