@@ -224,26 +224,26 @@ fn by_ufw(entrances: &[Entrance], ports: &[String], is_input: bool) -> String {
     lines.join("; ")
 }
 
-/// firewall-cmd(1): an interface is in one zone, and takes no wildcards.
+/// firewall-cmd(1): an interface is in one zone, and takes no wildcards. A LAN's may be in another one.
 fn by_firewalld(entrances: &[Entrance], ports: &[String]) -> String {
     let mut lines: Vec<String> = Vec::new();
     for entrance in entrances {
-        let lans = |name: &&String| !entrance.lans.contains(name);
-        let names = entrance.comes_by.iter().filter(lans).chain(&entrance.links);
-        let mut names: Vec<&String> = names.collect();
+        let mut names: Vec<&String> = entrance.comes_by.iter().chain(&entrance.links).collect();
         names.sort();
         names.dedup();
-        lines.extend(
-            names
-                .iter()
-                .map(|name| format!("firewall-cmd --permanent --zone=trusted --add-interface={name}")),
-        );
+        for name in names {
+            let verb = if entrance.lans.contains(name) {
+                "change"
+            } else {
+                "add"
+            };
+            lines.push(format!(
+                "firewall-cmd --permanent --zone=trusted --{verb}-interface={name}"
+            ));
+        }
     }
-    lines.extend(
-        ports
-            .iter()
-            .map(|port| format!("firewall-cmd --permanent --add-port={port}/udp")),
-    );
+    let ports = ports.iter();
+    lines.extend(ports.map(|port| format!("firewall-cmd --permanent --add-port={port}/udp")));
     lines.push("firewall-cmd --reload".to_owned());
     lines.join("; ")
 }

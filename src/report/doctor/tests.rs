@@ -426,6 +426,30 @@ fn ufw_and_firewalld_are_in_the_way_until_they_are_told() {
     );
 }
 
+#[test]
+fn without_a_vrf_the_lans_interface_is_told_too() {
+    let rules = || {
+        with(Overlay {
+            entrances: vec![Entrance {
+                comes_by: vec!["wg-sdwan-1".to_owned(), "lan0".to_owned()],
+                ..entrance()
+            }],
+            ..Overlay::default()
+        })
+    };
+    let listing = include_str!("../../../tests/data/foreign/firewalld-open.json");
+    let found = |listing: &str| {
+        amiss(&Facts {
+            foreign: Ruleset::decode(&[listing.as_bytes().to_vec()]),
+            ..rules()
+        })
+    };
+    let way = "firewall-cmd --permanent --zone=trusted --change-interface=lan0";
+    assert!(found(listing).iter().all(|(_, _, fix)| fix.contains(way)));
+    assert_eq!(found(listing).len(), 2, "lan0 is in the public zone");
+    assert_eq!(found(&listing.replace("\"sdwan-1\"", "\"lan0\"")), []);
+}
+
 fn with(overlay: Overlay) -> Facts {
     Facts {
         overlay: Some(Ok(overlay)),

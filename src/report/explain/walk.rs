@@ -380,7 +380,8 @@ impl<'a> Step<'a> {
             Ok(Some(carrier)) => carrier,
             Ok(None) => {
                 let text = format!("no peer of {link} carries {destination}");
-                let why = "sdwand plan, which says why: its route names no peer that may, or a peer has lost it";
+                let why =
+                    "sdwand plan, which says why: its route names no peer that may, or a peer has lost it";
                 let fix = self.view.eyes().map(|_| why.to_owned());
                 return self.block("allowed_ips", text, fix);
             }
