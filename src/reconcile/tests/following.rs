@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::memory::MemoryHost;
-use super::{block_on, fleets, nothing, parse, round, settle, target_of};
+use super::{block_on, fleets, isolations, nothing, parse, round, settle, target_of};
 use crate::intent::IsolationMode;
 use crate::model::LinkName;
 use crate::model::ownership::ROUTE_PROTOCOL;
@@ -22,11 +22,11 @@ const OTHERS: u8 = 186;
 /// What the tests route, and who may carry it; the first by the fleet alone. The last three are a part of a LAN, a node's own
 /// address, and what is nobody's.
 const NETS: [(&str, &[&str]); 7] = [
-    ("10.20.0.0/16", &["n1", "h2"]),
+    ("10.120.0.0/16", &["n1", "h2"]),
     ("fd00:20::/64", &["n1", "h2"]),
     ("fd12:34ab:cd42:1::100/128", &["n1", "n2", "h2"]),
     ("100.64.1.100/32", &["n2", "n1", "h2"]),
-    ("10.20.5.0/24", &["n1", "h2"]),
+    ("10.120.5.0/24", &["n1", "h2"]),
     ("fd12:34ab:cd42:1::3/128", &["n1"]),
     ("192.0.2.0/24", &[]),
 ];
@@ -47,7 +47,7 @@ const HOPS: [(&str, &str); 9] = [
 ];
 
 /// A hub with another hub, three spokes, a LAN behind the first, and virtual IPs.
-fn hub() -> Target {
+fn hub(isolation: IsolationMode) -> Target {
     let me = super::memory::key().public();
     let mut text = format!(
         "[site]\nname = \"s\"\nprefix = \"fd12:34ab:cd42::/48\"\n\
@@ -62,13 +62,13 @@ fn hub() -> Target {
     }
     text += "[[networks]]\nname = \"prod\"\nid = 1\nrouting = \"static\"\nprefix_v4 = \"100.64.1.0/24\"\nmembers = [\n\
              { node = \"me\", role = \"hub\" }, { node = \"h2\", role = \"hub\" },\n\
-             { node = \"n1\", lans = [ { subnet = \"10.20.0.0/16\", interface = \"lan1\" }, \
+             { node = \"n1\", lans = [ { subnet = \"10.120.0.0/16\", interface = \"lan1\" }, \
                { subnet = \"fd00:20::/64\", interface = \"lan1\" } ] },\n\
              { node = \"n2\" }, { node = \"n3\" } ]\n\
              [[networks.virtual_ips]]\nname = \"api\"\naddress = \"::100\"\nholders = [\"n1\", \"n2\"]\n\
              [[networks.virtual_ips]]\nname = \"api4\"\naddress = \"100.64.1.100\"\nholders = [\"n2\", \"n1\"]\n\
              [[networks.virtual_ips]]\nname = \"mine\"\naddress = \"::101\"\nholders = [\"me\", \"n1\"]\n";
-    target_of(&parse(&[("fleet.d/00.toml".into(), text)]), IsolationMode::Vrf)
+    target_of(&parse(&[("fleet.d/00.toml".into(), text)]), isolation)
 }
 
 /// What each peer carries, by its name.
@@ -256,9 +256,10 @@ proptest! {
     #[test]
     fn a_prefix_is_where_the_best_route_leads_and_the_fleet_allows(
         changes in prop::collection::vec(
-            (prop::sample::select(NETS.to_vec()), prop::sample::select(vec![20_u32, 1_024, 2_000]), to()), 1..16)
+            (prop::sample::select(NETS.to_vec()), prop::sample::select(vec![20_u32, 1_024, 2_000]), to()), 1..16),
+        isolation in isolations()
     ) {
-        let target = hub();
+        let target = hub(isolation);
         let mut host = MemoryHost::new();
         settle(&mut host, &target);
         for ((net, _), metric, to) in changes {
@@ -280,12 +281,12 @@ proptest! {
 
 #[test]
 fn a_move_is_one_addition_and_its_reason_is_told() {
-    let target = hub();
+    let target = hub(IsolationMode::Vrf);
     let mut host = MemoryHost::new();
     settle(&mut host, &target);
     reroute(
         &mut host,
-        key("10.20.0.0/16", 20),
+        key("10.120.0.0/16", 20),
         Some(by(LINK, Some("fe80::2"))),
     );
     let done = round(&mut host, &target);
@@ -297,18 +298,18 @@ fn a_move_is_one_addition_and_its_reason_is_told() {
         steps[0]
     );
     assert!(
-        steps[0].ends_with(": add allowed ips 10.20.0.0/16"),
+        steps[0].ends_with(": add allowed ips 10.120.0.0/16"),
         "{}",
         steps[0]
     );
-    let told = "prefix 10.20.0.0/16: h2 carries it instead of n1: the route of protocol 186 with metric 20 leads there";
+    let told = "prefix 10.120.0.0/16: h2 carries it instead of n1: the route of protocol 186 with metric 20 leads there";
     assert!(done.plan.to_string().contains(told), "{}", done.plan);
     assert!(done.left.is_converged(), "{}", done.left);
     let observation = block_on(host.observe(&target));
     assert!(
         notices(&target, &observation)
             .iter()
-            .any(|notice| notice.object == "prefix 10.20.0.0/16")
+            .any(|notice| notice.object == "prefix 10.120.0.0/16")
     );
     // Nothing more is written, and nothing of it is left when it all goes.
     let written = host.written;
@@ -319,7 +320,7 @@ fn a_move_is_one_addition_and_its_reason_is_told() {
 
 #[test]
 fn whatever_is_unmapped_is_a_condition_of_its_network() {
-    let target = hub();
+    let target = hub(IsolationMode::Vrf);
     let mut host = MemoryHost::new();
     settle(&mut host, &target);
     reroute(
