@@ -32,6 +32,11 @@ pub enum PlaneName {
     Firewall,
 }
 
+impl PlaneName {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::L3, Self::Wireguard, Self::Firewall];
+}
+
 impl fmt::Display for PlaneName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

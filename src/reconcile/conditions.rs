@@ -35,13 +35,11 @@ pub struct Condition {
 /// Conditions by plane and network; the network is none for what concerns the whole host.
 pub type Conditions = BTreeMap<(PlaneName, Option<NetworkId>), Condition>;
 
-const PLANES: [PlaneName; 3] = [PlaneName::L3, PlaneName::Wireguard, PlaneName::Firewall];
-
 /// The conditions after a round. A state that didn't change keeps its `since`.
 #[must_use]
 pub fn conditions(target: &Target, round: &Round, before: &Conditions, now: u64) -> Conditions {
     let mut found: BTreeMap<(PlaneName, Option<NetworkId>), (ConditionState, String)> = BTreeMap::new();
-    for plane in PLANES {
+    for plane in PlaneName::ALL {
         for network in target.intent.networks.keys() {
             found.insert(
                 (plane, Some(*network)),

@@ -45,6 +45,16 @@ pub struct Round {
     pub left: Plan,
 }
 
+impl Round {
+    /// Whether it changed this plane, and left nothing to do in it.
+    #[must_use]
+    pub fn put_right(&self, plane: PlaneName) -> bool {
+        let has = |plan: &Plan| plan.steps.iter().any(|step| step.plane == plane);
+        let is_unreadable = self.left.unreadable.iter().any(|one| one.plane == plane);
+        has(&self.plan) && !has(&self.left) && !is_unreadable
+    }
+}
+
 /// Plans, executes, and reads back what was touched. Without steps the host is read once and nothing is written.
 pub async fn converge<H: Host>(host: &mut H, target: &Target) -> Round {
     converge_seen(host, target).await.0

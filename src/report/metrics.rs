@@ -27,7 +27,6 @@ pub const MOST_RULES: usize = 2_000;
 
 /// Upper bounds of a round's time, in seconds.
 const BUCKETS: [f64; 9] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
-const PLANES: [PlaneName; 3] = [PlaneName::L3, PlaneName::Wireguard, PlaneName::Firewall];
 const OUTCOMES: [&str; 3] = ["converged", "incomplete", "failed"];
 
 /// What was counted since the daemon began.
@@ -61,11 +60,8 @@ impl Tallies {
         for failure in &round.execution.failures {
             *self.failures.entry(failure.plane).or_default() += 1;
         }
-        for plane in PLANES {
-            let planned = round.plan.steps.iter().any(|step| step.plane == plane);
-            let left = round.left.steps.iter().any(|step| step.plane == plane);
-            let unreadable = round.left.unreadable.iter().any(|one| one.plane == plane);
-            if was_settled && planned && !left && !unreadable {
+        for plane in PlaneName::ALL {
+            if was_settled && round.put_right(plane) {
                 *self.drift.entry(plane).or_default() += 1;
             }
         }
@@ -189,7 +185,7 @@ fn tallies(page: &mut Page, tallies: &Tallies) {
         page.set(&catalogue::ROUNDS, &[("outcome", outcome)], count(rounds));
     }
     page.set(&catalogue::CHANGES, &[], count(tallies.changes));
-    for plane in PLANES {
+    for plane in PlaneName::ALL {
         let of = |counts: &BTreeMap<PlaneName, u64>| count(counts.get(&plane).copied().unwrap_or_default());
         let labels = [("plane", &*plane.to_string())];
         page.set(&catalogue::FAILURES, &labels, of(&tallies.failures));
