@@ -126,6 +126,14 @@ sdw ga audit tail --json >"$LAB/audit"
 for happened in peer.{proposed,enrolled,active,suspended,degraded,revoked} grant.{created,revoked} pki.rotated; do
   check "it tells of $happened" jq -e --arg kind "federation.$happened" 'any(.[]; .kind == $kind)' "$LAB/audit"
 done
+event() { # HOST ID JQ-FILTER: there is an event with this id in the log for which that is so
+  jq -eRn --arg id "$2" "[inputs | fromjson? | select(.event == \$id)] | any($3)" "$LAB/hosts/$1/serve.log"
+}
+for happened in peer.{proposed,enrolled,active,suspended,revoked} grant.{created,revoked} pki.rotated; do
+  check "$happened is an event" event ga "federation.$happened" true
+done
+check "of a peer, and says why" event ga federation.peer.degraded '.alias == "site-b" and .level == "WARN" and (.reason | test("unreachable"))'
+check "so is a bad fleet" event ga fleet.bad '.level == "ERROR" and (.first | test("20-bad.toml"))'
 for word in "$secret" "$secret_of_grant"; do
   refute "no secret is in the logs" grep -F "$word" "$LAB/hosts/ga/serve.log" "$LAB/hosts/gb/serve.log"
 done

@@ -81,6 +81,8 @@ took=$(outage "$LAB/dies")
 note "a hub dies: $took ms without a reply, $(lost "$LAB/dies") pings of 20 a second lost"
 check "within 8 s" test "$took" -lt $((8000 * LAB_SLOW))
 expect "s1 says why" 'silent live' heard s1
+check "and it is an event" jq -eRn '[inputs | fromjson? | select(.event == "uplink.moved")] | last |
+  .network == "prod" and .reason == "hub h2 takes over from h1, which is silent"' "$LAB/hosts/s1/daemon.log"
 expect "none is lost any more, v4" 0 lossless s1 1 50 0.02 "$FAR4"
 expect "v6" 0 lossless s1 1 50 0.02 "$FAR6"
 expect "hub 2's own address" reply oping s1 1 "$(v6 1 2)"

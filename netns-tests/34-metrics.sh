@@ -1,5 +1,6 @@
 #!/bin/bash
-# Metrics: what a scrape tells is so, and whoever scrapes, however often and however slowly, changes and holds up nothing.
+# Metrics and events: what a scrape tells is so, and whoever scrapes, however often and however slowly, changes and holds up
+# nothing; what happens is an event, in the log and for who asks.
 #
 #     s1 ── wan ── hub        network prod (1); s1 is scraped on its loopback
 . "$(dirname "$0")/lab/lib.sh"
@@ -51,14 +52,28 @@ drops=$(metric 'sdwand_dropped_packets_total{network="prod",reason="out-deny"}')
 expect "what no rule allows" "$NO_TCP" oasked s1 1 "tcp,$(v6 1 1),81"
 wait_for "counts as dropped" 10 more_than 'sdwand_dropped_packets_total{network="prod",reason="out-deny"}' "$drops"
 
+# event ID JQ-FILTER: there is an event with this id in the log for which that is so.
+event() { jq -eRn --arg id "$1" "[inputs | fromjson? | select(.event == \$id)] | any($2)" "$LAB/hosts/s1/daemon.log"; }
+check "the log says which fleet is in force" event config.in_force ".digest == \"$(state s1 .fleet_digest)\""
 healed=$(metric 'sdwand_drift_healed_total{plane="firewall"}')
 on s1 nft delete table inet sdwand
 wait_for "drift that was healed counts" 10 more_than 'sdwand_drift_healed_total{plane="firewall"}' "$healed"
+check "and is an event" event drift.healed '.plane == "firewall" and .level == "WARN"'
 
 echo 'nonsense = 1' >"$LAB/hosts/s1/etc/fleet.d/99-bad.toml"
 wait_for "a bad configuration shows" 10 metric_is sdwand_config_errors 1
+check "and is an event, with its place" event config.bad '.level == "ERROR" and .count == 1 and (.first | test("99-bad.toml:1: "))'
+refute "it isn't good again yet" event config.good_again true
 rm "$LAB/hosts/s1/etc/fleet.d/99-bad.toml"
 wait_for "and that it is good again" 10 metric_is sdwand_config_errors 0
+check "which is one, too" event config.good_again '.level == "INFO"'
+sdw s1 events --json >"$LAB/events"
+check "whoever asks hears them in their order" jq -e '[.[].event] as $ids | [.[].time] as $times |
+  ($ids | index("daemon.started") == 0 and index("drift.healed") < index("config.bad") and index("config.bad") < index("config.good_again"))
+  and $times == ($times | sort)' "$LAB/events"
+sdw s1 events --catalogue --json >"$LAB/catalogue"
+check "and all are in the catalogue" jq -en --slurpfile all "$LAB/catalogue" --slurpfile happened "$LAB/events" \
+  '($happened[0] | map(.event) | unique) - ($all[0] | map(.id)) == []'
 
 # --- Whoever scrapes changes nothing.
 on s1 nft monitor >"$LAB/monitor.nft" 2>&1 &
@@ -125,3 +140,6 @@ refute "and no peer any more" metric "sdwand_peer_up$peer"
 host_config s1 '[reconcile]' 'interval_seconds = 1'
 nobody_listens() { [[ $(http_code) = 000 ]]; }
 wait_for "without the address nobody listens" 10 nobody_listens
+stop_daemon s1
+check "its end is the last event" jq -eRn '[inputs | fromjson? | select(.event)] | last.event == "daemon.stopped"' "$LAB/hosts/s1/daemon.log"
+status "and nobody is left to ask" 1 sdw s1 events

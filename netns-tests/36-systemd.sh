@@ -72,6 +72,14 @@ wait_for "reads the configuration again" 10 has_rule web
 publish hub
 wait_for "hub: took the new fleet" 10 converged hub
 
+# What the journal makes of events.
+on m nft delete table inet sdwand
+said_as() { said sdwand --priority "$1" --output cat | jq -eR --arg id "$2" 'fromjson? | select(.event == $id)'; }
+wait_for "drift that is healed is a warning in the journal" 10 said_as warning drift.healed
+refute "and no more than that" said_as err drift.healed
+check "the start is none" said_as info daemon.started
+refute "at all" said_as warning daemon.started
+
 # --- Restarts. Kernel WireGuard is there all the time; an embedded device is made anew.
 pings() { # FILE: starts; 50 a second
   local bind

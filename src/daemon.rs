@@ -18,6 +18,7 @@
 //! one is picked up by itself.
 
 mod applied;
+mod events;
 mod metrics;
 mod rounds;
 
@@ -35,6 +36,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::api::control;
 use crate::host::files::ConfigFiles;
 use crate::host::{self, RealHost};
+use crate::log::Event;
 use crate::notify::{self, Manager};
 use crate::reconcile::uplinks::LOOK;
 use crate::sys::lock::LockError;
@@ -80,7 +82,7 @@ pub enum DaemonError {
 /// The configuration is bad and no earlier good one is known, another daemon runs here, or the host can't be had.
 pub async fn run(config: &Path) -> Result<(), DaemonError> {
     let start = applied::first(config)?;
-    crate::log::start(&start.host.log);
+    let recent = crate::log::start(&start.host.log, host::system_now);
     // Whatever the umask: what lies in them is believed.
     for (folder, mode) in [(&start.host.state_dir, 0o700), (&start.host.run_dir, 0o755)] {
         let mut builder = std::fs::DirBuilder::new();
@@ -110,7 +112,7 @@ pub async fn run(config: &Path) -> Result<(), DaemonError> {
     let host = RealHost::open(&start.host, host::Owner::Daemon).await?;
     host.sweep().await;
     let files = ConfigFiles::watch(config, &start.host.fleet_dir, &start.host.private_key_file);
-    let rounds = Rounds::new(config, start, host);
+    let rounds = Rounds::new(config, start, host, recent);
     let result = Box::pin(Daemon { rounds, files, calls }.run()).await;
     server.abort();
     // A socket that nobody serves would make commands wait; without it they act directly.
@@ -153,7 +155,7 @@ impl Daemon {
             reload: None,
         };
         let mut manager: Option<Manager> = None;
-        tracing::info!(node = %self.rounds.node(), "started");
+        self.rounds.announce();
         loop {
             if let Some(manager) = &mut manager {
                 manager.alive(self.rounds.summary(), Instant::now().into_std());
@@ -206,7 +208,7 @@ impl Daemon {
             break;
         }
         notify::stopping();
-        tracing::info!("stopped; the data plane stays as it is");
+        Event::Stopped.emit();
         Ok(())
     }
 

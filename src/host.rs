@@ -27,6 +27,7 @@ use resolver::Resolver;
 
 use crate::config;
 use crate::intent::{self, HostIntent, IntentError, IsolationMode, PathMtus};
+use crate::log::Event;
 use crate::model::fleet::FleetDigest;
 use crate::model::host::{HostConfig, IsolationBackend, WireguardBackend};
 use crate::model::{Fleet, LinkName, PrivateKey, PublicKey, ownership};
@@ -385,9 +386,7 @@ impl RealHost {
             match neighbour::solicit(link.as_str(), hub) {
                 Asked::Sent | Asked::NoWay(_) => self.uplinks.asked(&link, moment().steady),
                 Asked::NotAllowed => {
-                    tracing::warn!(
-                        "hubs are judged by their last handshake alone, which takes up to 180 s: asking them needs CAP_NET_RAW"
-                    );
+                    Event::UplinkNotAsked.emit();
                     self.uplinks.ask_no_more();
                 }
             }

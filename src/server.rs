@@ -9,6 +9,7 @@
 
 mod calls;
 mod clock;
+mod happened;
 mod operators;
 mod spawn;
 mod summary;
@@ -42,6 +43,7 @@ use crate::federation::site::SiteId;
 use crate::federation::url::{PeerUrl, UrlError};
 use crate::host::files::ConfigFiles;
 use crate::host::system_now;
+use crate::log::Event;
 use crate::model::Fleet;
 use crate::model::host::{Federation, HostConfig};
 use crate::notify::{self, Manager};
@@ -129,7 +131,7 @@ pub fn run_dir(own: &HostConfig) -> PathBuf {
 pub async fn run(config: &Path) -> Result<(), ServeError> {
     let (own, _) = config::load_host(config)?;
     let fleet = config::load_fleet(&own.fleet_dir)?.fleet;
-    crate::log::start(&own.log);
+    crate::log::start(&own.log, system_now);
     let federation = own
         .federation
         .clone()
@@ -143,15 +145,8 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     let lock = crate::sys::lock::FileLock::acquire(&folder.join("lock"))
         .map_err(|error| at("locking", &folder)(std::io::Error::other(error.to_string())))?;
     let gateway = Arc::new(gateway(&own, &federation, fleet, &folder)?);
-    if let Some(why) = gateway.ledger.doubt() {
-        tracing::error!(
-            why,
-            "the ledger was put back: every peer waits for `sdwand peer resume`"
-        );
-    }
-    if let Some(ledger) = gateway.ledger.read(|book| book.ahead(wall())) {
-        tracing::error!(event = "clock_behind", %ledger, wall = %wall(), "the ledger's time is ahead of this host's clock: where the clock is right, stop the gateway and put it back, `sdwand ledger reset-clock`");
-    }
+    say_what_is_amiss(&gateway);
+    gateway.ledger.tell(happened::tell);
     let mut leaf = gateway
         .ca
         .issue(&gateway.site, &gateway.node, Usage::Serve, wall())?;
@@ -177,7 +172,12 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     tokio::spawn(listener::serve(tcp, tls, serving, stopped.clone()));
     operators::open(&own, &gateway, &folder, &stopped).await?;
     drop(stopped);
-    tracing::info!(site = %gateway.site, listen = %federation.listen, ca = %gateway.ca.fingerprint(), "serving");
+    Event::GatewayStarted {
+        site: gateway.site.to_string(),
+        listen: federation.listen.to_string(),
+        ca: gateway.ca.fingerprint().to_string(),
+    }
+    .emit();
     let following = tokio::spawn(follow_fleet(
         Arc::clone(&gateway),
         config.to_owned(),
@@ -212,13 +212,25 @@ fn create(folder: &Path, mode: u32) -> Result<(), ServeError> {
         .map_err(at("creating", folder))
 }
 
+/// Says what an operator must know of the ledger before it is used.
+fn say_what_is_amiss(gateway: &Gateway) {
+    if let Some(why) = gateway.ledger.doubt() {
+        let why = why.to_owned();
+        Event::LedgerPutBack { why }.emit();
+    }
+    if let Some(ledger) = gateway.ledger.read(|book| book.ahead(wall())) {
+        let (ledger, wall) = (ledger.to_string(), wall().to_string());
+        Event::ClockBehind { ledger, wall }.emit();
+    }
+}
+
 /// What is told to the ledger when the gateway stops.
 fn last_words(gateway: &Gateway) {
     if let Err(error) = gateway.flush(wall()) {
-        tracing::warn!(%error, "the ledger wasn't told when peers were last heard of");
+        unwritten(LAST_HEARD, &error);
     }
     if let Err(error) = gateway.tell_refusals(wall(), true) {
-        tracing::warn!(%error, "the audit wasn't told who was refused last");
+        unwritten(REFUSED, &error);
     }
 }
 
@@ -275,7 +287,7 @@ async fn until_told() -> Result<(), ServeError> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    tracing::info!("stopped");
+    Event::GatewayStopped.emit();
     Ok(())
 }
 
@@ -306,14 +318,14 @@ async fn follow_fleet(gateway: Arc<Gateway>, config: PathBuf, folder: PathBuf) {
         }
         match config::load_fleet(&folder) {
             Ok(loaded) if SiteId::of(&loaded.fleet.site.name, loaded.fleet.site.prefix) == gateway.site => {
-                tracing::info!(digest = %loaded.fleet.digest, "peers are told of a new fleet");
+                let digest = loaded.fleet.digest.to_string();
                 gateway.tell_fleet(loaded.fleet);
+                Event::FleetTold { digest }.emit();
             }
-            Ok(_) => tracing::error!(
-                "[site] has another name or prefix: start `sdwand serve` again, and federate anew"
-            ),
-            Err(diagnostics) => {
-                tracing::error!(%diagnostics, "the fleet is bad: peers are told of the one before");
+            Ok(_) => Event::FleetOfAnotherSite.emit(),
+            Err(errors) => {
+                let (count, first) = (errors.len() as u64, errors.first());
+                Event::FleetBad { count, first }.emit();
             }
         }
     }
@@ -387,18 +399,16 @@ async fn drive(
 /// What the ledger is told, and what has come of time: every [`FLUSH`].
 fn now_and_then(gateway: &Gateway, current: &CurrentLeaf, leaf: &mut Leaf) {
     if let Err(error) = gateway.flush(wall()) {
-        tracing::error!(%error, "the ledger can't be written");
+        unwritten(LAST_HEARD, &error);
     }
     if let Err(error) = gateway.tell_refusals(wall(), false) {
-        tracing::error!(%error, "who was refused can't be written to the audit");
+        unwritten(REFUSED, &error);
     }
-    match gateway.promote(wall()) {
-        Ok(true) => tracing::warn!(ca = %gateway.ca.fingerprint(), "the next CA signs from now on"),
-        Ok(false) => {}
-        Err(error) => tracing::error!(%error, "the next CA can't take over"),
+    if let Err(error) = gateway.promote(wall()) {
+        unwritten("that the next CA takes over", &error);
     }
     if let Err(error) = gateway.archive_grants(wall()) {
-        tracing::error!(%error, "old grants can't be put away");
+        unwritten("which grants are over", &error);
     }
     if renew(gateway, Usage::Serve, current, leaf) {
         gateway.tell_leaf(leaf.not_after);
@@ -433,12 +443,16 @@ fn after_beat(gateway: &Gateway, pulse: &mut Pulse, id: PeerId, outcome: &Result
 
 /// Asks a parent to sign anew. That it can't be done is told again with each try, and `governance` tells how long is left.
 async fn renew_with(gateway: &Gateway, parent: &Peer) {
+    let (peer, alias) = (parent.id.to_string(), parent.alias.to_string());
     match gateway.renew_with(parent, wall()).await {
-        Ok(()) => tracing::info!(peer = %parent.id, alias = %parent.alias, "the parent has signed anew"),
-        Err(error) => {
-            tracing::error!(peer = %parent.id, alias = %parent.alias, %error, "the parent hasn't signed anew");
-        }
+        Ok(()) => Event::ParentSigned { peer, alias },
+        Err(error) => Event::ParentNotSigned {
+            peer,
+            alias,
+            error: error.to_string(),
+        },
     }
+    .emit();
 }
 
 /// Asks a peer that is silent.
@@ -454,20 +468,28 @@ fn after_probe(gateway: &Gateway, id: PeerId, probe: Probe, remedy: Remedy) {
     match remedy {
         Remedy::Degrade => degrade(gateway, id, &probe.reason()),
         Remedy::Rehandshake => {
-            tracing::info!(peer = %id, "a silent peer answers: its heartbeats are waited for");
             if let Err(error) = gateway.rehandshaked(id, wall()) {
-                tracing::error!(%error, "the ledger can't be written");
+                unwritten("that a silent peer answers", &error);
             }
         }
     }
 }
 
 fn degrade(gateway: &Gateway, id: PeerId, reason: &str) {
-    match gateway.degrade(id, reason, wall()) {
-        Ok(true) => tracing::warn!(peer = %id, reason, "a peer is degraded"),
-        Ok(false) => {}
-        Err(error) => tracing::error!(%error, "the ledger can't be written"),
+    if let Err(error) = gateway.degrade(id, reason, wall()) {
+        unwritten("that a peer is degraded", &error);
     }
+}
+
+/// Who was heard of when.
+const LAST_HEARD: &str = "when peers were last heard of";
+/// Who was refused.
+const REFUSED: &str = "who was refused, to the audit";
+
+/// What isn't written is tried again.
+fn unwritten(what: &str, error: &dyn std::error::Error) {
+    let (what, error) = (what.to_owned(), crate::report::chain(error));
+    Event::LedgerNotWritten { what, error }.emit();
 }
 
 /// Renews a listener's certificate if it is time, or another CA signs now. Says whether another one is shown.
@@ -480,10 +502,13 @@ fn renew(gateway: &Gateway, usage: Usage<'_>, current: &CurrentLeaf, leaf: &mut 
     match renewed.and_then(|renewed| current.replace(&renewed).map(|()| renewed)) {
         Ok(renewed) => {
             *leaf = renewed;
+            let not_after = leaf.not_after.to_string();
+            Event::CertificateRenewed { not_after }.emit();
             true
         }
         Err(error) => {
-            tracing::error!(%error, not_after = %leaf.not_after, "our certificate can't be renewed");
+            let (not_after, error) = (leaf.not_after.to_string(), crate::report::chain(&error));
+            Event::CertificateNotRenewed { not_after, error }.emit();
             false
         }
     }

@@ -45,6 +45,8 @@ pub enum Request {
     },
     /// Remove everything of ours, and leave it so until the next apply or restart.
     Down,
+    /// What happened lately.
+    Events,
 }
 
 /// What the daemon answers.

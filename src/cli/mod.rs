@@ -5,6 +5,7 @@
 
 mod doctor;
 mod editor;
+mod events;
 mod explain;
 mod federation;
 mod key;
@@ -150,6 +151,15 @@ SRC and DST are nodes, virtual IPs, or addresses of the overlay and of LANs. Exi
   sdwand status --watch
   sdwand status --json | jq '.conditions[] | select(.state != \"Converged\")'")]
     Status(StatusArgs),
+    /// What has happened to the daemon lately: its last 256 events, with ids that stay; or every event that there is
+    #[command(after_help = "Examples:
+  sdwand events                             of `sdwand run` on this host, since it started; the journal has all
+  sdwand events --json | jq '.[] | select(.severity != \"info\")'
+  sdwand events --catalogue                 what each id means, and what to do
+  journalctl -u sdwand -o cat | jq -R 'fromjson? | select(.event == \"config.bad\")'
+
+Exit status 1 if no daemon runs.")]
+    Events(events::Events),
     /// Remove everything of ours from this host, and nothing else
     #[command(after_help = "Example:
   sdwand down
@@ -373,6 +383,7 @@ fn dispatch(global: &Global, command: Command) -> Result<ExitCode, CliError> {
         Command::Doctor => runtime(doctor::doctor(global)),
         Command::Explain(args) => runtime(explain::explain(global, &args)),
         Command::Status(args) => runtime(status::status(global, args.watch)),
+        Command::Events(args) => runtime(events::events(global, &args)),
         Command::Down => runtime(online::down(global)),
         Command::Openapi { peer_facing } => {
             let document = if peer_facing {

@@ -197,6 +197,19 @@ impl Diagnostics {
         self.0.iter()
     }
 
+    /// The first, in a line: its file, its line where it has one, and what is wrong.
+    #[must_use]
+    pub fn first(&self) -> String {
+        let Some(first) = self.0.first() else {
+            return String::new();
+        };
+        let file = first.file.display();
+        match first.line {
+            0 => format!("{file}: {}", first.message),
+            line => format!("{file}:{line}: {}", first.message),
+        }
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -7,6 +7,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::config::{self, Diagnostics};
+use crate::log::Event;
 use crate::model::host::{HostConfig, Mode};
 use crate::model::{Fleet, PrivateKey};
 
@@ -123,7 +124,8 @@ fn holds(file: &Path, text: &str) -> bool {
 /// Keeps the fragments. That they can't be kept is no reason not to apply them: it is logged.
 pub(crate) fn save(state_dir: &Path, fragments: &[(PathBuf, String)]) {
     if let Err(error) = replace(state_dir, fragments) {
-        tracing::warn!(folder = %state_dir.display(), %error, "can't keep a copy of the applied fleet");
+        let (folder, error) = (state_dir.display().to_string(), error.to_string());
+        Event::ConfigNotKept { folder, error }.emit();
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::api::limits::Limits;
 use crate::api::metrics::{Page, serve};
+use crate::log::Event;
 use crate::reconcile::{Observation, Round};
 use crate::report::metrics::{Tallies, View, page};
 
@@ -68,7 +69,8 @@ impl Exporter {
                 Ok(listener) => self.start(listen, listener),
                 Err(error) => {
                     if self.refused.replace(listen) != Some(listen) {
-                        tracing::error!(%listen, %error, "metrics can't be served: free the address, or change [metrics] listen");
+                        let (listen, error) = (listen.to_string(), error.to_string());
+                        Event::MetricsNotServed { listen, error }.emit();
                     }
                     return;
                 }
@@ -83,7 +85,8 @@ impl Exporter {
         let (stop, stopped) = watch::channel(false);
         let limits = Arc::new(Limits::new(monotonic));
         tokio::spawn(serve(listener, self.pages.subscribe(), limits, stopped));
-        tracing::info!(%listen, "metrics are served");
+        let address = listen.to_string();
+        Event::MetricsServed { listen: address }.emit();
         self.refused = None;
         self.server = Some(Server { listen, _stop: stop });
     }

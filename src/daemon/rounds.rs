@@ -7,12 +7,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::applied::{self, Start};
+use super::events;
 use super::metrics::{self, Exporter};
 use crate::api::control::{Answer, Request};
 use crate::config::{self, Diagnostics};
 use crate::host::{Followed, RealHost, system_now, unix_now};
+use crate::log::{Event, Recent};
 use crate::model::host::{HostConfig, Mode};
-use crate::model::{Fleet, LinkName, Name, NetworkId};
+use crate::model::{Fleet, LinkName, NetworkId};
 use crate::reconcile::{
     self, Condition, ConditionState, Conditions, Execution, Host as _, Observation, Plan, Round, Target,
 };
@@ -40,12 +42,14 @@ pub(super) struct Rounds {
     /// keep away from too.
     protected: BTreeSet<LinkName>,
     exporter: Exporter,
+    /// What happened lately.
+    recent: Recent,
     /// Whether the last round left nothing to do, and nothing else is wanted since: what differs now was changed by others.
     is_settled: bool,
 }
 
 impl Rounds {
-    pub(super) fn new(config: &Path, start: Start, mut host: RealHost) -> Self {
+    pub(super) fn new(config: &Path, start: Start, mut host: RealHost, recent: Recent) -> Self {
         host.set_key(start.key);
         let current = start.fleet.and_then(|fleet| target(&host, &start.host, &fleet));
         let former = start.former.and_then(|fleet| target(&host, &start.host, &fleet));
@@ -65,12 +69,26 @@ impl Rounds {
             moves: BTreeMap::new(),
             protected: BTreeSet::new(),
             exporter: Exporter::new(),
+            recent,
             is_settled: false,
         }
     }
 
-    pub(super) const fn node(&self) -> &Name {
-        &self.own.node
+    /// Says what the daemon starts with.
+    pub(super) fn announce(&self) {
+        let (node, version) = (self.own.node.to_string(), env!("CARGO_PKG_VERSION").to_owned());
+        Event::Started { node, version }.emit();
+        if let Some((errors, _)) = &self.errors {
+            events::of_bad_config(errors);
+        }
+        if let Some(current) = &self.current {
+            let digest = current.intent.fleet_digest.to_string();
+            Event::ConfigInForce { digest }.emit();
+        }
+        if let Some(pending) = &self.pending {
+            let digest = pending.fleet.digest.to_string();
+            Event::ConfigPending { digest }.emit();
+        }
     }
 
     pub(super) fn fleet_dir(&self) -> &Path {
@@ -117,25 +135,22 @@ impl Rounds {
         match config::load(&self.config) {
             Ok(loaded) => {
                 if self.errors.take().is_some() {
-                    tracing::info!("the configuration is good again");
+                    Event::ConfigGoodAgain.emit();
                 }
                 if self.in_force(&loaded) {
                     self.pending = None;
                 } else if loaded.host.reconcile.mode == Mode::Auto {
                     self.adopt(loaded);
                 } else {
-                    tracing::info!(digest = %loaded.fleet.digest, "a changed configuration waits for `sdwand apply`");
+                    let digest = loaded.fleet.digest.to_string();
+                    Event::ConfigPending { digest }.emit();
                     self.pending = Some(loaded);
                 }
             }
             Err(errors) => {
                 // Every command reads again: what was said once is said.
                 if self.errors.as_ref().is_none_or(|(known, _)| *known != errors) {
-                    tracing::error!(
-                        count = errors.len(),
-                        first = %errors.iter().next().map(|e| e.message.clone()).unwrap_or_default(),
-                        "the configuration is bad: the last good one stays in force; see `sdwand check`"
-                    );
+                    events::of_bad_config(&errors);
                 }
                 let since = self.errors.as_ref().map_or_else(unix_now, |(_, since)| *since);
                 self.errors = Some((errors, since));
@@ -153,7 +168,7 @@ impl Rounds {
     fn adopt(&mut self, loaded: config::Loaded) {
         let moved = self.own.state_dir != loaded.host.state_dir || self.own.run_dir != loaded.host.run_dir;
         if moved {
-            tracing::warn!("state_dir and run_dir take effect at the next start");
+            Event::ConfigAtNextStart.emit();
         }
         applied::save(&self.own.state_dir, &loaded.fragments);
         self.own = HostConfig {
@@ -168,7 +183,8 @@ impl Rounds {
         self.current = current.map(|current| RealHost::noted(current, &loaded.notices));
         self.pending = None;
         self.is_settled = false;
-        tracing::info!(digest = %loaded.fleet.digest, "a configuration is in force");
+        let digest = loaded.fleet.digest.to_string();
+        Event::ConfigInForce { digest }.emit();
     }
 
     /// Looks at the host, and makes it as it should be.
@@ -201,8 +217,8 @@ impl Rounds {
         self.host.look_for_holes(current, &seen, every).await;
         self.exporter.note(&round, seen, self.is_settled, began);
         let conditions = reconcile::conditions(current, &round, &self.conditions, unix_now());
-        log_round(&round);
-        log_changes(&self.conditions, &conditions);
+        events::of_round(&round, self.is_settled);
+        events::of_conditions(current, &self.conditions, &conditions);
         self.conditions = conditions;
         self.ended(&round);
     }
@@ -224,12 +240,8 @@ impl Rounds {
             if let Some(reason) = choice.reason() {
                 // A move that couldn't be made is tried again as any change is, and said once.
                 if self.moves.get(id) != Some(&choice.carrier) {
-                    let network = current
-                        .intent
-                        .networks
-                        .get(id)
-                        .map(|network| network.name.as_str());
-                    tracing::warn!(network, reason, "routes move to another hub");
+                    let network = events::name_of(current, *id);
+                    Event::UplinkMoved { network, reason }.emit();
                 }
                 moves.insert(*id, choice.carrier.clone());
             }
@@ -316,6 +328,7 @@ impl Rounds {
                 self.apply(expect, protected).await
             }
             Request::Down => self.down().await,
+            Request::Events => self.events(),
         }
     }
 
@@ -378,8 +391,16 @@ impl Rounds {
         self.is_settled = false;
         let round = reconcile::converge(&mut self.host, &nothing).await;
         self.conditions = reconcile::conditions(&nothing, &round, &Conditions::new(), unix_now());
-        tracing::warn!("taken down by an operator; `sdwand apply` or a restart brings it back");
+        Event::Down.emit();
         round_answer(&round)
+    }
+
+    /// What happened lately.
+    fn events(&self) -> Answer {
+        let records = self.recent.records();
+        let mut lines: Vec<String> = records.iter().map(ToString::to_string).collect();
+        lines.push(String::new());
+        done(&records, lines.join("\n"), true, 0)
     }
 
     async fn status(&mut self) -> Answer {
@@ -474,7 +495,8 @@ fn target(host: &RealHost, own: &HostConfig, fleet: &Fleet) -> Option<Target> {
     match host.target(own, fleet) {
         Ok(target) => Some(target),
         Err(error) => {
-            tracing::error!(%error, "the fleet can't be compiled for this host");
+            let error = error.to_string();
+            Event::ConfigNotForThisHost { error }.emit();
             None
         }
     }
@@ -532,39 +554,4 @@ pub(crate) fn round_answer(round: &Round) -> Answer {
     let text = report.to_string();
     let ok = report.ok;
     done(&report, text, ok, round.plan.steps.len())
-}
-
-fn log_round(round: &Round) {
-    if !round.plan.is_empty() {
-        tracing::info!(
-            changes = round.execution.done,
-            left = round.left.steps.len(),
-            "the host was changed"
-        );
-    }
-    for failure in &round.execution.failures {
-        tracing::warn!(
-            plane = %failure.plane,
-            phase = %failure.phase,
-            step = failure.step,
-            error = failure.error,
-            "a step failed; it is tried again"
-        );
-    }
-}
-
-fn log_changes(before: &Conditions, after: &Conditions) {
-    for ((plane, network), condition) in after {
-        let old = before.get(&(*plane, *network)).map(|condition| condition.state);
-        if old == Some(condition.state) {
-            continue;
-        }
-        let network = network.map(|id| id.to_string()).unwrap_or_default();
-        match condition.state {
-            ConditionState::Converged => tracing::info!(%plane, network, "converged"),
-            ConditionState::Drifted => tracing::warn!(%plane, network, reason = condition.reason, "drifted"),
-            ConditionState::Blocked => tracing::warn!(%plane, network, reason = condition.reason, "blocked"),
-            ConditionState::Failed => tracing::warn!(%plane, network, reason = condition.reason, "failed"),
-        }
-    }
 }

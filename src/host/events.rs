@@ -60,7 +60,7 @@ impl Events {
                     // A transaction is told as a whole, and without our table everything is open.
                     Ok(_) => return Duration::ZERO,
                     Err(error) => {
-                        tracing::warn!(%error, "events are lost: changes are seen at the next round");
+                        lost("nftables", Some(error.to_string()));
                         std::future::pending::<()>().await;
                     }
                 },
@@ -68,13 +68,18 @@ impl Events {
                     Some(event) if concerns(&event, &self.followed.borrow()) => return DEBOUNCE,
                     Some(_) => {}
                     None => {
-                        tracing::warn!("events are lost: changes are seen at the next round");
+                        lost("links, addresses, routes and rules", None);
                         std::future::pending::<()>().await;
                     }
                 },
             }
         }
     }
+}
+
+fn lost(what: &str, error: Option<String>) {
+    let what = what.to_owned();
+    crate::log::Event::WatchLost { what, error }.emit();
 }
 
 /// Whether an event can be about something of ours, about a LAN interface, or about a route that AllowedIPs follow. Other

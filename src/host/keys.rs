@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{RealHost, instant};
+use crate::log::Event;
 use crate::planes::wireguard;
 use crate::reconcile::Target;
 use crate::report::chain;
@@ -39,9 +40,15 @@ impl RealHost {
                 has_moved = !moves.is_empty();
                 for (change, result) in moves.iter().zip(self.apply_wireguard(&moves).await) {
                     match result {
-                        Ok(()) => tracing::info!(%change, "a peer uses its next key"),
-                        Err(error) => tracing::warn!(%change, error, "a peer uses its next key; tried again"),
+                        Ok(()) => Event::KeyTurned {
+                            change: change.to_string(),
+                        },
+                        Err(error) => Event::KeyTurnFailed {
+                            change: change.to_string(),
+                            error,
+                        },
                     }
+                    .emit();
                 }
             }
             Err(error) => tracing::warn!(error = chain(&error), "peers that change keys can't be looked at"),

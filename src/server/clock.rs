@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{ServeError, until_told, wall};
+use crate::log::Event;
 use crate::notify;
 
 /// Waits until the wall clock is set: what would be dated, judged and written by another is worth nothing, and what expires
@@ -12,7 +13,8 @@ pub(super) async fn is_set() -> Result<bool, ServeError> {
     if wall().is_plausible() {
         return Ok(true);
     }
-    tracing::error!(event = "clock_unset", wall = %wall(), "the wall clock isn't set: federation waits until it is; the data plane doesn't");
+    let now = || wall().to_string();
+    Event::ClockUnset { wall: now() }.emit();
     let set = async {
         while !wall().is_plausible() {
             notify::waiting(WHY);
@@ -22,7 +24,7 @@ pub(super) async fn is_set() -> Result<bool, ServeError> {
     tokio::select! {
         told = until_told() => told.map(|()| false),
         () = set => {
-            tracing::info!(wall = %wall(), "the wall clock is set");
+            Event::ClockSet { wall: now() }.emit();
             Ok(true)
         }
     }

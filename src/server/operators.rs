@@ -23,6 +23,7 @@ use crate::federation::operators::{OperatorKey, Operators};
 use crate::federation::pki::Usage;
 use crate::federation::pki::authority::write_whole;
 use crate::federation::pki::tls::{CurrentLeaf, operator_config};
+use crate::log::Event;
 use crate::model::host::HostConfig;
 
 /// The socket for everything, in [`run_dir`].
@@ -74,7 +75,8 @@ pub(super) async fn open(
         let current = certificate(gateway, names(address, gateway), stopped.clone())?;
         Some(Arc::new(operator_config(current)?))
     };
-    tracing::info!(listen = %address, https = tls.is_some(), "operators are served");
+    let (listen, https) = (address.to_string(), tls.is_some());
+    Event::OperatorsServed { listen, https }.emit();
     let limits = Arc::new(Limits::new(monotonic));
     tokio::spawn(listen::tcp(tcp, tls, router, limits, stopped.clone()));
     Ok(())

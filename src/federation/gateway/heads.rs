@@ -156,7 +156,6 @@ impl Gateway {
         mark: Mark,
         wall: Moment,
     ) -> Result<(), BeatError> {
-        tracing::error!(peer = %id, "the peer's ledger has gone back, and it doesn't say so: a copy was put back there");
         self.note(wall, id, |draft, peer| {
             peer.regressed = Some(draft.now());
             draft.note(Happening {

@@ -302,6 +302,7 @@ fn prepare(new: &Path, old: &Path, wall: Moment) -> Result<Holding, CopyError> {
         verifying: Mutex::default(),
         starts: 0,
         doubt: None,
+        tell: std::sync::OnceLock::new(),
         stops: tokio::sync::watch::Sender::default(),
         book: RwLock::new(book),
     };

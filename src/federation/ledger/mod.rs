@@ -18,7 +18,7 @@ mod rows;
 
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
 
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch;
@@ -30,7 +30,7 @@ pub use copy::{CopyError, Holding, backup, inspect, restore};
 pub use extract::{Place, Window};
 
 use super::moment::Moment;
-use super::peer::PeerId;
+use super::peer::{Peer, PeerId};
 use distrust::Cause;
 use mark::{Found, Mark, MarkFile};
 use rows::{meta, read_book, write};
@@ -143,7 +143,11 @@ pub struct Ledger {
     verifying: Mutex<()>,
     starts: u64,
     doubt: Option<&'static str>,
+    tell: OnceLock<Tell>,
 }
+
+/// Who is told what happened, and to which peer, once it is in force.
+pub type Tell = fn(&Happening, Option<&Peer>);
 
 struct Writer {
     connection: Connection,
@@ -241,6 +245,7 @@ impl Ledger {
             verifying: Mutex::default(),
             starts: starts + 1,
             doubt,
+            tell: OnceLock::new(),
             book: RwLock::new(book),
             stops: watch::Sender::default(),
         };
@@ -291,6 +296,12 @@ impl Ledger {
         self.doubt
     }
 
+    /// Has `tell` told of whatever is noted from now on, in its order. It is called while nothing else can be written, so
+    /// it must be quick, and mustn't come back here. A second call changes nothing.
+    pub fn tell(&self, tell: Tell) {
+        let _ = self.tell.set(tell);
+    }
+
     /// How often the ledger was opened, this time included.
     #[must_use]
     pub const fn starts(&self) -> u64 {
@@ -333,7 +344,7 @@ impl Ledger {
         let before = self.book.read().unwrap_or_else(PoisonError::into_inner);
         let mut draft = Draft::new(&before, wall);
         let outcome = change(&mut draft).map_err(Aborted::ByCaller)?;
-        let (now, changes) = (draft.now(), draft.changes);
+        let (now, mut changes) = (draft.now(), draft.changes);
         drop(before);
         let written = write(writer, &changes, now).map_err(sql_error(&self.path));
         let written = written.and_then(|head| {
@@ -343,6 +354,7 @@ impl Ledger {
         });
         match written {
             Ok(()) => {
+                let happenings = std::mem::take(&mut changes.happenings);
                 let stops = self.book.write().unwrap_or_else(PoisonError::into_inner).absorb(
                     changes,
                     writer.head,
@@ -351,6 +363,7 @@ impl Ledger {
                 if stops {
                     self.stops.send_replace(());
                 }
+                self.tell_of(&happenings);
                 Ok(outcome)
             }
             Err(error) => {
@@ -358,6 +371,18 @@ impl Ledger {
                 self.read_again(writer).map_err(Aborted::ByLedger)?;
                 Err(Aborted::ByLedger(error))
             }
+        }
+    }
+
+    fn tell_of(&self, happenings: &[Happening]) {
+        let Some(tell) = self.tell.get() else {
+            return;
+        };
+        for happening in happenings {
+            let peer = happening
+                .peer
+                .and_then(|id| self.read(|book| book.peer(&id).cloned()));
+            tell(happening, peer.as_deref());
         }
     }
 

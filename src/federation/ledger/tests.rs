@@ -320,3 +320,42 @@ fn every_older_ledger_is_carried_over_whole() {
         Ledger::open(&path, WALL).unwrap();
     }
 }
+
+#[test]
+fn who_is_told_hears_what_is_in_force_and_nothing_else() {
+    static HEARD: Mutex<Vec<(String, Option<String>)>> = Mutex::new(Vec::new());
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = ledger(&folder);
+    let peer = proposed();
+    let alias = peer.alias.to_string();
+    put(&ledger, peer.clone()).unwrap();
+    ledger.tell(|happening, peer| {
+        let alias = peer.map(|peer| peer.alias.to_string());
+        HEARD.lock().unwrap().push((happening.kind.clone(), alias));
+    });
+    let note = |kind: &str| Happening {
+        kind: kind.to_owned(),
+        severity: "low",
+        peer: Some(peer.id),
+        payload: serde_json::json!({}),
+    };
+    let refused = ledger.transact(WALL, |draft| {
+        draft.note(note("refused"));
+        Err::<(), _>("no")
+    });
+    assert!(matches!(refused, Err(Aborted::ByCaller("no"))));
+    let done = ledger.transact(WALL, |draft| {
+        draft.note(note("first"));
+        draft.note(note("second"));
+        Ok::<_, ()>(())
+    });
+    done.unwrap();
+    let heard = HEARD.lock().unwrap().clone();
+    assert_eq!(
+        heard,
+        [
+            ("first".to_owned(), Some(alias.clone())),
+            ("second".to_owned(), Some(alias))
+        ]
+    );
+}
