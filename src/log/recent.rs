@@ -8,7 +8,8 @@ use std::time::SystemTime;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
 use tracing::Subscriber;
 use tracing::field::Visit;
 use tracing_subscriber::Layer;
@@ -124,11 +125,12 @@ impl<S: Subscriber> Layer<S> for Recent {
     }
 }
 
+/// Always as long, so that the order of the texts is that of the times.
 fn stamp(at: SystemTime) -> String {
-    let at = OffsetDateTime::from(at);
-    let millis = at.replace_nanosecond(at.nanosecond() / 1_000_000 * 1_000_000);
+    const STAMP: &[BorrowedFormatItem<'_>] =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
     // A year that RFC 3339 can't say is a clock that nobody has set.
-    millis.unwrap_or(at).format(&Rfc3339).unwrap_or_default()
+    OffsetDateTime::from(at).format(STAMP).unwrap_or_default()
 }
 
 /// What an event says, by name.
@@ -156,5 +158,20 @@ impl Visit for Said {
 
     fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
         self.put(field, format!("{value:?}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_order_of_the_texts_is_that_of_the_times() {
+        let at = |millis| stamp(SystemTime::UNIX_EPOCH + Duration::from_millis(millis));
+        assert_eq!(at(1_700_000_000_000), "2023-11-14T22:13:20.000Z");
+        let times = [0, 850, 900, 1_000, 1_001, 1_010, 60_000].map(at);
+        assert!(times.is_sorted(), "{times:?}");
     }
 }
