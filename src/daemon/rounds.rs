@@ -380,7 +380,10 @@ impl Rounds {
         let began = Instant::now();
         let (round, seen) = reconcile::converge_seen(&mut self.host, &wanted).await;
         self.exporter.note(&round, seen, self.is_settled, began);
-        self.conditions = reconcile::conditions(&wanted, &round, &self.conditions, unix_now());
+        let conditions = reconcile::conditions(&wanted, &round, &self.conditions, unix_now());
+        events::of_round(&round, self.is_settled);
+        events::of_conditions(&wanted, &self.conditions, &conditions);
+        self.conditions = conditions;
         self.ended(&round);
         round_answer(&round)
     }
