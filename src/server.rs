@@ -9,6 +9,7 @@
 
 mod calls;
 mod clock;
+mod fleet;
 mod happened;
 mod operators;
 mod spawn;
@@ -41,7 +42,6 @@ use crate::federation::policy::Policy;
 use crate::federation::pulse::Pulse;
 use crate::federation::site::SiteId;
 use crate::federation::url::{PeerUrl, UrlError};
-use crate::host::files::ConfigFiles;
 use crate::host::system_now;
 use crate::log::Event;
 use crate::model::Fleet;
@@ -178,7 +178,7 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
         ca: gateway.ca.fingerprint().to_string(),
     }
     .emit();
-    let following = tokio::spawn(follow_fleet(
+    let following = tokio::spawn(fleet::follow(
         Arc::clone(&gateway),
         config.to_owned(),
         own.fleet_dir.clone(),
@@ -289,46 +289,6 @@ async fn until_told() -> Result<(), ServeError> {
     }
     Event::GatewayStopped.emit();
     Ok(())
-}
-
-/// Reads the fleet again when its files change. A bad one changes nothing: peers are told of the last good one.
-async fn follow_fleet(gateway: Arc<Gateway>, config: PathBuf, folder: PathBuf) {
-    // No key is read here.
-    let mut files = ConfigFiles::watch(&config, &folder, &config);
-    let mut reload = match signal(SignalKind::hangup()) {
-        Ok(reload) => reload,
-        Err(error) => {
-            tracing::error!(%error, "SIGHUP can't be heard: the fleet isn't followed");
-            return;
-        }
-    };
-    loop {
-        let wait = async {
-            tokio::select! {
-                () = files.changed() => {}
-                _ = reload.recv() => {}
-            }
-        };
-        let _ = tokio::time::timeout(FLUSH, wait).await;
-        // Files are often written several at a time: all of them are waited for.
-        let quiet = async { while tokio::time::timeout(TICK, files.changed()).await.is_ok() {} };
-        let _ = tokio::time::timeout(FLUSH, quiet).await;
-        if !files.differ() {
-            continue;
-        }
-        match config::load_fleet(&folder) {
-            Ok(loaded) if SiteId::of(&loaded.fleet.site.name, loaded.fleet.site.prefix) == gateway.site => {
-                let digest = loaded.fleet.digest.to_string();
-                gateway.tell_fleet(loaded.fleet);
-                Event::FleetTold { digest }.emit();
-            }
-            Ok(_) => Event::FleetOfAnotherSite.emit(),
-            Err(errors) => {
-                let (count, first) = (errors.len() as u64, errors.first());
-                Event::FleetBad { count, first }.emit();
-            }
-        }
-    }
 }
 
 /// The timers: beats, silence, renewal of our own certificate, and what the ledger is told from time to time.
