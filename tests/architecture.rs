@@ -15,7 +15,7 @@ const RULES: [(&str, &[&str]); 10] = [
     ("reconcile", &["model", "intent", "planes"]),
     ("sys", &[]),
     ("report", &["model", "intent", "planes", "reconcile"]),
-    ("api", &["model", "report", "reconcile", "federation"]),
+    ("api", &["model", "report", "reconcile", "federation", "log"]),
     ("federation", &["model"]),
     ("log", &["model"]),
 ];
