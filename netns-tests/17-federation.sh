@@ -7,11 +7,21 @@ lab_binary
 
 mkhost ga gb
 underlay ga gb
-for host in ga gb; do mksite "$host" "site-${host#g}" "https://${V4[$host]}:8443"; done
+for host in ga gb; do mksite "$host" "site-${host#g}" "https://${V4[$host]}:8443" 'metrics_listen = "127.0.0.1:9587"'; done
 start_serve ga
 start_serve gb
 check "serve has no capability" grep -qx $'CapEff:\t0000000000000000' "/proc/${SERVE[ga]}/status"
 expect "the CA's key is its user's alone" '600 65534' on ga stat -c '%a %u' /run/state/sdwand-serve/ca.key
+
+scrape() { on "$1" curl -sS --fail --max-time 5 http://127.0.0.1:9587/metrics; }
+# metric HOST SERIES: its value, as a whole number.
+metric() { scrape "$1" | awk -v series="$2" 'index($0, series " ") == 1 { printf "%d\n", $NF; found = 1 } END { exit !found }'; }
+metric_is() { [[ $(metric "$1" "$2") = "$3" ]]; }
+at_least() { (( $(metric "$1" "$2") >= $3 )); }
+wait_for "there is something to scrape" 10 scrape ga
+refute "and nothing from elsewhere" on gb curl -s --max-time 2 "http://${V4[ga]}:9587/metrics"
+days=$(( ($(metric ga 'sdwand_gateway_certificate_expiry_timestamp_seconds{certificate="listener",peer=""}') - $(date +%s)) / 86400 ))
+check "it says when the certificate ends" eval '(( days >= 88 && days <= 90 ))'
 
 # --- From a token to an active peering.
 sdw ga peer propose "https://${V4[gb]}:8443" --name site-b --json >"$LAB/proposed"
@@ -31,6 +41,11 @@ took=$(( $(now_ms) - start ))
 note "active after $took ms"
 check "within 10 s" eval '(( took < 10000 * LAB_SLOW ))'
 wait_for "so it is on the other side" 10 is ga active
+wait_for "monitoring sees it, and that it isn't degraded" 20 metric_is ga 'sdwand_gateway_peer_degraded{peer="site-b"}' 0
+expect "with its proposal taken" 0 metric ga sdwand_gateway_proposals
+wait_for "and the heartbeats" 20 at_least ga 'sdwand_gateway_heartbeats_sent_total{outcome="answered"}' 1
+heard=$(metric ga 'sdwand_gateway_peer_last_heartbeat_timestamp_seconds{peer="site-b"}')
+check "the last one was just now" eval '(( heard > $(date +%s) - 20 * LAB_SLOW && heard <= $(date +%s) ))'
 words() { sdw "$1" peer show "$2" --json | jq -r .verification_words; }
 check "both operators see the same six words" eval '[[ $(words ga site-b) = "$(words gb site-a)" && $(words ga site-b | wc -w) = 6 ]]'
 status "the token is used" 1 accept
@@ -107,6 +122,17 @@ wait_for "cut off, each degrades the other" 20 is ga degraded
 wait_for "by itself" 20 is gb degraded
 reason() { sdw "$1" peer list --json | jq -r '.[] | select(.status != "revoked") | .reason'; }
 expect "it was asked before, and says what was seen" 'heartbeat_stale: unreachable' reason ga
+wait_for "monitoring sees that it is degraded" 20 metric_is ga 'sdwand_gateway_peer_degraded{peer="site-b"}' 1
+expect "and how many are" 1 metric ga 'sdwand_gateway_peers{status="degraded"}'
+wait_for "and that nobody answers" 20 at_least ga 'sdwand_gateway_heartbeats_sent_total{outcome="failed"}' 1
+scrape ga >"$LAB/page"
+if command -v promtool >/dev/null; then
+  check "promtool has nothing to say against the page" eval "promtool check metrics <$LAB/page"
+else
+  skip "no promtool: the page's form"
+fi
+check "it names the site, and the fleet that is told" grep -qE '^sdwand_gateway_info\{site="site-a[^"]*",node="ga",digest="[0-9a-f]{64}"\} 1$' "$LAB/page"
+refute "no secret is in it" grep -F -e "$secret" -e "$secret_of_grant" "$LAB/page"
 on wan ip link set to-gb up
 wait_for "and heals" 30 is ga active
 wait_for "by itself" 30 is gb active

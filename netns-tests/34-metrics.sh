@@ -59,6 +59,8 @@ healed=$(metric 'sdwand_drift_healed_total{plane="firewall"}')
 on s1 nft delete table inet sdwand
 wait_for "drift that was healed counts" 10 more_than 'sdwand_drift_healed_total{plane="firewall"}' "$healed"
 check "and is an event" event drift.healed '.plane == "firewall" and .level == "WARN"'
+check "which is counted" more_than 'sdwand_events_total{event="drift.healed"}' 0
+expect "as what never was is counted, too" 0 metric 'sdwand_events_total{event="daemon.down"}'
 
 echo 'nonsense = 1' >"$LAB/hosts/s1/etc/fleet.d/99-bad.toml"
 wait_for "a bad configuration shows" 10 metric_is sdwand_config_errors 1

@@ -11,6 +11,7 @@ mod calls;
 mod clock;
 mod fleet;
 mod happened;
+mod metrics;
 mod operators;
 mod spawn;
 mod summary;
@@ -48,6 +49,7 @@ use crate::model::Fleet;
 use crate::model::host::{Federation, HostConfig};
 use crate::notify::{self, Manager};
 use calls::Calls;
+use metrics::Monitor;
 
 pub use operators::{SOCKET, STATUS_SOCKET};
 
@@ -55,6 +57,9 @@ pub use operators::{SOCKET, STATUS_SOCKET};
 const TICK: Duration = Duration::from_millis(250);
 /// How often the ledger is told when peers were last heard of.
 const FLUSH: Duration = Duration::from_secs(10);
+
+/// The ledger's file, in [`state_dir`].
+const LEDGER: &str = "ledger.db";
 
 /// How many peers are called at a time.
 const CALLS: usize = 256;
@@ -131,7 +136,7 @@ pub fn run_dir(own: &HostConfig) -> PathBuf {
 pub async fn run(config: &Path) -> Result<(), ServeError> {
     let (own, _) = config::load_host(config)?;
     let fleet = config::load_fleet(&own.fleet_dir)?.fleet;
-    crate::log::start(&own.log, system_now);
+    let recent = crate::log::start(&own.log, system_now);
     let federation = own
         .federation
         .clone()
@@ -162,22 +167,19 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     let (stop, stopped) = watch::channel(false);
     let calls = Arc::new(Calls::default());
     let heard = Arc::clone(&calls);
+    let limits = Arc::new(Limits::new(monotonic));
+    let mut monitor = Monitor::new(federation.metrics_listen, Arc::clone(&limits), recent, &folder);
     let serving = Serving {
         gateway: Arc::clone(&gateway),
         wall,
         heard: Arc::new(move |id| heard.note(id, monotonic())),
-        limits: Arc::new(Limits::new(monotonic)),
+        limits,
         random,
     };
     tokio::spawn(listener::serve(tcp, tls, serving, stopped.clone()));
     operators::open(&own, &gateway, &folder, &stopped).await?;
     drop(stopped);
-    Event::GatewayStarted {
-        site: gateway.site.to_string(),
-        listen: federation.listen.to_string(),
-        ca: gateway.ca.fingerprint().to_string(),
-    }
-    .emit();
+    say_serving(&gateway, &federation);
     let following = tokio::spawn(fleet::follow(
         Arc::clone(&gateway),
         config.to_owned(),
@@ -186,7 +188,13 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     let spawned = tokio::spawn(spawn::follow(Arc::clone(&gateway), federation.payload.clone()));
     // From here on all sockets listen.
     let mut manager = Manager::ready(monotonic());
-    let driver = drive(&gateway, &calls, &current, &mut leaf, &mut manager);
+    let driver = drive(
+        &gateway,
+        &calls,
+        &current,
+        &mut leaf,
+        (&mut manager, &mut monitor),
+    );
     let outcome = tokio::select! {
         ended = until_told() => ended,
         () = driver => Ok(()),
@@ -224,6 +232,15 @@ fn say_what_is_amiss(gateway: &Gateway) {
     }
 }
 
+fn say_serving(gateway: &Gateway, federation: &Federation) {
+    Event::GatewayStarted {
+        site: gateway.site.to_string(),
+        listen: federation.listen.to_string(),
+        ca: gateway.ca.fingerprint().to_string(),
+    }
+    .emit();
+}
+
 /// What is told to the ledger when the gateway stops.
 fn last_words(gateway: &Gateway) {
     if let Err(error) = gateway.flush(wall()) {
@@ -242,7 +259,7 @@ fn gateway(
 ) -> Result<Gateway, ServeError> {
     let site = SiteId::of(&fleet.site.name, fleet.site.prefix);
     let url = federation.url.as_deref().filter(|_| federation.dialable);
-    let ledger = Arc::new(Ledger::open(&folder.join("ledger.db"), wall())?);
+    let ledger = Arc::new(Ledger::open(&folder.join(LEDGER), wall())?);
     let store = Store::new(folder);
     let signs = ledger.read(|book| book.own_trust().signs);
     let (ca, next) = store.open(&site, signs, wall())?;
@@ -297,7 +314,7 @@ async fn drive(
     calls: &Calls,
     current: &CurrentLeaf,
     leaf: &mut Leaf,
-    manager: &mut Manager,
+    (manager, monitor): (&mut Manager, &mut Monitor),
 ) {
     let mut pulse = Pulse::new(gateway.settings.heartbeat, gateway.settings.stale_after)
         .of_start(gateway.ledger.starts());
@@ -308,11 +325,15 @@ async fn drive(
     let gate = Arc::new(Semaphore::new(CALLS));
     let mut ticks = tokio::time::interval(TICK);
     let mut flushed = monotonic();
+    monitor.publish(gateway, wall());
     loop {
         tokio::select! {
-            Some((id, outcome)) = ended.recv() => after_beat(gateway, &mut pulse, id, &outcome),
+            Some((id, outcome)) = ended.recv() => {
+                monitor.beaten(&outcome);
+                after_beat(gateway, &mut pulse, id, &outcome);
+            }
             Some((id, probe)) = answers.recv() => {
-                calls.tell(&mut pulse);
+                monitor.heard(calls.tell(&mut pulse));
                 let (now, peers) = (monotonic(), standing(gateway));
                 let is_silent = pulse.silent(&peers, now).contains(&id);
                 if let Some(remedy) = probes.ended(id, probe, is_silent, now) {
@@ -320,7 +341,7 @@ async fn drive(
                 }
             }
             _ = ticks.tick() => {
-                calls.tell(&mut pulse);
+                monitor.heard(calls.tell(&mut pulse));
                 let (now, peers) = (monotonic(), standing(gateway));
                 manager.alive(summary::summary(&peers), now);
                 for id in probes.due(&pulse.silent(&peers, now), now) {
@@ -343,6 +364,7 @@ async fn drive(
                 if now.duration_since(flushed) >= FLUSH {
                     flushed = now;
                     now_and_then(gateway, current, leaf);
+                    monitor.publish(gateway, wall());
                     for parent in gateway.renewals(wall()) {
                         let (gateway, gate) = (Arc::clone(gateway), Arc::clone(&gate));
                         tokio::spawn(async move {

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use sdwand::report::metrics::{Kind, METRICS};
+use sdwand::log::catalogue;
+use sdwand::report::metrics::{GATEWAY_METRICS, Kind, METRICS, Metric, SHARED_METRICS};
 
 fn read(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)).unwrap()
@@ -20,15 +21,19 @@ fn named(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
+fn metrics() -> impl Iterator<Item = &'static Metric> {
+    SHARED_METRICS.iter().chain(METRICS).chain(GATEWAY_METRICS)
+}
+
 /// Every series that a scrape can have.
 fn series() -> BTreeSet<String> {
-    let of = |metric: &sdwand::report::metrics::Metric| match metric.kind {
+    let of = |metric: &Metric| match metric.kind {
         Kind::Gauge | Kind::Counter => vec![metric.name.to_owned()],
         Kind::Histogram => ["bucket", "sum", "count"]
             .map(|part| format!("{}_{part}", metric.name))
             .to_vec(),
     };
-    METRICS.iter().flat_map(of).collect()
+    metrics().flat_map(of).collect()
 }
 
 #[test]
@@ -42,6 +47,21 @@ fn what_they_name_is_there() {
         let unknown: Vec<_> = named.difference(&series()).cloned().collect();
         assert_eq!(unknown, Vec::<String>::new(), "{file}");
     }
+}
+
+#[test]
+fn the_events_that_they_name_are_there() {
+    let ids: BTreeSet<&str> = catalogue().map(|kind| kind.id).collect();
+    let text = read("sdwand.alerts.yaml");
+    let named: BTreeSet<&str> = text
+        .split("event=~\"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .flat_map(|alternatives| alternatives.split('|'))
+        .collect();
+    assert!(named.len() >= 3, "{named:?}");
+    let unknown: Vec<_> = named.iter().filter(|id| !ids.contains(*id)).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
 }
 
 #[test]
@@ -61,7 +81,7 @@ fn every_panel_asks_for_something_of_ours() {
 #[test]
 fn names_follow_the_conventions() {
     let mut names = BTreeSet::new();
-    for metric in METRICS {
+    for metric in metrics() {
         assert!(names.insert(metric.name), "{} is there twice", metric.name);
         assert!(
             metric.name.starts_with("sdwand_") && metric.help.ends_with('.'),

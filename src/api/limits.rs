@@ -52,6 +52,8 @@ struct Counts {
     known: BTreeMap<PeerId, usize>,
     kept: usize,
     all: usize,
+    /// Connections that there might not be, since the start.
+    turned_away: u64,
 }
 
 /// The counts.
@@ -112,11 +114,17 @@ impl Limits {
         let source = Source::from(source);
         let here = counts.connections.get(&source).copied().unwrap_or(0);
         if here >= CONNECTIONS_PER_SOURCE || counts.all >= CONNECTIONS {
+            counts.turned_away += 1;
             return false;
         }
         counts.connections.insert(source, here + 1);
         counts.all += 1;
         true
+    }
+
+    /// How many connections there might not be, since the start.
+    pub fn turned_away(&self) -> u64 {
+        self.lock().turned_away
     }
 
     /// Counts a connection of a known peer, until it has [`Limits::left`]; says whether there may be one more.
@@ -125,6 +133,7 @@ impl Limits {
         let here = counts.known.entry(peer).or_insert(0);
         let may = *here < CONNECTIONS_PER_PEER;
         *here += usize::from(may);
+        counts.turned_away += u64::from(!may);
         may
     }
 
@@ -209,6 +218,8 @@ mod tests {
             .filter(|n| limits.may_connect(IpAddr::V4((0xc000_0200 + n).into())))
             .count();
         assert_eq!(all, CONNECTIONS);
+        let refused = 3 * (20 - CONNECTIONS_PER_SOURCE) + (1_000 - CONNECTIONS);
+        assert_eq!(limits.turned_away(), refused as u64);
     }
 
     #[test]

@@ -53,6 +53,7 @@ vty_socket = "/var/run/frr"                      # or pathspace = "name"
 # residency             = "permissive"           # "permissive", or "refuse": no grants and bridges for another jurisdiction
 # compatible_versions   = []                     # of peers, like "1.4" or "1.4..1.7"; else the same major, minors one apart
 # incompatible_versions = []                     # win over compatible_versions
+# metrics_listen        = "127.0.0.1:9587"       # of `sdwand serve`; absent: off; a loopback address only
 # payload               = "/etc/sdwand/federation-payload.json"   # what a parent left for the first start
 # cluster = { kind = "etcd", address = "etcd.site-a.example:2379", credential = "vault:sdwan/etcd" }   # that children join; absent: none
 
@@ -60,7 +61,7 @@ vty_socket = "/var/run/frr"                      # or pathspace = "name"
 # listen   = "[::1]:8444"                        # absent: no TCP; https by the site's CA
 plain_http = false                               # http instead, on a loopback address only
 
-[metrics]
+[metrics]                                        # of `sdwand run`
 # listen = "127.0.0.1:9586"                      # absent: off; a loopback address only
 
 [approvals]                                      # each "none" or "require": a second operator
@@ -243,6 +244,7 @@ mod tests {
     fn the_hosts_commented_tables_hold_their_defaults() {
         let all = host(&uncommented(host_document(), |line| !line.starts_with("tls")));
         let bare = "node = \"hub-a1\"\n[ovn]\n[federation]\nurl = \"https://site-a.example.com:8443\"\n\
+             metrics_listen = \"127.0.0.1:9587\"\n\
              operator_contact = \"noc@site-a.example\"\njurisdiction = \"JP\"\n\
              cluster = { kind = \"etcd\", address = \"etcd.site-a.example:2379\", credential = \"vault:sdwan/etcd\" }\n\
              [api]\nlisten = \"[::1]:8444\"\n[metrics]\nlisten = \"127.0.0.1:9586\"\n";

@@ -139,7 +139,9 @@ fn read_root(root: &Cursor<'_>, folder: &Path) -> Option<HostConfig> {
             .child("federation")
             .map(|cursor| read_federation(&cursor, folder)),
         api: section(root, "api", Api::default(), read_api),
-        metrics_listen: section(root, "metrics", None, read_metrics),
+        metrics_listen: section(root, "metrics", None, |cursor| {
+            read_loopback(cursor, "listen", "127.0.0.1:9586")
+        }),
         approvals: read_approvals(root),
         log: section(root, "log", Log::default(), |c| Log {
             level: c.or("level", LogLevel::Info),
@@ -296,6 +298,7 @@ fn read_federation(cursor: &Cursor<'_>, folder: &Path) -> Federation {
         residency: cursor.or("residency", Residency::Permissive),
         compatible_versions: cursor.set("compatible_versions"),
         incompatible_versions: cursor.set("incompatible_versions"),
+        metrics_listen: read_loopback(cursor, "metrics_listen", "127.0.0.1:9587"),
         payload: path(cursor, "payload", "/etc/sdwand/federation-payload.json", folder),
         cluster: cursor.child("cluster").and_then(|cluster| read_cluster(&cluster)),
     };
@@ -346,15 +349,15 @@ fn read_api(cursor: &Cursor<'_>) -> Api {
     api
 }
 
-/// Whoever can send packets to the process with the capability finds no parser in it: a loopback address only.
-fn read_metrics(cursor: &Cursor<'_>) -> Option<SocketAddr> {
-    let listen: Option<SocketAddr> = cursor.get("listen");
+/// Where metrics are served. Whoever can send packets to the process with the capability finds no parser in it, and names
+/// of peers are for nobody to read from a network: a loopback address only.
+fn read_loopback(cursor: &Cursor<'_>, key: &'static str, like: &str) -> Option<SocketAddr> {
+    let listen: Option<SocketAddr> = cursor.get(key);
     if listen.is_some_and(|listen| !listen.ip().to_canonical().is_loopback()) {
-        let bad = Bad::new("metrics are served on a loopback address only: `sdwand run` talks to no network");
-        cursor.fail(
-            "listen",
-            bad.hint("listen on \"127.0.0.1:9586\" or \"[::1]:9586\", and scrape through an agent or a proxy of this host"),
-        );
+        let bad = Bad::new("metrics are served on a loopback address only");
+        let hint =
+            format!("listen on \"{like}\", or on [::1], and scrape through an agent or a proxy of this host");
+        cursor.fail(key, bad.hint(hint));
     }
     listen
 }

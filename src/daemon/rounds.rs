@@ -270,12 +270,12 @@ impl Rounds {
     pub(super) fn publish(&mut self) {
         let mut exporter = std::mem::replace(&mut self.exporter, Exporter::new());
         exporter.publish(self.own.metrics_listen, |exporter| {
-            metrics::text(&self.view(exporter))
+            metrics::text(&self.view(exporter, &self.recent.counts("run")))
         });
         self.exporter = exporter;
     }
 
-    fn view<'a>(&'a self, exporter: &'a Exporter) -> View<'a> {
+    fn view<'a>(&'a self, exporter: &'a Exporter, events: &'a [(&'static str, u64)]) -> View<'a> {
         View {
             node: &self.own.node,
             target: self.current.as_ref(),
@@ -286,6 +286,7 @@ impl Rounds {
             is_pending: self.pending.is_some(),
             is_down: self.is_down,
             tallies: &exporter.tallies,
+            events,
         }
     }
 

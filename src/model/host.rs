@@ -180,6 +180,8 @@ pub struct Federation {
     pub compatible_versions: Vec<VersionRange>,
     /// Versions of peers that don't; they win over `compatible_versions`.
     pub incompatible_versions: Vec<VersionRange>,
+    /// Where `sdwand serve` is scraped, a loopback address.
+    pub metrics_listen: Option<SocketAddr>,
     /// What a parent left for us to read at the first start, if it did.
     pub payload: PathBuf,
     /// The cluster that our children join.

@@ -1,8 +1,9 @@
-//! What a monitoring system is told of this host: one page in Prometheus' text format (0.0.4), out of what the last round
-//! read. Labels are names of the fleet, never anything that a packet or a peer brings; peers and rules beyond [`MOST_PEERS`]
+//! What a monitoring system is told of this host, and in [`gateway`] of a site: one page in Prometheus' text format (0.0.4),
+//! out of what the last round read. Labels are names of the fleet, never anything that a packet or a peer brings; peers and rules beyond [`MOST_PEERS`]
 //! and [`MOST_RULES`] are left out, and counted.
 
 mod catalogue;
+pub mod gateway;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +19,7 @@ use crate::model::{Name, NetworkId};
 use crate::planes::wireguard::{ActualPeer, HANDSHAKE_STALE};
 use crate::planes::{PlaneName, firewall, wireguard};
 use crate::reconcile::{ConditionState, Conditions, Observation, Round, Target};
-pub use catalogue::{Kind, METRICS, Metric};
+pub use catalogue::{GATEWAY_METRICS, Kind, METRICS, Metric, SHARED_METRICS};
 
 /// How many peers have series of their own: four each.
 pub const MOST_PEERS: usize = 2_000;
@@ -89,6 +90,8 @@ pub struct View<'a> {
     pub is_down: bool,
     /// What was counted.
     pub tallies: &'a Tallies,
+    /// How often each event was said.
+    pub events: &'a [(&'static str, u64)],
 }
 
 /// The page.
@@ -97,6 +100,7 @@ pub struct View<'a> {
 /// The text format can't say it: a fault of ours.
 pub fn page(view: &View<'_>) -> Result<String, prometheus::Error> {
     let mut page = Page::default();
+    shared(&mut page, view.events);
     host(&mut page, view);
     conditions(&mut page, view);
     tallies(&mut page, view.tallies);
@@ -118,8 +122,14 @@ pub fn page(view: &View<'_>) -> Result<String, prometheus::Error> {
     page.text()
 }
 
-fn host(page: &mut Page, view: &View<'_>) {
+fn shared(page: &mut Page, events: &[(&'static str, u64)]) {
     page.set(&catalogue::BUILD, &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+    for (id, said) in events {
+        page.set(&catalogue::EVENTS, &[("event", id)], count(*said));
+    }
+}
+
+fn host(page: &mut Page, view: &View<'_>) {
     if let Some(target) = view.target {
         let digest = target.intent.fleet_digest.to_string();
         page.set(

@@ -19,11 +19,12 @@ impl Calls {
             .push((id, at));
     }
 
-    /// Tells of all that came since the last time.
-    pub(super) fn tell(&self, pulse: &mut Pulse) {
+    /// Tells of all that came since the last time; says how many.
+    pub(super) fn tell(&self, pulse: &mut Pulse) -> usize {
         let calls = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        for (id, at) in calls {
-            pulse.heard(id, at);
+        for (id, at) in &calls {
+            pulse.heard(*id, *at);
         }
+        calls.len()
     }
 }

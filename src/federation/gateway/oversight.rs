@@ -13,6 +13,7 @@ use crate::federation::grant::{Grant, Origin};
 use crate::federation::ledger::Draft;
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Peer, PeerId};
+use crate::federation::pki::verify::not_after;
 use crate::federation::policy::Policy;
 use crate::federation::residency::{Border, border};
 
@@ -96,6 +97,29 @@ impl Gateway {
             .leaf_until
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(until);
+    }
+
+    /// This site's certificates and when they end: the `listener`'s, that of the `ca` and of the `next_ca`, and with its
+    /// parent what each `from_parent` is. One that can't be read isn't there; `governance` tells of it.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<(&'static str, Option<PeerId>, Moment)> {
+        let grounds = self.grounds();
+        let of_listener = grounds.leaf_until.map(|until| ("listener", None, until));
+        let end = |ca: &CertificateDer<'_>| not_after(ca).ok();
+        let of_ca = end(&grounds.ca).map(|until| ("ca", None, until));
+        let next = self.ca.next().and_then(|next| end(next.der()));
+        let of_next = next.map(|until| ("next_ca", None, until));
+        let of_parents = self
+            .ledger
+            .read(|book| self.issued_until(book.peers().map(AsRef::as_ref)));
+        let of_parents = of_parents
+            .into_iter()
+            .map(|(id, until)| ("from_parent", Some(id), until));
+        [of_listener, of_ca, of_next]
+            .into_iter()
+            .flatten()
+            .chain(of_parents)
+            .collect()
     }
 
     /// What an operator should know: of all peers and of this site, or of one peer.

@@ -30,6 +30,14 @@ pub enum Refused {
 }
 
 impl Refused {
+    /// What was asked.
+    const fn asked(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Stranger => "call",
+        }
+    }
+
     const fn kind(self) -> &'static str {
         match self {
             Self::Accept => "federation.accept.refused",
@@ -51,16 +59,26 @@ type Reasons = BTreeMap<&'static str, u64>;
 /// The counts of a minute; no source is all the others.
 type Minute = BTreeMap<(Refused, Option<IpNet>), Reasons>;
 
-/// What was refused and isn't in the audit yet, by minutes since 1970.
+/// What was refused.
 #[derive(Debug, Default)]
-pub(super) struct Refusals(Mutex<BTreeMap<i64, Minute>>);
+pub(super) struct Refusals {
+    /// And isn't in the audit yet, by minutes since 1970.
+    minutes: Mutex<BTreeMap<i64, Minute>>,
+    /// Since the start.
+    totals: Mutex<BTreeMap<(Refused, &'static str), u64>>,
+}
 
 impl Refusals {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<i64, Minute>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.minutes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn totals(&self) -> std::sync::MutexGuard<'_, BTreeMap<(Refused, &'static str), u64>> {
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn count(&self, what: Refused, source: IpNet, reason: &'static str, now: Moment) {
+        *self.totals().entry((what, reason)).or_default() += 1;
         let mut minutes = self.lock();
         add(
             minutes.entry(minute(now)).or_default(),
@@ -151,6 +169,16 @@ impl Gateway {
         self.refusals.count(what, source, reason, wall);
     }
 
+    /// How often something was refused since the start, by what was asked (`accept`, `call`) and why.
+    #[must_use]
+    pub fn refusals(&self) -> BTreeMap<(&'static str, &'static str), u64> {
+        let totals = self.refusals.totals();
+        let counts = totals
+            .iter()
+            .map(|((what, reason), count)| ((what.asked(), *reason), *count));
+        counts.collect()
+    }
+
     /// Tells the audit who was refused in the minutes that are over, in one transaction; of all minutes with `all`.
     ///
     /// # Errors
@@ -219,6 +247,9 @@ mod tests {
             }]
         );
         assert!(refusals.take(at(600), true).is_empty(), "it is told once");
+        let all = [("malformed", 25_000), ("UNAUTHORIZED", 75_000)];
+        let all = all.map(|(reason, count)| ((Refused::Accept, reason), count));
+        assert_eq!(*refusals.totals(), all.into(), "what was told counts on");
     }
 
     #[test]

@@ -192,6 +192,17 @@ impl Book {
         self.operator_tokens.values()
     }
 
+    /// How many offers can still be taken.
+    #[must_use]
+    pub fn open_offers(&self, wall: Moment) -> usize {
+        let now = self.now(wall);
+        let offers = self
+            .offers
+            .values()
+            .filter_map(|id| self.peer(id)?.offer.as_ref());
+        offers.filter(|offer| now < offer.expires_at).count()
+    }
+
     /// Whether anyone is awaited who has no certificate that we know.
     #[must_use]
     pub fn has_offers(&self, wall: Moment) -> bool {

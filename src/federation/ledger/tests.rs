@@ -114,7 +114,11 @@ fn a_token_is_used_once() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = ledger(&folder);
     put(&ledger, proposed()).unwrap();
+    let open = |wall| ledger.read(|book| book.open_offers(wall));
+    let end = proposed().offer.unwrap().expires_at;
+    assert_eq!((open(WALL), open(end)), (1, 0), "until its time is over");
     accept(&ledger).unwrap();
+    assert_eq!(open(WALL), 0);
     assert!(matches!(accept(&ledger), Err(Aborted::ByCaller("unknown token"))));
     assert!(!ledger.read(|book| book.has_offers(WALL)));
 }

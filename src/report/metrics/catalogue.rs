@@ -1,4 +1,4 @@
-//! Every metric of `sdwand run`: its name, what it is, and its help. Alert rules and dashboards may name these only.
+//! Every metric: its name, what it is, and its help. Alert rules and dashboards may name these only.
 
 use prometheus::proto::MetricType;
 
@@ -35,18 +35,26 @@ pub struct Metric {
 }
 
 macro_rules! catalogue {
-    ($($constant:ident $kind:ident $name:literal $help:literal)*) => {
+    ($(#[$doc:meta])* $all:ident: $($constant:ident $kind:ident $name:literal $help:literal)*) => {
         $(
             #[doc = $help]
             pub const $constant: Metric = Metric { name: $name, kind: Kind::$kind, help: $help };
         )*
-        /// All of them.
-        pub const METRICS: &[Metric] = &[$($constant),*];
+        $(#[$doc])*
+        pub const $all: &[Metric] = &[$($constant),*];
     };
 }
 
 catalogue! {
+    /// Those of both daemons.
+    SHARED_METRICS:
     BUILD Gauge "sdwand_build_info" "The running program; always 1."
+    EVENTS Counter "sdwand_events_total" "What has happened to the daemon since it started, by the id of the event: see sdwand events --catalogue."
+}
+
+catalogue! {
+    /// Those of `sdwand run`.
+    METRICS:
     FLEET Gauge "sdwand_fleet_info" "The fleet in force, by its digest, the same on all hosts of a site; always 1."
     BACKENDS Gauge "sdwand_backends_info" "Whose WireGuard runs, and what keeps networks apart; always 1."
     CONFIG_ERRORS Gauge "sdwand_config_errors" "Errors of the configuration as it lies there; 0 when it is good."
@@ -76,4 +84,26 @@ catalogue! {
     RULE_BYTES Counter "sdwand_rule_bytes_total" "Bytes of them."
     DROPPED_PACKETS Counter "sdwand_dropped_packets_total" "Packets that were dropped without a rule, by reason."
     DROPPED_BYTES Counter "sdwand_dropped_bytes_total" "Bytes of them."
+}
+
+catalogue! {
+    /// Those of `sdwand serve`.
+    GATEWAY_METRICS:
+    SITE Gauge "sdwand_gateway_info" "The site, the gateway's node in it, and the fleet that peers are told of; always 1."
+    GATEWAY_OBSERVED Gauge "sdwand_gateway_observation_timestamp_seconds" "When the gateway was last looked at: all that is told is as of then."
+    CERTIFICATE Gauge "sdwand_gateway_certificate_expiry_timestamp_seconds" "When a certificate of this site ends; with a peer: what that parent signed for us."
+    GATEWAY_PEERS Gauge "sdwand_gateway_peers" "Peers by status."
+    GATEWAY_PEER_DEGRADED Gauge "sdwand_gateway_peer_degraded" "1 while a peer is degraded; of peers that may call."
+    GATEWAY_PEER_HEARD Gauge "sdwand_gateway_peer_last_heartbeat_timestamp_seconds" "When a heartbeat was last exchanged with the peer, whoever began it; absent before the first."
+    GATEWAY_SERIES_DROPPED Gauge "sdwand_gateway_series_dropped" "Peers that are left out here, as there are too many."
+    BEATS_SENT Counter "sdwand_gateway_heartbeats_sent_total" "Heartbeats to peers by what became of them: answered, refused, or failed."
+    BEATS_RECEIVED Counter "sdwand_gateway_heartbeats_received_total" "Heartbeats of peers that were taken."
+    REFUSED Counter "sdwand_gateway_refused_total" "Calls that were refused, by what was asked and by the reason; `too_many` is the limit of attempts."
+    CONNECTIONS_REFUSED Counter "sdwand_gateway_connections_refused_total" "Connections that were closed at once, as there were too many from there or at all."
+    GRANTS Gauge "sdwand_gateway_grants" "Grants in force."
+    PROPOSALS Gauge "sdwand_gateway_proposals" "Proposals whose token can still be taken."
+    AUDIT_RECORDS Gauge "sdwand_gateway_audit_records" "Records in the audit."
+    LEDGER_EPOCH Gauge "sdwand_gateway_ledger_epoch" "How often the ledger was begun anew: 1 until it is put back."
+    LEDGER_BYTES Gauge "sdwand_gateway_ledger_bytes" "Size of the ledger's files; absent where they can't be looked at."
+    CLOCK_BEHIND Gauge "sdwand_gateway_clock_behind" "1 while the ledger's time is ahead of this host's clock."
 }

@@ -117,6 +117,7 @@ fn text(observation: Option<&Observation>, tallies: &Tallies) -> String {
         is_pending: false,
         is_down: false,
         tallies,
+        events: &[("config.bad", 3)],
     })
     .unwrap()
 }
@@ -278,9 +279,17 @@ fn every_metric_has_its_place_in_a_page_and_nothing_else_is_there() {
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
         .collect();
-    let known: BTreeSet<&str> = METRICS.iter().map(|metric| metric.name).collect();
+    let known: BTreeSet<&str> = SHARED_METRICS
+        .iter()
+        .chain(METRICS)
+        .map(|metric| metric.name)
+        .collect();
     assert_eq!(told, known);
-    for metric in METRICS {
+    assert_eq!(
+        value(&page, r#"sdwand_events_total{event="config.bad"}"#),
+        Some(3.0)
+    );
+    for metric in SHARED_METRICS.iter().chain(METRICS).chain(GATEWAY_METRICS) {
         let is_total = metric.name.ends_with("_total");
         assert_eq!(is_total, metric.kind == Kind::Counter, "{}", metric.name);
     }
@@ -312,6 +321,7 @@ fn a_large_fleet_has_a_bounded_page() {
         is_pending: false,
         is_down: false,
         tallies: &Tallies::default(),
+        events: &[],
     })
     .unwrap();
     let peers = page
