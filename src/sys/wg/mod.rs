@@ -143,6 +143,9 @@ pub struct PeerUpdate {
     pub replace_allowed_ips: bool,
     /// AllowedIPs to add; each is taken from whichever peer has it.
     pub allowed_ips: Vec<IpNet>,
+    /// Begin a handshake with it at once if it has an endpoint and there is no session to send over. Goes with
+    /// `keepalive`: the kernel has no other way to be told.
+    pub call: bool,
 }
 
 impl PeerUpdate {

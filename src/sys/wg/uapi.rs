@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, UNIX_EPOCH};
 
 use ipnet::IpNet;
@@ -185,7 +185,7 @@ async fn converse(stream: UnixStream, device: &Weak<Embedded>) -> io::Result<()>
     }
 }
 
-async fn answer(request: Request, device: &Embedded) -> Zeroizing<String> {
+async fn answer(request: Request, device: &Arc<Embedded>) -> Zeroizing<String> {
     let outcome = match request {
         Request { invalid: true, .. } | Request { operation: None, .. } => Err(Errno::INVAL),
         Request {

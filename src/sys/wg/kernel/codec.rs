@@ -45,9 +45,17 @@ pub(super) fn encode(name: &str, update: &DeviceUpdate) -> Vec<Vec<WireguardAttr
                 used = 0;
                 continue;
             }
-            peers.push(encode_peer(peer, at == 0, &nets[at..at + fitting]));
+            let is_first = at == 0;
+            let part = encode_peer(peer, is_first, &nets[at..at + fitting]);
             used += PEER_SIZE + fitting * ALLOWED_IP_SIZE;
             at += fitting;
+            let calls = calling(peer).filter(|_| is_first);
+            if let Some([before, after]) = calls {
+                used += 2 * PEER_SIZE;
+                peers.extend([before, part, after]);
+            } else {
+                peers.push(part);
+            }
             if at == nets.len() {
                 break;
             }
@@ -73,7 +81,9 @@ fn encode_peer(peer: &PeerUpdate, first: bool, nets: &[IpNet]) -> WireguardPeer 
         let secret = peer.preshared_key.as_ref();
         attributes.extend(secret.map(|secret| WireguardPeerAttribute::PresharedKey(*secret.expose())));
         attributes.extend(peer.endpoint.map(WireguardPeerAttribute::Endpoint));
-        attributes.extend(peer.keepalive.map(WireguardPeerAttribute::PersistentKeepalive));
+        let at_least = u16::from(peer.call);
+        let keepalive = peer.keepalive.map(|seconds| seconds.max(at_least));
+        attributes.extend(keepalive.map(WireguardPeerAttribute::PersistentKeepalive));
     }
     if !flags.is_empty() {
         attributes.push(WireguardPeerAttribute::Flags(flags));
@@ -83,6 +93,20 @@ fn encode_peer(peer: &PeerUpdate, first: bool, nets: &[IpNet]) -> WireguardPeer 
         attributes.push(WireguardPeerAttribute::AllowedIps(nets));
     }
     WireguardPeer(attributes)
+}
+
+/// What goes before and after a peer that is to be called: the kernel sends a keepalive at once, and a handshake initiation
+/// where there is no session for it, when the interval is set and was 0 (`set_peer`).
+fn calling(peer: &PeerUpdate) -> Option<[WireguardPeer; 2]> {
+    let keepalive = peer.keepalive.filter(|_| peer.call && !peer.remove)?;
+    let interval = |seconds| {
+        WireguardPeer(vec![
+            WireguardPeerAttribute::PublicKey(peer.public_key),
+            WireguardPeerAttribute::Flags(WireguardPeerFlags::UpdateOnly),
+            WireguardPeerAttribute::PersistentKeepalive(seconds),
+        ])
+    };
+    Some([interval(0), interval(keepalive)])
 }
 
 fn encode_allowed_ip(net: &IpNet) -> WireguardAllowedIp {
@@ -231,6 +255,7 @@ mod tests {
                     endpoint: info.endpoint,
                     keepalive: Some(info.keepalive),
                     allowed_ips: info.allowed_ips.into_iter().collect(),
+                    call: false,
                 };
                 let update = DeviceUpdate {
                     peers: vec![update],
@@ -298,6 +323,47 @@ mod tests {
         let device = replay(&messages);
         assert_eq!(device.peers.len(), 500);
         assert!(device.peers.values().all(|peer| peer.allowed_ips.len() == 1));
+    }
+
+    #[test]
+    fn a_call_sets_the_keepalive_from_nothing_and_leaves_what_was_asked() {
+        for wanted in [0, 25] {
+            let update = DeviceUpdate {
+                peers: vec![PeerUpdate {
+                    public_key: [2; 32],
+                    keepalive: Some(wanted),
+                    allowed_ips: nets(2),
+                    call: true,
+                    ..PeerUpdate::default()
+                }],
+                ..DeviceUpdate::default()
+            };
+            let messages = encode("wg0", &update);
+            let intervals: Vec<u16> = messages
+                .iter()
+                .flatten()
+                .filter_map(|attribute| {
+                    if let WireguardAttribute::Peers(peers) = attribute {
+                        Some(peers)
+                    } else {
+                        None
+                    }
+                })
+                .flatten()
+                .flat_map(|peer| &peer.0)
+                .filter_map(|attribute| {
+                    if let WireguardPeerAttribute::PersistentKeepalive(seconds) = attribute {
+                        Some(*seconds)
+                    } else {
+                        None
+                    }
+                })
+                .collect();
+            assert_eq!(intervals, [0, wanted.max(1), wanted]);
+            let device = replay(&messages);
+            let peer = &device.peers[&[2; 32]];
+            assert_eq!((peer.keepalive, peer.allowed_ips.len()), (wanted, 2));
+        }
     }
 
     #[test]

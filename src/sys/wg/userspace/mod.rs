@@ -8,8 +8,10 @@
 //!
 //! Both ways in go through `Control`, which makes the embedded device follow the kernel's rules where it doesn't by
 //! itself: an AllowedIP that moves is also forgotten by its old peer, a peer that changes keeps its session, a port
-//! that is taken leaves the old one in place, and nothing that needs the private key happens before it is set.
+//! that is taken leaves the old one in place, and nothing that needs the private key happens before it is set. With
+//! another key the sessions that there are are still received (`succession.rs`).
 
+mod succession;
 mod transport;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +28,7 @@ use ipnet::IpNet;
 use ipnetwork::IpNetwork;
 use rustix::io::Errno;
 
+use succession::Former;
 use transport::{Interface, Sockets, interface_index};
 
 use super::memory::public_half;
@@ -82,6 +85,7 @@ impl Userspace {
         }
         let interface = Interface::create(name, mtu)?;
         let gone = interface.gone();
+        let own_interface = interface.clone();
         let index = interface_index(name)?.ok_or_else(|| WgError::NoDevice(name.to_owned()))?;
         let sockets = Sockets::default();
         let tunnel = DeviceBuilder::new()
@@ -97,7 +101,9 @@ impl Userspace {
             index,
             gone,
             control: tokio::sync::Mutex::new(Control {
-                tunnel,
+                tunnel: Arc::new(tunnel),
+                former: None,
+                interface: own_interface,
                 sockets,
                 public_key: None,
                 pending_port: None,
@@ -192,7 +198,10 @@ pub(super) struct Embedded {
 
 /// The one way to an embedded device.
 struct Control {
-    tunnel: Device<(Sockets, Interface, Interface)>,
+    tunnel: Arc<Tunnel>,
+    /// The device that had the former key, while it has sessions.
+    former: Option<Former>,
+    interface: Interface,
     sockets: Sockets,
     public_key: Option<Key>,
     /// The port that was asked for before there was a key to listen with.
@@ -200,8 +209,10 @@ struct Control {
     ledger: Ledger,
 }
 
+type Tunnel = Device<(Sockets, Interface, Interface)>;
+
 /// Which peer has which AllowedIPs.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Ledger {
     peers: BTreeMap<Key, BTreeSet<IpNet>>,
     owners: BTreeMap<IpNet, Key>,
@@ -272,15 +283,9 @@ impl Embedded {
         (info, private_key)
     }
 
-    pub(super) async fn set(&self, update: DeviceUpdate) -> Result<(), WgError> {
+    pub(super) async fn set(self: &Arc<Self>, update: DeviceUpdate) -> Result<(), WgError> {
         let mut control = self.control.lock().await;
-        let Control {
-            tunnel,
-            sockets,
-            public_key,
-            pending_port,
-            ledger,
-        } = &mut *control;
+        let control = &mut *control;
         let new_key = match &update.private_key {
             Some(key) => Some(
                 public_half(key)
@@ -288,16 +293,18 @@ impl Embedded {
             ),
             None => None,
         };
-        let Some(own) = new_key.or(*public_key) else {
+        let Some(own) = new_key.or(control.public_key) else {
             if update.peers.iter().any(|peer| !peer.remove && !peer.update_only) {
                 return Err(WgError::NoPrivateKey(self.name.clone()));
             }
-            *pending_port = update.listen_port.or(*pending_port);
+            control.pending_port = update.listen_port.or(control.pending_port);
             return Ok(());
         };
-        let port = update.listen_port.or(*pending_port);
+        let port = update.listen_port.or(control.pending_port);
         if let Some(port) = port {
-            sockets.prepare(port).await.map_err(|source| {
+            // It hears what arrives at the port that it has.
+            control.former = None;
+            control.sockets.prepare(port).await.map_err(|source| {
                 if source.kind() == io::ErrorKind::AddrInUse {
                     let name = self.name.clone();
                     WgError::PortTaken { name, port }
@@ -306,8 +313,24 @@ impl Embedded {
                 }
             })?;
         }
-        (*public_key, *pending_port) = (Some(own), None);
-        let written = tunnel
+        if let Some(private_key) = &update.private_key
+            && control.public_key.is_some_and(|former| former != own)
+        {
+            let succeeded = self.succeed(control, private_key).await;
+            succeeded
+                .inspect_err(|_| self.gone.store(true, Ordering::Relaxed))
+                .map_err(|source| embedded_error(&self.name, source))?;
+        }
+        (control.public_key, control.pending_port) = (Some(own), None);
+        if let Some(former) = &mut control.former {
+            let followed = former.follow(&update.peers).await;
+            followed.map_err(|source| embedded_error(&self.name, source))?;
+        }
+        let called = update.peers.iter().filter(|peer| peer.call && !peer.remove);
+        let called: Vec<Key> = called.map(|peer| peer.public_key).collect();
+        let ledger = &mut control.ledger;
+        let written = control
+            .tunnel
             .write(async |device| {
                 if let Some(private_key) = &update.private_key {
                     let private_key = StaticSecret::from(*private_key.expose());
@@ -329,7 +352,9 @@ impl Embedded {
         written
             .inspect_err(|_| self.gone.store(true, Ordering::Relaxed))
             .and_then(std::convert::identity)
-            .map_err(|source| embedded_error(&self.name, source))
+            .map_err(|source| embedded_error(&self.name, source))?;
+        succession::call(&control.tunnel, &self.name, called);
+        Ok(())
     }
 }
 

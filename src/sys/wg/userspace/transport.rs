@@ -1,17 +1,19 @@
-//! What an embedded device talks through: a TUN interface and UDP sockets.
+//! What an embedded device talks through: a TUN interface and UDP sockets. A device whose key was changed retires: another
+//! one reads both from then on, and lets it hear what peers still send to sessions that it has.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gotatun::packet::{Ip, Packet, PacketBufPool};
 use gotatun::tun::tun_async_device::TunDevice;
 use gotatun::tun::{IpRecv, IpSend, MtuWatcher};
 use gotatun::udp::socket::{UdpSocket, UdpSocketFactory};
-use gotatun::udp::{UdpRecv, UdpSend as _, UdpTransportFactory, UdpTransportFactoryParams};
+use gotatun::udp::{UdpRecv, UdpSend, UdpTransportFactory, UdpTransportFactoryParams};
 use rustix::io::Errno;
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::super::WgError;
 use super::embedded_error;
@@ -23,6 +25,15 @@ const SOCKET_BUFFER: usize = 7 * 1024 * 1024;
 /// the task that read from it.
 const CLOSING: Duration = Duration::from_millis(200);
 
+/// How many packets a retired device may be behind.
+const HEARD: usize = 1_000;
+
+/// The first byte of a data message; the other types are those of a handshake (section 5.4 of the WireGuard paper).
+const DATA: u8 = 4;
+
+/// A packet, and who sent it.
+type Heard = (Packet, SocketAddr);
+
 /// The UDP sockets of a device. Clones share them.
 ///
 /// The embedded device closes its socket before it opens another, and is deaf when it can't. So a port is bound ahead of
@@ -31,6 +42,37 @@ const CLOSING: Duration = Duration::from_millis(200);
 #[derive(Clone, Default)]
 pub(super) struct Sockets {
     ports: Arc<tokio::sync::Mutex<Ports>>,
+    /// Where the device before this one hears from.
+    former: Option<mpsc::Sender<Heard>>,
+    retirement: Arc<Retirement>,
+}
+
+/// What a retired device hears.
+pub(super) struct Hearing(mpsc::Receiver<Heard>);
+
+/// Whether a device has retired, and what it hears then.
+#[derive(Default)]
+struct Retirement {
+    has_begun: AtomicBool,
+    heard: Mutex<Option<mpsc::Receiver<Heard>>>,
+    told: Notify,
+}
+
+impl Retirement {
+    fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Acquire)
+    }
+
+    /// Waits until the device retires. Its one receiver asks.
+    async fn heard(&self) -> mpsc::Receiver<Heard> {
+        loop {
+            let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner).take();
+            match heard {
+                Some(heard) => return heard,
+                None => self.told.notified().await,
+            }
+        }
+    }
 }
 
 #[derive(Default)]
@@ -54,13 +96,35 @@ impl Sockets {
         }
         Ok(())
     }
+
+    /// The same sockets for another device, and what this one is to [retire](Self::retire) with.
+    pub(super) fn hand_over(&self) -> (Self, Hearing) {
+        let (copies, heard) = mpsc::channel(HEARD);
+        let sockets = Self {
+            ports: Arc::clone(&self.ports),
+            former: Some(copies),
+            retirement: Arc::default(),
+        };
+        (sockets, Hearing(heard))
+    }
+
+    /// From now on this device reads the sockets no more, and sends nothing but data.
+    pub(super) fn retire(&self, hearing: Hearing) {
+        *self
+            .retirement
+            .heard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(hearing.0);
+        self.retirement.has_begun.store(true, Ordering::Release);
+        self.retirement.told.notify_one();
+    }
 }
 
 impl UdpTransportFactory for Sockets {
-    type Send = UdpSocket;
+    type Send = Sender;
     type Recv = Receiver;
 
-    async fn bind(&mut self, params: &UdpTransportFactoryParams) -> io::Result<(UdpSocket, Receiver)> {
+    async fn bind(&mut self, params: &UdpTransportFactoryParams) -> io::Result<(Sender, Receiver)> {
         let mut ports = self.ports.lock().await;
         let Ports { current, next } = &mut *ports;
         let known = [next.take(), current.take()]
@@ -75,12 +139,100 @@ impl UdpTransportFactory for Sockets {
             None => open(params).await?,
         };
         *current = Some(socket.clone());
-        Ok((socket.clone(), Receiver(socket)))
+        let sender = Sender {
+            socket: socket.clone(),
+            retirement: Arc::clone(&self.retirement),
+        };
+        let receiver = Receiver {
+            socket,
+            former: self.former.clone(),
+            retirement: Arc::clone(&self.retirement),
+            heard: None,
+        };
+        Ok((sender, receiver))
     }
 }
 
+/// The sending half of a socket.
+#[derive(Clone)]
+pub(super) struct Sender {
+    socket: UdpSocket,
+    retirement: Arc<Retirement>,
+}
+
+impl UdpSend for Sender {
+    type SendManyBuf = <UdpSocket as UdpSend>::SendManyBuf;
+
+    async fn send_to(&self, packet: Packet, destination: SocketAddr) -> io::Result<()> {
+        if self.retirement.has_begun() && !is_data(&packet) {
+            return Ok(());
+        }
+        self.socket.send_to(packet, destination).await
+    }
+
+    fn max_number_of_packets_to_send(&self) -> usize {
+        self.socket.max_number_of_packets_to_send()
+    }
+
+    async fn send_many_to(
+        &self,
+        buffer: &mut Self::SendManyBuf,
+        packets: &mut Vec<(Packet, SocketAddr)>,
+    ) -> io::Result<()> {
+        if self.retirement.has_begun() {
+            packets.retain(|(packet, _)| is_data(packet));
+            if packets.is_empty() {
+                return Ok(());
+            }
+        }
+        self.socket.send_many_to(buffer, packets).await
+    }
+
+    fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
+        UdpSend::local_addr(&self.socket)
+    }
+
+    fn set_fwmark(&self, mark: u32) -> io::Result<()> {
+        self.socket.set_fwmark(mark)
+    }
+}
+
+fn is_data(packet: &Packet) -> bool {
+    packet.first() == Some(&DATA)
+}
+
 /// The receiving half of a socket, with buffers that are used again.
-pub(super) struct Receiver(UdpSocket);
+pub(super) struct Receiver {
+    socket: UdpSocket,
+    former: Option<mpsc::Sender<Heard>>,
+    retirement: Arc<Retirement>,
+    heard: Option<mpsc::Receiver<Heard>>,
+}
+
+impl Receiver {
+    /// Lets the device before this one have a copy of what may be for it. One that is far behind loses it, as a full socket
+    /// would.
+    fn pass_on(&mut self, packets: &[Heard]) {
+        let Some(former) = &self.former else {
+            return;
+        };
+        for (packet, source) in packets.iter().filter(|(packet, _)| is_data(packet)) {
+            let copy = (Packet::copy_from(&**packet), *source);
+            if let Err(mpsc::error::TrySendError::Closed(_)) = former.try_send(copy) {
+                self.former = None;
+                return;
+            }
+        }
+    }
+
+    /// The next packet for a device that has retired; none comes once the one after it has ended, too.
+    async fn next_heard(heard: &mut mpsc::Receiver<Heard>) -> Heard {
+        match heard.recv().await {
+            Some(next) => next,
+            None => std::future::pending().await,
+        }
+    }
+}
 
 type Buffers = <UdpSocket as UdpRecv>::RecvManyBuf;
 
@@ -110,7 +262,20 @@ impl UdpRecv for Receiver {
     type RecvManyBuf = Lent;
 
     async fn recv_from(&mut self, pool: &mut PacketBufPool) -> io::Result<(Packet, SocketAddr)> {
-        self.0.recv_from(pool).await
+        loop {
+            if let Some(heard) = &mut self.heard {
+                return Ok(Self::next_heard(heard).await);
+            }
+            tokio::select! {
+                biased;
+                heard = self.retirement.heard() => self.heard = Some(heard),
+                received = self.socket.recv_from(pool) => {
+                    let received = received?;
+                    self.pass_on(std::slice::from_ref(&received));
+                    return Ok(received);
+                }
+            }
+        }
     }
 
     async fn recv_many_from(
@@ -120,7 +285,21 @@ impl UdpRecv for Receiver {
         packets: &mut Vec<(Packet, SocketAddr)>,
     ) -> io::Result<()> {
         let buffers = buffers.0.get_or_insert_default();
-        self.0.recv_many_from(buffers, pool, packets).await
+        loop {
+            if let Some(heard) = &mut self.heard {
+                packets.push(Self::next_heard(heard).await);
+                return Ok(());
+            }
+            tokio::select! {
+                biased;
+                heard = self.retirement.heard() => self.heard = Some(heard),
+                received = self.socket.recv_many_from(buffers, pool, packets) => {
+                    received?;
+                    self.pass_on(packets);
+                    return Ok(());
+                }
+            }
+        }
     }
 }
 
@@ -160,15 +339,34 @@ async fn open(params: &UdpTransportFactoryParams) -> io::Result<UdpSocket> {
 pub(super) struct Interface {
     tun: TunDevice,
     gone: Arc<AtomicBool>,
+    retirement: watch::Sender<bool>,
+    is_retired: watch::Receiver<bool>,
 }
 
 impl Interface {
     /// Creates a TUN interface in the current network namespace, down.
     pub(super) fn create(name: &str, mtu: u32) -> Result<Self, WgError> {
-        Ok(Self {
-            tun: open_tun(name, mtu)?,
-            gone: Arc::default(),
-        })
+        Ok(Self::over(open_tun(name, mtu)?, Arc::default()))
+    }
+
+    fn over(tun: TunDevice, gone: Arc<AtomicBool>) -> Self {
+        let (retirement, is_retired) = watch::channel(false);
+        Self {
+            tun,
+            gone,
+            retirement,
+            is_retired,
+        }
+    }
+
+    /// The same interface for another device.
+    pub(super) fn hand_over(&self) -> Self {
+        Self::over(self.tun.clone(), self.gone())
+    }
+
+    /// From now on this device reads the interface no more, and still writes to it.
+    pub(super) fn retire(&self) {
+        self.retirement.send_replace(true);
     }
 
     /// Whether the kernel took the interface away; stays up to date.
@@ -203,13 +401,22 @@ impl IpRecv for Interface {
         &'a mut self,
         pool: &mut PacketBufPool,
     ) -> io::Result<impl Iterator<Item = Packet<Ip>> + Send + 'a> {
-        let received = self.tun.recv(pool).await;
-        received.map_err(|error| Self::judge(&self.gone, error))
+        tokio::select! {
+            biased;
+            () = retired(&mut self.is_retired) => std::future::pending().await,
+            received = self.tun.recv(pool) => received.map_err(|error| Self::judge(&self.gone, error)),
+        }
     }
 
     fn mtu(&self) -> MtuWatcher {
         self.tun.mtu()
     }
+}
+
+/// Waits until a device retires.
+async fn retired(is_retired: &mut watch::Receiver<bool>) {
+    // Whoever waits has its sender, too: it can't be gone.
+    drop(is_retired.wait_for(|is_retired| *is_retired).await);
 }
 
 fn open_tun(name: &str, mtu: u32) -> Result<TunDevice, WgError> {
