@@ -45,6 +45,10 @@ use rounds::Rounds;
 /// How long a round may go on after the daemon was told to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// How long after a peer has changed keys a round looks at it: before the handshake is over, its endpoint would look like
+/// one that doesn't answer.
+const HANDSHAKE: Duration = Duration::from_secs(1);
+
 /// How many requests may wait.
 const CALLS: usize = 16;
 
@@ -179,7 +183,7 @@ impl Daemon {
                     let followed = self.rounds.follow_keys().await;
                     timers.keys = followed.map(|followed| Instant::now() + followed.rest);
                     if followed.is_some_and(|followed| followed.moved) {
-                        timers.round = Instant::now();
+                        timers.round = timers.round.min(Instant::now() + HANDSHAKE);
                     }
                     continue;
                 }

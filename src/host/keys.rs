@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use super::{RealHost, instant};
+use super::{RealHost, instant, system_now};
 use crate::log::Event;
 use crate::planes::wireguard;
 use crate::reconcile::Target;
 use crate::report::chain;
 
-/// How often peers with an announced key are looked at. What a node sends between its first handshake with the new key and
-/// this look is dropped here: its addresses are still on the old one.
+/// How often peers with an announced key are looked at. What a node sends meanwhile waits there, 128 packets in the kernel
+/// (`MAX_STAGED_PACKETS`): at most 10,000 a second are waited for.
 const LOOK: Duration = Duration::from_millis(10);
+
+/// How often once all of them use the keys that they announced: one may go back to its former key.
+const SLOW_LOOK: Duration = Duration::from_secs(1);
 
 /// How many times longer than a look took nothing is looked at: a device with ten thousand peers is read in 20 ms.
 const REST: u32 = 25;
@@ -33,11 +36,14 @@ impl RealHost {
             return None;
         }
         let start = instant();
-        let mut has_moved = false;
+        let (mut has_moved, mut look) = (false, LOOK);
         match wireguard::observe(&self.wg, &links).await {
             Ok(actual) => {
-                let moves = wireguard::key_moves(&target.wireguard, &actual);
+                let moves = wireguard::key_moves(&target.wireguard, &actual, system_now());
                 has_moved = !moves.is_empty();
+                if !has_moved && !wireguard::awaits_keys(&target.wireguard, &actual) {
+                    look = SLOW_LOOK;
+                }
                 for (change, result) in moves.iter().zip(self.apply_wireguard(&moves).await) {
                     match result {
                         Ok(()) => Event::KeyTurned {
@@ -55,7 +61,7 @@ impl RealHost {
         }
         Some(Followed {
             moved: has_moved,
-            rest: LOOK.max(instant().saturating_duration_since(start) * REST),
+            rest: look.max(instant().saturating_duration_since(start) * REST),
         })
     }
 }

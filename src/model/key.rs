@@ -169,6 +169,16 @@ impl PresharedKey {
         Self(Zeroizing::new(hash.finalize().into()))
     }
 
+    /// What a peer has in the place of this key while no session with it may come about: nobody uses it at the other end,
+    /// so that a handshake initiation is still heard (it holds no preshared key), and no response to it is believed.
+    #[must_use]
+    pub fn withheld(&self) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(b"sdwand psk withheld\0");
+        hash.update(*self.0);
+        Self(Zeroizing::new(hash.finalize().into()))
+    }
+
     /// The key of these bytes, as the kernel reports it; all zero means that none is set.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 32]) -> Option<Self> {

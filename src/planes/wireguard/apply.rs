@@ -3,8 +3,8 @@
 use sha2::{Digest as _, Sha256};
 
 use super::WireguardError;
-use super::state::Change;
-use crate::model::{LinkName, PresharedKey, PrivateKey};
+use super::state::{Change, NewPeer};
+use crate::model::{LinkName, PresharedKey, PrivateKey, PublicKey};
 use crate::sys::wg::{Backend, DeviceUpdate, Key, PeerUpdate, Secret};
 
 /// Does one change.
@@ -63,22 +63,33 @@ pub fn device_update(
                 });
                 update.peers.push(PeerUpdate::removal(throw_away));
             }
-            Change::SetKey { public_key, .. } => {
+            Change::SetKey {
+                public_key, calls, ..
+            } => {
                 if private_key.public() != *public_key {
                     return Err(WireguardError::KeyChanged);
                 }
                 update.private_key = Some(Secret::new(*private_key.expose()));
+                update
+                    .peers
+                    .extend(calls.iter().map(|(peer, keepalive)| PeerUpdate {
+                        public_key: peer.0,
+                        update_only: true,
+                        keepalive: Some(*keepalive),
+                        call: true,
+                        ..PeerUpdate::default()
+                    }));
             }
             Change::SetListenPort { port, .. } => update.listen_port = Some(*port),
-            Change::AddPeer { public_key, peer, .. } => update.peers.push(PeerUpdate {
-                public_key: public_key.0,
-                preshared_key: Some(secret(&peer.preshared_key)),
-                endpoint: peer.endpoint,
-                keepalive: Some(peer.keepalive),
-                replace_allowed_ips: true,
-                allowed_ips: peer.allowed_ips.iter().copied().collect(),
-                ..PeerUpdate::default()
-            }),
+            Change::AddPeer { public_key, peer, .. } => update.peers.push(new_peer(*public_key, peer)),
+            // What it carries is for it alone to send, once there is a session: it is called at once.
+            Change::ReplacePeer { public_key, peer, .. } => update.peers.extend([
+                PeerUpdate::removal(public_key.0),
+                PeerUpdate {
+                    call: peer.endpoint.is_some() && !peer.allowed_ips.is_empty(),
+                    ..new_peer(*public_key, peer)
+                },
+            ]),
             Change::UpdatePeer {
                 public_key, delta, ..
             } => update.peers.push(PeerUpdate {
@@ -93,6 +104,18 @@ pub fn device_update(
         }
     }
     Ok(update)
+}
+
+fn new_peer(public_key: PublicKey, peer: &NewPeer) -> PeerUpdate {
+    PeerUpdate {
+        public_key: public_key.0,
+        preshared_key: Some(secret(&peer.preshared_key)),
+        endpoint: peer.endpoint,
+        keepalive: Some(peer.keepalive),
+        replace_allowed_ips: true,
+        allowed_ips: peer.allowed_ips.iter().copied().collect(),
+        ..PeerUpdate::default()
+    }
 }
 
 fn secret(key: &PresharedKey) -> Secret {

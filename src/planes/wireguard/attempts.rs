@@ -38,7 +38,7 @@ impl Attempts {
     /// without traffic sends no handshake, unless it is kept alive.
     pub fn note(&mut self, desired: &Desired, actual: &Actual, now: SystemTime, at: Instant) -> Calls {
         let mut attempts = BTreeMap::new();
-        for (link, device) in &with_next_keys(desired, actual).devices {
+        for (link, device) in &with_next_keys(desired, actual, now).devices {
             let Some(found) = actual.devices.get(link) else {
                 continue;
             };

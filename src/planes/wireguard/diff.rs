@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use ipnet::IpNet;
 
 use super::attempts::Calls;
-use super::rotation::with_next_keys;
+use super::rotation::{anew, called_by_new_key, is_former, is_made_anew, with_next_keys};
 use super::state::{
     Actual, ActualDevice, ActualPeer, Change, Desired, DesiredDevice, DesiredPeer, Names, NewPeer, PeerDelta,
     Target,
@@ -57,7 +57,7 @@ pub fn diff(desired: &Desired, actual: &Actual, facts: Facts<'_>) -> Difference<
         });
         return difference;
     }
-    let turned = with_next_keys(desired, actual);
+    let turned = with_next_keys(desired, actual, facts.now);
     let desired = turned.as_ref();
     let missing = ActualDevice::default();
     for (link, device) in &desired.devices {
@@ -80,6 +80,7 @@ fn vacated(desired: &Desired, actual: &Actual, changes: &[Change]) -> Vec<Change
             | Change::WithdrawIps { .. }
             | Change::SetKey { .. }
             | Change::AddPeer { .. }
+            | Change::ReplacePeer { .. }
             | Change::UpdatePeer { .. } => None,
         })
         .collect();
@@ -102,7 +103,7 @@ fn vacated(desired: &Desired, actual: &Actual, changes: &[Change]) -> Vec<Change
 #[must_use]
 pub fn stale_names(desired: &Desired, actual: &Actual, now: SystemTime) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    for (link, device) in &with_next_keys(desired, actual).devices {
+    for (link, device) in &with_next_keys(desired, actual, now).devices {
         let actual = actual.devices.get(link);
         for (public_key, peer) in &device.peers {
             let actual = actual.and_then(|device| device.peers.get(public_key));
@@ -126,7 +127,7 @@ pub fn stale_addresses(
     now: SystemTime,
 ) -> BTreeSet<IpAddr> {
     let mut addresses = BTreeSet::new();
-    for (link, device) in &with_next_keys(desired, actual).devices {
+    for (link, device) in &with_next_keys(desired, actual, now).devices {
         let actual = actual.devices.get(link);
         for (public_key, peer) in &device.peers {
             let actual = actual.and_then(|device| device.peers.get(public_key));
@@ -171,6 +172,7 @@ fn diff_device(
         difference.changes.push(Change::SetKey {
             target: target(),
             public_key: *facts.own_key,
+            calls: called_by_new_key(desired, actual, facts.now),
         });
     }
     if let Some(port) = desired.listen_port.filter(|port| *port != actual.listen_port) {
@@ -179,6 +181,8 @@ fn diff_device(
             port,
         });
     }
+    // What a former key carried is taken from it before it is made anew.
+    let mut formers = Vec::new();
     for (public_key, peer) in &desired.peers {
         let known = actual.peers.get(public_key);
         let endpoint = choose_endpoint(link, public_key, peer, known, facts);
@@ -195,31 +199,52 @@ fn diff_device(
                 ),
             });
         }
-        match known {
-            None => difference.changes.push(Change::AddPeer {
-                target: target(),
-                public_key: *public_key,
-                peer: NewPeer {
-                    node: peer.node.clone(),
-                    preshared_key: peer.preshared_key.clone(),
-                    endpoint: endpoint.address(),
-                    keepalive: peer.keepalive,
-                    allowed_ips: peer.allowed_ips.clone(),
-                },
-            }),
-            Some(known) => {
-                let delta = diff_peer(peer, known, endpoint.address());
-                if !delta.is_empty() {
-                    difference.changes.push(Change::UpdatePeer {
-                        target: target(),
-                        public_key: *public_key,
-                        node: peer.node.clone(),
-                        delta,
-                    });
-                }
-            }
+        let is_new = is_made_anew(desired, actual, public_key);
+        let change = change_of_peer(target(), *public_key, (peer, known), endpoint.address(), is_new);
+        if is_new && is_former(public_key, peer) {
+            formers.extend(change);
+        } else {
+            difference.changes.extend(change);
         }
     }
+    difference.changes.extend(formers);
+}
+
+/// What makes a peer as it should be.
+fn change_of_peer(
+    target: Target,
+    public_key: PublicKey,
+    (peer, known): (&DesiredPeer, Option<&ActualPeer>),
+    endpoint: Option<SocketAddr>,
+    is_made_anew: bool,
+) -> Option<Change> {
+    let Some(known) = known else {
+        return Some(Change::AddPeer {
+            target,
+            public_key,
+            peer: NewPeer {
+                node: peer.node.clone(),
+                preshared_key: peer.preshared_key.clone(),
+                endpoint,
+                keepalive: peer.keepalive,
+                allowed_ips: peer.allowed_ips.clone(),
+            },
+        });
+    };
+    if is_made_anew {
+        return Some(Change::ReplacePeer {
+            target,
+            public_key,
+            peer: anew(peer, known, endpoint),
+        });
+    }
+    let delta = diff_peer(peer, known, endpoint);
+    (!delta.is_empty()).then(|| Change::UpdatePeer {
+        target,
+        public_key,
+        node: peer.node.clone(),
+        delta,
+    })
 }
 
 /// What peers that stay carry now and no peer should. What another peer should carry moves instead.

@@ -15,7 +15,7 @@
 //! - An endpoint is a hint. It is set where a peer has none, when its last handshake is older than [`HANDSHAKE_STALE`]
 //!   and its endpoint is none that the fleet names, and once where a new fleet takes over and it is one that only the
 //!   former fleet named. A peer that roamed keeps what it roamed to.
-//! - A node that has announced its next key has two peers: see [`key_moves`].
+//! - A node that has announced its next key has two peers (`rotation.rs`): see [`key_moves`].
 //! - A peer that doesn't answer at one address is called at the next after [`ATTEMPT`]. Keepalives make it try: those that
 //!   the fleet sends to nobody are called only when there is something to send.
 
@@ -39,7 +39,7 @@ pub use compile::{compile, render_setconf};
 pub use diff::{Facts, diff, is_fresh, stale_addresses, stale_names};
 pub use mtu::{Whereabouts, path_mtus, whereabouts};
 pub use observe::{decode_device, observe, resolve_names};
-pub use rotation::{key_moves, rotation_notes, turning_links};
+pub use rotation::{awaits_keys, key_moves, rotation_notes, turning_links};
 pub use state::{
     Actual, ActualDevice, ActualPeer, Change, Desired, DesiredDevice, DesiredPeer, Names, NewPeer, PeerDelta,
     Target,

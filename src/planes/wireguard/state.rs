@@ -194,6 +194,9 @@ pub enum Change {
         target: Target,
         /// The public half.
         public_key: PublicKey,
+        /// The peers that are called by it at once, and the seconds between their keepalives, which stay.
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        calls: BTreeMap<PublicKey, u16>,
     },
     /// The device moves to a UDP port.
     SetListenPort {
@@ -205,6 +208,17 @@ pub enum Change {
     },
     /// A peer comes.
     AddPeer {
+        /// The device.
+        #[serde(flatten)]
+        target: Target,
+        /// The peer.
+        public_key: PublicKey,
+        /// What it is.
+        peer: NewPeer,
+    },
+    /// A peer goes and comes again, without its session and its counts, after whatever comes before it: what it carries is
+    /// taken from other peers without a gap.
+    ReplacePeer {
         /// The device.
         #[serde(flatten)]
         target: Target,
@@ -245,6 +259,7 @@ impl Change {
             | Self::SetKey { target, .. }
             | Self::SetListenPort { target, .. }
             | Self::AddPeer { target, .. }
+            | Self::ReplacePeer { target, .. }
             | Self::UpdatePeer { target, .. } => target,
         }
     }
@@ -263,6 +278,7 @@ impl Change {
             Self::SetKey { .. }
             | Self::SetListenPort { .. }
             | Self::AddPeer { .. }
+            | Self::ReplacePeer { .. }
             | Self::UpdatePeer { .. } => Phase::Links,
         }
     }
@@ -274,18 +290,19 @@ impl fmt::Display for Change {
         match self {
             Self::RemovePeer { public_key, .. } => write!(f, "remove peer {public_key}"),
             Self::WithdrawIps { allowed_ips, .. } => write!(f, "withdraw {}", Nets(allowed_ips)),
-            Self::SetKey { public_key, .. } => write!(f, "set the private key of {public_key}"),
-            Self::SetListenPort { port, .. } => write!(f, "listen on UDP port {port}"),
-            Self::AddPeer { public_key, peer, .. } => {
-                write!(f, "add peer {} ({public_key}): preshared key (set)", peer.node)?;
-                if let Some(endpoint) = peer.endpoint {
-                    write!(f, ", endpoint {endpoint}")?;
+            Self::SetKey {
+                public_key, calls, ..
+            } => {
+                write!(f, "set the private key of {public_key}")?;
+                match calls.len() {
+                    0 => Ok(()),
+                    1 => f.write_str(", and call 1 peer by it"),
+                    peers => write!(f, ", and call {peers} peers by it"),
                 }
-                if peer.keepalive > 0 {
-                    write!(f, ", keepalive {} s", peer.keepalive)?;
-                }
-                write!(f, ", allowed ips {}", Nets(&peer.allowed_ips))
             }
+            Self::SetListenPort { port, .. } => write!(f, "listen on UDP port {port}"),
+            Self::AddPeer { public_key, peer, .. } => write!(f, "add {}", Peer(public_key, peer)),
+            Self::ReplacePeer { public_key, peer, .. } => write!(f, "make anew {}", Peer(public_key, peer)),
             Self::UpdatePeer {
                 public_key,
                 node,
@@ -305,6 +322,23 @@ impl fmt::Display for Change {
                 f.write_str(&parts.join(","))
             }
         }
+    }
+}
+
+/// A peer on one line.
+struct Peer<'a>(&'a PublicKey, &'a NewPeer);
+
+impl fmt::Display for Peer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(public_key, peer) = self;
+        write!(f, "peer {} ({public_key}): preshared key (set)", peer.node)?;
+        if let Some(endpoint) = peer.endpoint {
+            write!(f, ", endpoint {endpoint}")?;
+        }
+        if peer.keepalive > 0 {
+            write!(f, ", keepalive {} s", peer.keepalive)?;
+        }
+        write!(f, ", allowed ips {}", Nets(&peer.allowed_ips))
     }
 }
 

@@ -6,7 +6,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;
 
-use super::super::{ActualPeer, Attempts, decode_device, device_update, key_moves, rotation_notes};
+use super::super::{
+    ActualPeer, Attempts, awaits_keys, decode_device, device_update, key_moves, rotation_notes,
+};
 use super::*;
 use crate::model::network::{Endpoint, EndpointHost};
 use crate::model::{Name, NetworkId, PresharedKey, PrivateKey};
