@@ -11,6 +11,7 @@
 //! that is taken leaves the old one in place, and nothing that needs the private key happens before it is set. With
 //! another key the sessions that there are are still received (`succession.rs`).
 
+mod confirm;
 mod succession;
 mod transport;
 

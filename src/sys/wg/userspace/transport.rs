@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::super::WgError;
+use super::confirm::{Outgoing, PATIENCE, Unconfirmed, is_data};
 use super::embedded_error;
 
 /// The UDP socket's buffers in bytes; measured to carry 1.2 times the throughput of the default ones.
@@ -27,9 +28,6 @@ const CLOSING: Duration = Duration::from_millis(200);
 
 /// How many packets a retired device may be behind.
 const HEARD: usize = 1_000;
-
-/// The first byte of a data message; the other types are those of a handshake (section 5.4 of the WireGuard paper).
-const DATA: u8 = 4;
 
 /// A packet, and who sent it.
 type Heard = (Packet, SocketAddr);
@@ -139,14 +137,17 @@ impl UdpTransportFactory for Sockets {
             None => open(params).await?,
         };
         *current = Some(socket.clone());
+        let unconfirmed = Arc::default();
         let sender = Sender {
             socket: socket.clone(),
             retirement: Arc::clone(&self.retirement),
+            unconfirmed: Arc::clone(&unconfirmed),
         };
         let receiver = Receiver {
             socket,
             former: self.former.clone(),
             retirement: Arc::clone(&self.retirement),
+            unconfirmed,
             heard: None,
         };
         Ok((sender, receiver))
@@ -158,16 +159,53 @@ impl UdpTransportFactory for Sockets {
 pub(super) struct Sender {
     socket: UdpSocket,
     retirement: Arc<Retirement>,
+    unconfirmed: Arc<Unconfirmed<Heard>>,
+}
+
+impl Sender {
+    /// What of it goes now.
+    fn ready(&self, packet: Packet, destination: SocketAddr) -> Option<Packet> {
+        if self.retirement.has_begun() && !is_data(&packet) {
+            return None;
+        }
+        if self.unconfirmed.passes(&packet) {
+            return Some(packet);
+        }
+        match self
+            .unconfirmed
+            .outgoing((packet, destination), |(packet, _)| packet)
+        {
+            Outgoing::Now((packet, _)) => Some(packet),
+            Outgoing::Held => None,
+            Outgoing::Begins((packet, _), session) => {
+                let (socket, unconfirmed) = (self.socket.clone(), Arc::clone(&self.unconfirmed));
+                tokio::spawn(async move {
+                    tokio::time::sleep(PATIENCE).await;
+                    release(&socket, unconfirmed.end(session)).await;
+                });
+                Some(packet)
+            }
+        }
+    }
+}
+
+/// Sends what has waited.
+async fn release(socket: &UdpSocket, held: Vec<Heard>) {
+    for (packet, destination) in held {
+        if let Err(error) = socket.send_to(packet, destination).await {
+            tracing::debug!(%error, "what waited for a handshake isn't sent");
+        }
+    }
 }
 
 impl UdpSend for Sender {
     type SendManyBuf = <UdpSocket as UdpSend>::SendManyBuf;
 
     async fn send_to(&self, packet: Packet, destination: SocketAddr) -> io::Result<()> {
-        if self.retirement.has_begun() && !is_data(&packet) {
-            return Ok(());
+        match self.ready(packet, destination) {
+            Some(packet) => self.socket.send_to(packet, destination).await,
+            None => Ok(()),
         }
-        self.socket.send_to(packet, destination).await
     }
 
     fn max_number_of_packets_to_send(&self) -> usize {
@@ -179,8 +217,10 @@ impl UdpSend for Sender {
         buffer: &mut Self::SendManyBuf,
         packets: &mut Vec<(Packet, SocketAddr)>,
     ) -> io::Result<()> {
-        if self.retirement.has_begun() {
-            packets.retain(|(packet, _)| is_data(packet));
+        let passes = |(packet, _): &Heard| self.unconfirmed.passes(packet);
+        if self.retirement.has_begun() || !packets.iter().all(passes) {
+            let all = std::mem::take(packets).into_iter();
+            packets.extend(all.filter_map(|(packet, to)| Some((self.ready(packet, to)?, to))));
             if packets.is_empty() {
                 return Ok(());
             }
@@ -197,15 +237,12 @@ impl UdpSend for Sender {
     }
 }
 
-fn is_data(packet: &Packet) -> bool {
-    packet.first() == Some(&DATA)
-}
-
 /// The receiving half of a socket, with buffers that are used again.
 pub(super) struct Receiver {
     socket: UdpSocket,
     former: Option<mpsc::Sender<Heard>>,
     retirement: Arc<Retirement>,
+    unconfirmed: Arc<Unconfirmed<Heard>>,
     heard: Option<mpsc::Receiver<Heard>>,
 }
 
@@ -222,6 +259,16 @@ impl Receiver {
                 self.former = None;
                 return;
             }
+        }
+    }
+
+    /// Sends what has waited for one of these.
+    async fn confirm(&self, packets: &[Heard]) {
+        if self.unconfirmed.is_empty() {
+            return;
+        }
+        for (packet, _) in packets {
+            release(&self.socket, self.unconfirmed.incoming(packet)).await;
         }
     }
 
@@ -272,6 +319,7 @@ impl UdpRecv for Receiver {
                 received = self.socket.recv_from(pool) => {
                     let received = received?;
                     self.pass_on(std::slice::from_ref(&received));
+                    self.confirm(std::slice::from_ref(&received)).await;
                     return Ok(received);
                 }
             }
@@ -296,6 +344,7 @@ impl UdpRecv for Receiver {
                 received = self.socket.recv_many_from(buffers, pool, packets) => {
                     received?;
                     self.pass_on(packets);
+                    self.confirm(packets).await;
                     return Ok(());
                 }
             }
