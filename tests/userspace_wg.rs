@@ -168,6 +168,56 @@ fn a_removed_peer_gets_nothing_through() {
 }
 
 #[test]
+fn with_another_key_the_sessions_that_there_are_are_still_heard() {
+    inside(
+        "with_another_key_the_sessions_that_there_are_are_still_heard",
+        async || {
+            let (userspace, mut a) = ready().await;
+            assert!(a.ping(HUB, SOON));
+            let update = DeviceUpdate {
+                private_key: Some(Secret::new(C)),
+                ..DeviceUpdate::default()
+            };
+            userspace.set(LINK, update).await.expect("another key");
+            let info = userspace.read(LINK).await.expect("read");
+            assert_eq!((info.public_key, info.listen_port), (Some(public(C)), PORT));
+            assert!(info.peers[&public(A)].last_handshake.is_none());
+            let before = entered();
+            assert!(!a.ping(HUB, NEVER), "nothing is sent by the former key");
+            assert!(entered() > before, "what came by its session was lost");
+
+            let mut renewed = Caller::new(A, None, [10, 9, 0, 2], public(C), PORT);
+            assert!(renewed.ping(HUB, SOON));
+            // Who is removed is heard by neither.
+            let gone = PeerUpdate::removal(public(A));
+            userspace.set(LINK, peers([gone])).await.expect("remove");
+            let before = entered();
+            assert!(!a.ping(HUB, NEVER) && !renewed.ping(HUB, NEVER));
+            assert_eq!(entered(), before, "packets of a removed peer entered");
+        },
+    );
+}
+
+#[test]
+fn a_peer_is_called_at_once_when_it_is_asked() {
+    inside("a_peer_is_called_at_once_when_it_is_asked", async || {
+        let (userspace, _) = ready().await;
+        let listener = std::net::UdpSocket::bind("127.0.0.1:0").expect("bound");
+        listener.set_read_timeout(Some(SOON)).expect("set");
+        let update = PeerUpdate {
+            endpoint: Some(listener.local_addr().expect("an address")),
+            keepalive: Some(0),
+            call: true,
+            ..peer(B, &["10.9.0.3/32"])
+        };
+        userspace.set(LINK, peers([update])).await.expect("add");
+        let mut message = [0; 200];
+        let length = listener.recv(&mut message).expect("called");
+        assert_eq!((length, message[0]), (148, 1), "a handshake initiation");
+    });
+}
+
+#[test]
 fn a_peer_inherits_nothing_from_the_one_before_it() {
     inside("a_peer_inherits_nothing_from_the_one_before_it", async || {
         let (userspace, _) = ready().await;
