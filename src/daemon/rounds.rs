@@ -203,9 +203,12 @@ impl Rounds {
             self.exporter.counted = Some(began);
         }
         let (mut round, mut seen) = reconcile::converge_seen(&mut self.host, current).await;
+        let mut was_settled = self.is_settled;
         if let Some(fitted) = self.host.fitted(current) {
-            log_round(&round);
-            self.exporter.note(&round, seen, self.is_settled, began);
+            events::of_round(&round, was_settled);
+            self.exporter.note(&round, seen, was_settled, began);
+            // The ways to peers have changed, nobody has touched what is ours.
+            was_settled = false;
             (round, seen) = reconcile::converge_seen(&mut self.host, &fitted).await;
             self.current = Some(fitted);
         }
@@ -215,9 +218,9 @@ impl Rounds {
         // Twice as long as a round is away: by default, once a minute.
         let every = self.own.reconcile.interval * 2;
         self.host.look_for_holes(current, &seen, every).await;
-        self.exporter.note(&round, seen, self.is_settled, began);
+        self.exporter.note(&round, seen, was_settled, began);
         let conditions = reconcile::conditions(current, &round, &self.conditions, unix_now());
-        events::of_round(&round, self.is_settled);
+        events::of_round(&round, was_settled);
         events::of_conditions(current, &self.conditions, &conditions);
         self.conditions = conditions;
         self.ended(&round);

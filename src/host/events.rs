@@ -114,6 +114,7 @@ mod tests {
                 device: Some(4),
                 gateway: None,
                 source: None,
+                mtu: None,
                 other: false,
             },
             gone: true,

@@ -8,6 +8,7 @@ use futures::stream;
 use tokio::task::JoinHandle;
 
 use super::instant;
+use crate::log::Event;
 use crate::planes::wireguard;
 use crate::reconcile::Target;
 use crate::reconcile::holes::{Hole, Holes, Question, questions};
@@ -103,23 +104,34 @@ impl Looks {
                 Found::Unknown => {}
                 Found::NotAllowed if self.is_forbidden => {}
                 Found::NotAllowed => {
-                    tracing::warn!("black holes aren't looked for: that needs CAP_NET_RAW");
+                    Event::PathNotAsked.emit();
                     self.is_forbidden = true;
                 }
                 Found::Whole => {
                     if let Some(hole) = self.holes.remove(&key) {
-                        tracing::info!(peer = %hole.node, network = %hole.network, "packets of full size arrive again");
+                        let (network, peer) = (hole.network.to_string(), hole.node.to_string());
+                        Event::PathWhole { network, peer }.emit();
                     }
                 }
                 Found::Hole(passes) => {
                     let hole = Hole::new(&question, passes);
                     if self.holes.get(&key) != Some(&hole) {
-                        tracing::warn!(network = %hole.network, fix = hole.fix(), "{}", hole.text());
+                        told(&hole).emit();
                         self.holes.insert(key, hole);
                     }
                 }
             }
         }
+    }
+}
+
+fn told(hole: &Hole) -> Event {
+    Event::PathBlackHole {
+        network: hole.network.to_string(),
+        peer: hole.node.to_string(),
+        endpoint: hole.endpoint.to_string(),
+        size: hole.size.into(),
+        passes: hole.passes.into(),
     }
 }
 

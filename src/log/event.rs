@@ -210,6 +210,18 @@ catalogue! {
         "uplink.not_asked" Warning UplinkNotAsked
             "hubs are judged by their last handshake alone, which takes up to 180 s: asking them needs CAP_NET_RAW"
             "give the daemon CAP_NET_RAW, as sdwand.service does.";
+        "path.black_hole" Warning PathBlackHole {
+            network: String = "whose", peer: String = "to whom", endpoint: String = "where it is called",
+            size: u64 = "the bytes of packets that vanish", passes: u64 = "the bytes of the largest that arrive",
+        }
+            "packets of full size vanish on the way to a peer"
+            "`sdwand doctor` says which mtu would pass; better, let ICMP \"packet too big\" pass on the underlay.";
+        "path.whole" Info PathWhole { network: String = "whose", peer: String = "to whom" }
+            "packets of full size arrive again"
+            NOTHING;
+        "path.not_asked" Warning PathNotAsked
+            "ways that swallow large packets aren't looked for: that needs CAP_NET_RAW"
+            "give the daemon CAP_NET_RAW, as sdwand.service does.";
         "key.turned" Info KeyTurned { change: String = "what moved to the peer's next key" }
             "a peer uses its next key"
             NOTHING;

@@ -100,6 +100,7 @@ fn by(device: &str, gateway: Option<&str>) -> RouteTo {
         device: LinkName::new(device).unwrap(),
         gateway: gateway.map(|gateway| gateway.parse().unwrap()),
         source: None,
+        mtu: None,
     }
 }
 

@@ -245,14 +245,14 @@ fn what_another_node_carries_by_now_is_left_to_it() {
         (key(2), settled(&peer(&[], &[]), None, ago(1))),
         (key(3), settled(&peer(&[2, 3], &[]), None, ago(5))),
     ]);
-    let moves = key_moves(&announced, &actual(device.clone()));
+    let moves = key_moves(&announced, &actual(device.clone()), now());
     assert!(
         matches!(&moves[..], [Change::UpdatePeer { public_key, delta, .. }]
             if *public_key == key(2) && delta.allowed_ips == BTreeSet::from([net(1)])),
         "{moves:?}"
     );
     apply_to(&mut device, &moves);
-    assert_eq!(key_moves(&announced, &actual(device)), []);
+    assert_eq!(key_moves(&announced, &actual(device), now()), []);
 }
 
 #[test]
