@@ -31,7 +31,7 @@ expect "it lies where the child looks" "$(jq -r .acceptance_token "$LAB/payload"
 # --- The child's first start. Its parent isn't there yet, and is tried on.
 stop_serve ga TERM
 start_serve gb
-waits() { grep -q "the parent wasn't reached" "$LAB/hosts/gb/serve.log"; }
+waits() { jq -eRn '[inputs | (fromjson | .event)?] | any(. == "parent.not_reached")' "$LAB/hosts/gb/serve.log"; }
 wait_for "the child says that its parent isn't reached" 10 waits
 start_serve ga
 wait_for "the parent has taken the child up" 30 is ga active

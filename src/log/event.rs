@@ -276,6 +276,28 @@ catalogue! {
         "certificate.not_renewed" Error CertificateNotRenewed { not_after: String = "when the one that is shown ends", error: String = "why" }
             "our certificate can't be renewed"
             "see the error, before it ends: then no peer takes our word. It is tried again.";
+        "payload.not_read" Error PayloadNotRead { path: String = "the file", error: String = "why" }
+            "what a parent left can't be read, or makes no sense"
+            "let the gateway's user read it, or have the parent make another; then start the gateway again.";
+        "payload.exposed" Warning PayloadExposed { path: String = "the file" }
+            "every user of this host can read the token in what a parent left"
+            "`chmod o= FILE`.";
+        "parent.took_us_up" Info ParentTookUsUp { parent: String = "its URL", path: String = "the payload's file" }
+            "the parent has taken us up; the payload may be removed"
+            NOTHING;
+        "parent.stays_revoked" Warning ParentStaysRevoked {
+            parent: String = "its URL", peer: String = "the parent's id here", path: String = "the payload's file",
+        }
+            "an operator has revoked this parent before its token was taken: it stays revoked"
+            "remove the payload, or have the parent make another to be its child after all.";
+        "parent.refused" Error ParentRefused { parent: String = "its URL", error: String = "why" }
+            "the parent doesn't take us up"
+            "the payload is used, expired or another site's: have the parent make another.";
+        "parent.not_reached" Warning ParentNotReached {
+            parent: String = "its URL", error: String = "why", again_s: u64 = "in how many seconds it is tried again",
+        }
+            "the parent wasn't reached"
+            "see the error: routes, names, the parent's gateway. It is tried again.";
         "parent.signed" Info ParentSigned { peer: String = "the parent's id here", alias: String = "its name here" }
             "the parent has signed anew"
             NOTHING;

@@ -11,6 +11,7 @@ use crate::federation::dial::DialError;
 use crate::federation::gateway::{Gateway, OperatorError, Proposal, TakeError};
 use crate::federation::peer::{PeerId, SpawnRole};
 use crate::federation::spawn::{Errand, MAX_PAYLOAD, Step};
+use crate::log::Event;
 use crate::model::Name;
 use crate::report::chain;
 
@@ -22,22 +23,36 @@ pub(super) async fn follow(gateway: Arc<Gateway>, path: std::path::PathBuf) {
     let Some(errand) = read(&path) else { return };
     let mut wait = WAITS[0];
     loop {
+        let (parent, shown) = (errand.url.to_string(), path.display().to_string());
         match step(&gateway, &errand).await {
             Ok(Outcome::Nothing) => return,
             Ok(Outcome::Taken) => {
-                tracing::info!(parent = %errand.url, path = %path.display(), "the parent has taken us up; the payload may be removed");
+                Event::ParentTookUsUp { parent, path: shown }.emit();
                 return;
             }
             Ok(Outcome::Revoked(id)) => {
-                tracing::warn!(parent = %errand.url, peer = %id, path = %path.display(), "an operator has revoked this parent before its token was taken: it stays revoked; remove the payload, or have the parent make another to be its child after all");
+                let peer = id.to_string();
+                Event::ParentStaysRevoked {
+                    parent,
+                    peer,
+                    path: shown,
+                }
+                .emit();
                 return;
             }
             Err(error) if is_final(&error) => {
-                tracing::error!(parent = %errand.url, %error, "the parent doesn't take us up: the payload is used, expired or another site's; have it make another");
+                let error = error.to_string();
+                Event::ParentRefused { parent, error }.emit();
                 return;
             }
             Err(error) => {
-                tracing::warn!(parent = %errand.url, error = %chain(&error), again_s = wait.as_secs(), "the parent wasn't reached");
+                let (error, again_s) = (chain(&error), wait.as_secs());
+                Event::ParentNotReached {
+                    parent,
+                    error,
+                    again_s,
+                }
+                .emit();
             }
         }
         tokio::time::sleep(wait).await;
@@ -52,24 +67,30 @@ fn read(path: &Path) -> Option<Errand> {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
         Err(error) => {
-            tracing::error!(path = %path.display(), %error, "what a parent left can't be read");
+            not_read(path, &error);
             return None;
         }
     };
     if file.metadata().is_ok_and(|data| data.mode() & 0o007 != 0) {
-        tracing::warn!(path = %path.display(), "every user of this host can read the token in it: `chmod o= FILE`");
+        let path = path.display().to_string();
+        Event::PayloadExposed { path }.emit();
     }
     if let Err(error) = file.take(MAX_PAYLOAD).read_to_string(&mut text) {
-        tracing::error!(path = %path.display(), %error, "what a parent left can't be read");
+        not_read(path, &error);
         return None;
     }
     match Errand::parse(&text) {
         Ok(errand) => Some(errand),
         Err(error) => {
-            tracing::error!(path = %path.display(), %error, "what a parent left makes no sense");
+            not_read(path, &error);
             None
         }
     }
+}
+
+fn not_read(path: &Path, error: &dyn std::error::Error) {
+    let (path, error) = (path.display().to_string(), error.to_string());
+    Event::PayloadNotRead { path, error }.emit();
 }
 
 /// What an errand came to.
