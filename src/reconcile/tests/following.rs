@@ -320,6 +320,38 @@ fn a_move_is_one_addition_and_its_reason_is_told() {
 }
 
 #[test]
+fn a_route_of_ours_that_is_gone_counts_as_it_will_be() {
+    let target = hub(IsolationMode::Vrf);
+    let mut host = MemoryHost::new();
+    settle(&mut host, &target);
+    reroute(
+        &mut host,
+        key("10.120.0.0/16", 2_000),
+        Some(by(LINK, Some("fe80::2"))),
+    );
+    assert!(round(&mut host, &target).plan.steps.is_empty());
+    // Where another's takes its place it doesn't come, and the worse one doesn't count.
+    reroute(
+        &mut host,
+        key("10.120.0.0/16", 1_024),
+        Some(by(LINK, Some("fe80::2"))),
+    );
+    let done = round(&mut host, &target);
+    assert_eq!(
+        (done.plan.steps.len(), done.left.steps.len()),
+        (1, 0),
+        "{}",
+        done.plan
+    );
+    reroute(&mut host, key("10.120.0.0/16", 1_024), None);
+    let done = round(&mut host, &target);
+    let texts: Vec<&str> = done.plan.steps.iter().map(|step| step.text.as_str()).collect();
+    assert!(texts[0].starts_with("wg-sdwan-1: update peer n1 "), "{texts:?}");
+    assert!(texts[1].starts_with("ip route add 10.120.0.0/16 "), "{texts:?}");
+    assert_eq!((texts.len(), done.left.steps.len()), (2, 0), "{}", done.left);
+}
+
+#[test]
 fn whatever_is_unmapped_is_a_condition_of_its_network() {
     let target = hub(IsolationMode::Vrf);
     let mut host = MemoryHost::new();
