@@ -116,7 +116,7 @@ stream up s1 "$(v6 1 1)" 0.05
 stream down hub "$(v6 1 2)" 0.05
 kill -STOP "${DAEMON[hub]}"
 check "s1: use it" sdw s1 key rotate
-wait_for "s1 uses its next key" 5 uses s1 "$next"
+wait_for "s1 uses its next key" 10 uses s1 "$next"
 kill_daemon s1
 kill -CONT "${DAEMON[hub]}"
 if has_wireguard; then
@@ -141,7 +141,7 @@ next=$(announce s1)
 republish hub s1 s2
 kill_daemon hub
 check "s1: use it" sdw s1 key rotate
-wait_for "s1 uses its next key" 5 uses s1 "$next"
+wait_for "s1 uses its next key" 10 uses s1 "$next"
 start_daemon hub
 wait_for "hub: what s1 carries is on its next key" 20 carries hub "$next"
 wait_for "they reach each other" 20 reaches s1 "$(v6 1 1)"
@@ -158,8 +158,8 @@ stream up s1 "$(v6 1 1)" 0.05
 stream down hub "$(v6 1 2)" 0.05
 sdw s1 key rotate >/dev/null &
 sdw hub key rotate >/dev/null &
-wait_for "s1 uses its next key" 5 uses s1 "$next"
-wait_for "hub uses its next key" 5 uses hub "$next_of_hub"
+wait_for "s1 uses its next key" 10 uses s1 "$next"
+wait_for "hub uses its next key" 10 uses hub "$next_of_hub"
 wait_for "hub: what s1 carries is on its next key" 20 carries hub "$next"
 wait_for "s1: what hub carries is on its next key" 20 carries s1 "$next_of_hub"
 wait_for "s2: what hub carries is on its next key" 20 carries s2 "$next_of_hub"

@@ -131,6 +131,7 @@ pub struct RealHost {
     paths: PathMtus,
     /// The tables in which the routes of others matter, for who listens to events.
     followed: watch::Sender<BTreeSet<u32>>,
+    key_looks: keys::Looks,
 }
 
 /// The time of day.
@@ -241,6 +242,7 @@ impl RealHost {
             holes: holes::Looks::default(),
             paths: PathMtus::new(),
             followed: watch::Sender::new(BTreeSet::new()),
+            key_looks: keys::Looks::default(),
         })
     }
 

@@ -18,6 +18,26 @@ const SLOW_LOOK: Duration = Duration::from_secs(1);
 /// How many times longer than a look took nothing is looked at: a device with ten thousand peers is read in 20 ms.
 const REST: u32 = 25;
 
+/// What the last looks took. The least of it is what a look costs: a busy machine makes single ones last, and looking less
+/// often then would make peers wait for longer than they can.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    took: [Option<Duration>; 8],
+    count: usize,
+}
+
+impl Looks {
+    fn note(&mut self, took: Duration) {
+        self.took[self.count % self.took.len()] = Some(took);
+        self.count += 1;
+    }
+
+    fn rest(&self, look: Duration) -> Duration {
+        let least = self.took.iter().flatten().min();
+        least.map_or(look, |least| look.max(*least * REST))
+    }
+}
+
 /// What came of a look at peers with an announced key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Followed {
@@ -59,9 +79,32 @@ impl RealHost {
             }
             Err(error) => tracing::warn!(error = chain(&error), "peers that change keys can't be looked at"),
         }
+        self.key_looks.note(instant().saturating_duration_since(start));
         Some(Followed {
             moved: has_moved,
-            rest: look.max(instant().saturating_duration_since(start) * REST),
+            rest: self.key_looks.rest(look),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_that_took_long_once_puts_none_off() {
+        let mut looks = Looks::default();
+        assert_eq!(looks.rest(LOOK), LOOK);
+        let took = |looks: &mut Looks, millis| looks.note(Duration::from_millis(millis));
+        took(&mut looks, 20);
+        assert_eq!(looks.rest(LOOK), 20 * Duration::from_millis(REST.into()));
+        took(&mut looks, 0);
+        took(&mut looks, 300);
+        assert_eq!(looks.rest(LOOK), LOOK);
+        for _ in 0..8 {
+            took(&mut looks, 4);
+        }
+        assert_eq!(looks.rest(LOOK), Duration::from_millis(100));
+        assert_eq!(looks.rest(SLOW_LOOK), SLOW_LOOK);
     }
 }

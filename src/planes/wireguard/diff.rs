@@ -199,7 +199,7 @@ fn diff_device(
                 ),
             });
         }
-        let is_new = is_made_anew(desired, actual, public_key);
+        let is_new = is_made_anew(desired, actual, (public_key, peer));
         let change = change_of_peer(target(), *public_key, (peer, known), endpoint.address(), is_new);
         if is_new && is_former(public_key, peer) {
             formers.extend(change);

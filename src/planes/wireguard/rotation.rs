@@ -128,12 +128,12 @@ fn has_turned(current: Option<&ActualPeer>, next: Option<&ActualPeer>) -> bool {
 
 /// Whether a peer of a node that changes keys is to be made anew, with what it received: its next key, when its preshared
 /// key changes after it was heard; and then the former one, too, unless the next one waits again.
-pub(super) fn is_made_anew(desired: &DesiredDevice, found: &ActualDevice, public_key: &PublicKey) -> bool {
-    let Some(next) = desired
-        .peers
-        .get(public_key)
-        .and_then(|peer| peer.next_public_key)
-    else {
+pub(super) fn is_made_anew(
+    desired: &DesiredDevice,
+    found: &ActualDevice,
+    (public_key, peer): (&PublicKey, &DesiredPeer),
+) -> bool {
+    let Some(next) = peer.next_public_key else {
         return false;
     };
     let (Some(wanted), Some(known)) = (desired.peers.get(&next), found.peers.get(&next)) else {
@@ -255,7 +255,7 @@ fn key_move(
 ) -> Option<Change> {
     let known = found.peers.get(&public_key)?;
     let target = target.clone();
-    if is_made_anew(device, found, &public_key) {
+    if is_made_anew(device, found, (&public_key, peer)) {
         return Some(Change::ReplacePeer {
             target,
             public_key,
