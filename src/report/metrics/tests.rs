@@ -3,8 +3,9 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::config;
 use crate::intent::{self, Facts};
-use crate::model::PublicKey;
+use crate::model::{LinkName, Name, PublicKey};
 use crate::planes::l3;
+use crate::reconcile::holes::{Hole, Holes};
 use crate::reconcile::{Condition, Execution, Failure, Plan, Step};
 
 const FLEET: &str = r#"
@@ -91,9 +92,21 @@ fn observation(target: &Target, age: u64) -> Observation {
         protected: BTreeSet::new(),
         verified: None,
         uplinks: crate::reconcile::uplinks::Choices::new(),
-        holes: crate::reconcile::holes::Holes::new(),
+        holes: hole(),
         now: at(NOW),
     }
+}
+
+fn hole() -> Holes {
+    let hole = Hole {
+        network: Name::new("prod").unwrap(),
+        node: Name::new("hub-1").unwrap(),
+        endpoint: "192.0.2.1:51820".parse().unwrap(),
+        size: 1_420,
+        passes: 1_328,
+    };
+    let link = LinkName::new("wg-sdwan-20").unwrap();
+    [((link, PublicKey([1; 32])), hole)].into()
 }
 
 fn text(observation: Option<&Observation>, tallies: &Tallies) -> String {
@@ -133,6 +146,20 @@ fn value(page: &str, series: &str) -> Option<f64> {
 #[test]
 fn a_peer_tells_its_handshake_and_its_bytes() {
     let page = text(Some(&observation(&target(), 179)), &Tallies::default());
+    assert_eq!(
+        value(
+            &page,
+            r#"sdwand_peer_black_hole_bytes{network="prod",peer="hub-1"}"#
+        ),
+        Some(1_328.0)
+    );
+    assert_eq!(
+        value(
+            &page,
+            r#"sdwand_link_mtu_bytes{network="prod",link="wg-sdwan-20"}"#
+        ),
+        Some(1_420.0)
+    );
     let peer = r#"{network="prod",link="wg-sdwan-20",peer="hub-1"}"#;
     let of = |name: &str| value(&page, &format!("{name}{peer}"));
     assert_eq!(of("sdwand_peer_up"), Some(1.0));
