@@ -57,6 +57,7 @@ impl RealHost {
         }
         let start = instant();
         let (mut has_moved, mut look) = (false, LOOK);
+        let mut has_failed = false;
         match wireguard::observe(&self.wg, &links).await {
             Ok(actual) => {
                 let moves = wireguard::key_moves(&target.wireguard, &actual, system_now());
@@ -69,15 +70,24 @@ impl RealHost {
                         Ok(()) => Event::KeyTurned {
                             change: change.to_string(),
                         },
-                        Err(error) => Event::KeyTurnFailed {
-                            change: change.to_string(),
-                            error,
-                        },
+                        Err(error) => {
+                            has_failed = true;
+                            Event::KeyTurnFailed {
+                                change: change.to_string(),
+                                error,
+                            }
+                        }
                     }
                     .emit();
                 }
             }
-            Err(error) => tracing::warn!(error = chain(&error), "peers that change keys can't be looked at"),
+            Err(error) => {
+                has_failed = true;
+                tracing::warn!(error = chain(&error), "peers that change keys can't be looked at");
+            }
+        }
+        if has_failed {
+            look = SLOW_LOOK;
         }
         self.key_looks.note(instant().saturating_duration_since(start));
         Some(Followed {

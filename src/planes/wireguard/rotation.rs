@@ -25,7 +25,10 @@
 //! ```
 //!
 //! The peer of the next key is made anew because one that has answered mustn't call for 5 s (`REKEY_TIMEOUT`), and so is
-//! that of the former key: a handshake that it shows then is one that the node has made after it, by going back.
+//! that of the former key: a handshake that it shows then is one that the node has made after it, by going back. A peer that
+//! is made anew also forgets which calls it has heard. Somebody who repeats an old one can't have a session by it, and
+//! kernel WireGuard shows a handshake only once data has come; the embedded device shows it at once, and what the node
+//! carries goes to the wrong key until its own next call.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -233,9 +236,11 @@ pub fn key_moves(desired: &Desired, actual: &Actual, now: SystemTime) -> Vec<Cha
                 let Some(peer) = device.peers.get(&public_key) else {
                     continue;
                 };
-                let allowed_ips = peer.allowed_ips.iter().filter(|net| carried.contains(net));
+                // What routes have led here is carried on, too: where it is at home isn't asked.
+                let is_in_use = !peer.allowed_ips.is_empty();
+                let allowed_ips = carried.iter().filter(|_| is_in_use).map(|net| **net).collect();
                 let peer = DesiredPeer {
-                    allowed_ips: allowed_ips.copied().collect(),
+                    allowed_ips,
                     ..peer.clone()
                 };
                 moves.extend(key_move(&target, device, found, public_key, &peer));

@@ -234,6 +234,29 @@ fn with_its_own_next_key_a_node_calls_whoever_answers_and_whoever_may_change_too
 }
 
 #[test]
+fn what_routes_have_led_to_a_node_goes_with_it_to_its_next_key() {
+    let turning = DesiredPeer {
+        next_public_key: Some(key(2)),
+        ..peer(&[1], &[])
+    };
+    let announced = desired([(key(1), turning), (key(3), peer(&[2, 3], &[]))]);
+    let mut device = settled_device([
+        (key(1), settled(&peer(&[1, 2], &[]), None, ago(20))),
+        (key(2), settled(&peer(&[], &[]), None, ago(1))),
+        (key(3), settled(&peer(&[3], &[]), None, ago(5))),
+    ]);
+    let moves = key_moves(&announced, &actual(device.clone()), now());
+    apply_to(&mut device, &moves);
+    assert_eq!(
+        device.peers[&key(2).0].allowed_ips,
+        BTreeSet::from([net(1), net(2)]),
+        "{moves:?}"
+    );
+    assert_eq!(device.peers[&key(3).0].allowed_ips, BTreeSet::from([net(3)]));
+    assert_eq!(key_moves(&announced, &actual(device), now()), []);
+}
+
+#[test]
 fn what_another_node_carries_by_now_is_left_to_it() {
     let turning = DesiredPeer {
         next_public_key: Some(key(2)),
