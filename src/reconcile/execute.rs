@@ -46,10 +46,14 @@ pub struct Round {
 }
 
 impl Round {
-    /// Whether it changed this plane, and left nothing to do in it.
+    /// Whether it changed this plane, and left nothing to do in it. That a peer is called elsewhere, since it doesn't answer,
+    /// is no such change.
     #[must_use]
     pub fn put_right(&self, plane: PlaneName) -> bool {
-        let has = |plan: &Plan| plan.steps.iter().any(|step| step.plane == plane);
+        let has = |plan: &Plan| {
+            let of_plane = |step: &&Step| step.plane == plane && !step.change.is_attempt();
+            plan.steps.iter().any(|step| of_plane(&step))
+        };
         let is_unreadable = self.left.unreadable.iter().any(|one| one.plane == plane);
         has(&self.plan) && !has(&self.left) && !is_unreadable
     }

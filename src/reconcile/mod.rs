@@ -85,6 +85,11 @@ impl Change {
         }
     }
 
+    /// Whether it is this daemon's own next attempt, due by time alone: nobody has changed anything.
+    fn is_attempt(&self) -> bool {
+        matches!(self, Self::Wireguard(wireguard::Change::UpdatePeer { delta, .. }) if delta.calls_only())
+    }
+
     /// Whether LAN interfaces go back to the main table by it.
     fn releases(&self) -> bool {
         match self {

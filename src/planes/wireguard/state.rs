@@ -247,6 +247,16 @@ impl PeerDelta {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Whether it says where a peer is called, and nothing else.
+    #[must_use]
+    pub fn calls_only(&self) -> bool {
+        let call = Self {
+            endpoint: self.endpoint,
+            ..Self::default()
+        };
+        self.endpoint.is_some() && *self == call
+    }
 }
 
 impl Change {
