@@ -71,6 +71,25 @@ kill "$dump"
 wait "$dump" 2>/dev/null || true
 expect "no outer packet was fragmented" 0 eval "tcpdump -n -r '$LAB/up0.pcap' 2>/dev/null | wc -l"
 
+# --- A restart finds out how narrow the way is before it changes anything.
+if has_wireguard; then
+  on s1 ip monitor link address route rule >"$LAB/monitor" 2>&1 &
+  monitor=$!
+  hears() { # a change of nobody's proves that it listens
+    on s1 sh -c 'ip route add 192.0.2.99/32 dev lo; ip route del 192.0.2.99/32 dev lo'
+    [[ -s $LAB/monitor ]]
+  }
+  require until_ok 5 hears
+  kill_daemon s1
+  start_daemon s1
+  wait_for "after a restart nothing is left to do" 10 converged s1
+  kill "$monitor"
+  wait "$monitor" 2>/dev/null || true
+  expect "and nothing was changed" '' eval "grep -v '192.0.2.99' '$LAB/monitor' || true"
+else
+  skip "an embedded device is made anew with its daemon"
+fi
+
 # --- The way changes.
 ip -n s1 link set up0 mtu 1500
 ip -n wan link set to-s1 mtu 1500

@@ -504,8 +504,9 @@ impl RealHost {
         names: &wireguard::Names,
         now: SystemTime,
     ) -> Ways {
-        let peers = wireguard::whereabouts(&target.wireguard, actual, names);
-        let wanted: BTreeSet<IpAddr> = peers.values().flat_map(|peers| peers.values()).copied().collect();
+        let peers = wireguard::whereabouts(&target.wireguard, actual, names, now);
+        let addresses = peers.values().flat_map(|peers| peers.values()).flatten();
+        let wanted: BTreeSet<IpAddr> = addresses.copied().collect();
         let mut addresses = wireguard::stale_addresses(&target.wireguard, actual, names, now);
         addresses.extend(self.sizes.due(&wanted));
         let ways = ways::look(&self.netlink, addresses).await;

@@ -46,6 +46,8 @@ pub(super) struct Rounds {
     recent: Recent,
     /// Whether the last round left nothing to do, and nothing else is wanted since: what differs now was changed by others.
     is_settled: bool,
+    /// Whether the host was looked at since the start.
+    has_looked: bool,
 }
 
 impl Rounds {
@@ -71,6 +73,7 @@ impl Rounds {
             exporter: Exporter::new(),
             recent,
             is_settled: false,
+            has_looked: false,
         }
     }
 
@@ -198,6 +201,17 @@ impl Rounds {
             return;
         }
         let began = Instant::now();
+        if !self.has_looked {
+            // What a host has already is found out before it is changed: a restart changes nothing.
+            self.has_looked = true;
+            let _ = self.host.observe(current).await;
+            if let Some(fitted) = self.host.fitted(current) {
+                self.current = Some(fitted);
+            }
+        }
+        let Some(current) = &self.current else {
+            return;
+        };
         if self.counts_are_due(began) {
             self.host.count_anew();
             self.exporter.counted = Some(began);
@@ -253,13 +267,17 @@ impl Rounds {
             .iter()
             .any(|(id, carrier)| self.moves.get(id) != Some(carrier));
         self.moves = moves;
+        // What the next round moves, nobody else has changed.
+        self.is_settled &= !is_new;
         is_new
     }
 
     /// Follows peers that change keys; none where none does.
     pub(super) async fn follow_keys(&mut self) -> Option<Followed> {
         let current = self.current.as_ref().filter(|_| !self.is_down)?;
-        self.host.follow_keys(current).await
+        let followed = self.host.follow_keys(current).await;
+        self.is_settled &= !followed.is_some_and(|followed| followed.moved);
+        followed
     }
 
     /// The firewall is read again only when it was changed: for its counters once an interval, and only where they are told.
@@ -347,12 +365,22 @@ impl Rounds {
         }
     }
 
+    /// What the host is like, and the target with links as large as the ways to its peers take.
+    async fn observed(&mut self, wanted: Target) -> (Target, reconcile::Observation) {
+        let observation = self.host.observe(&wanted).await;
+        let Some(fitted) = self.host.fitted(&wanted) else {
+            return (wanted, observation);
+        };
+        let observation = self.host.observe(&fitted).await;
+        (fitted, observation)
+    }
+
     async fn plan(&mut self, protected: Vec<LinkName>) -> Answer {
         let Some(wanted) = self.wanted() else {
             return nothing();
         };
         self.host.protect(protected.into_iter().collect());
-        let observation = self.host.observe(&wanted).await;
+        let (wanted, observation) = self.observed(wanted).await;
         self.host.protect(self.protected.clone());
         plan_answer(&reconcile::plan(&wanted, &observation))
     }
@@ -363,7 +391,7 @@ impl Rounds {
         };
         let protected: BTreeSet<LinkName> = protected.into_iter().collect();
         self.host.protect(protected.clone());
-        let observation = self.host.observe(&wanted).await;
+        let (wanted, observation) = self.observed(wanted).await;
         let planned = reconcile::plan(&wanted, &observation);
         if let Some(expect) = expect
             && expect != planned.fingerprint()
@@ -413,7 +441,7 @@ impl Rounds {
     async fn status(&mut self) -> Answer {
         let pending = match (&self.pending, self.wanted()) {
             (Some(_), Some(wanted)) => {
-                let observation = self.host.observe(&wanted).await;
+                let (wanted, observation) = self.observed(wanted).await;
                 reconcile::plan(&wanted, &observation).steps.len()
             }
             (Some(_), None) | (None, _) => 0,

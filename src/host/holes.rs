@@ -25,7 +25,7 @@ const GRAIN: u32 = 8;
 /// How many peers are asked at the same time.
 const AT_ONCE: usize = 16;
 /// How many peers are asked in one go: each takes a packet of full size.
-const MOST: usize = 64;
+pub(super) const MOST: usize = 64;
 
 /// What was found on one way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,15 +77,21 @@ impl Looks {
                 Err(error) => tracing::error!(%error, "looking for black holes"),
             }
         }
-        self.holes.retain(|(link, key), _| {
-            let device = target.wireguard.devices.get(link);
-            device.is_some_and(|device| device.peers.contains_key(key))
-        });
         let is_due = self.last.is_none_or(|last| now.1.duration_since(last) >= every);
-        if self.is_forbidden || !is_due {
+        if self.holes.is_empty() && (self.is_forbidden || !is_due) {
             return;
         }
         let mut questions = questions(&target.intent, actual, now.0);
+        // Of a peer that is silent or elsewhere by now nothing is known.
+        self.holes.retain(|(link, key), hole| {
+            let is_it = |asked: &Question| {
+                (&asked.link, &asked.public_key, asked.endpoint) == (link, key, hole.endpoint)
+            };
+            questions.iter().any(is_it)
+        });
+        if self.is_forbidden || !is_due {
+            return;
+        }
         if questions.is_empty() {
             return;
         }
@@ -167,14 +173,17 @@ async fn find<F: Future<Output = Heard>>(full: u32, ask: impl Fn(u32) -> F) -> F
         }
         ask(size).await
     };
+    // Hosts that aren't ours have other addresses, and answer to nothing.
+    match ask(SMALL).await {
+        Heard::Answer => {}
+        Heard::NotAllowed => return Found::NotAllowed,
+        Heard::NotSent(_) | Heard::Nothing => return Found::Unknown,
+    }
     match several(full).await {
         Heard::Answer => return Found::Whole,
         Heard::NotAllowed => return Found::NotAllowed,
         Heard::NotSent(_) => return Found::Unknown,
         Heard::Nothing => {}
-    }
-    if several(SMALL).await != Heard::Answer {
-        return Found::Unknown;
     }
     let (mut passes, mut vanishes) = (SMALL, full / GRAIN * GRAIN);
     while vanishes.saturating_sub(passes) > GRAIN {

@@ -169,14 +169,12 @@ impl NetworkIntent {
         };
         for link in &self.links {
             let known = paths.get(&link.name);
-            let path = |key: &PublicKey| {
-                let path = known.and_then(|known| known.get(key));
-                path.map_or(DEFAULT_MTU, |path| DEFAULT_MTU.min(*path))
-            };
-            let widest = link.peers.keys().map(path).max().unwrap_or(DEFAULT_MTU);
+            let path = |key: &PublicKey| Some(DEFAULT_MTU.min(*known?.get(key)?));
+            // Who hasn't been heard of yet widens nothing.
+            let widest = link.peers.keys().filter_map(path).max().unwrap_or(DEFAULT_MTU);
             sizes.links.push(widest);
             for (key, peer) in &link.peers {
-                let path = path(key);
+                let path = path(key).unwrap_or(widest);
                 sizes.smallest = sizes.smallest.min(path);
                 if path < widest {
                     sizes

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::{Facts, HostIntent, IsolationMode, LinkKind, NetworkIntent, compile};
+use super::{Facts, HostIntent, IsolationMode, LinkKind, NetworkIntent, PathMtus, compile};
 use crate::config;
 use crate::model::{Name, NetworkId};
 
@@ -560,4 +560,59 @@ fn a_stranger_has_no_intent() {
         dummies: true,
     };
     assert!(compile(&parsed.fleet, &Name::new("nobody").unwrap(), &facts).is_err());
+}
+
+#[test]
+fn links_are_as_wide_as_the_widest_way_that_is_known_and_routes_as_the_way_to_their_peer() {
+    let members =
+        r#"members = [{ node = "hub-1", role = "hub" }, { node = "spoke-1" }, { node = "spoke-2" }]"#;
+    let hub = |more: &str| {
+        let text =
+            format!("[[networks]]\nname = \"prod\"\nid = 1\nrouting = \"static\"\n{members}\n{more}\n");
+        network(&host("hub-1", IsolationMode::Vrf, &text), 1).clone()
+    };
+    let prod = hub("");
+    let link = &prod.links[0];
+    let key = |node: &str| {
+        let mut peers = link.peers.iter();
+        *peers.find(|(_, peer)| peer.node.as_str() == node).unwrap().0
+    };
+    let ways = |known: &[(&str, u32)]| {
+        let peers = known.iter().map(|(node, mtu)| (key(node), *mtu)).collect();
+        PathMtus::from([(link.name.clone(), peers)])
+    };
+    let sizes = |network: &NetworkIntent| (network.mtu, network.links[0].mtu, network.narrow.len());
+    assert_eq!(sizes(&prod), (1_420, 1_420, 0));
+    assert_eq!(prod.fitted(&ways(&[])), None);
+    assert_eq!(
+        prod.fitted(&ways(&[("spoke-1", 1_420), ("spoke-2", 1_440)])),
+        None
+    );
+
+    let narrow = prod.fitted(&ways(&[("spoke-1", 1_312)])).unwrap();
+    assert_eq!(
+        sizes(&narrow),
+        (1_312, 1_312, 0),
+        "who isn't known yet widens nothing"
+    );
+    assert_eq!(
+        narrow.fitted(&ways(&[("spoke-1", 1_312)])),
+        None,
+        "it is so already"
+    );
+
+    let both = ways(&[("spoke-1", 1_312), ("spoke-2", 1_408)]);
+    let mixed = narrow.fitted(&both).unwrap();
+    assert_eq!((mixed.mtu, mixed.links[0].mtu), (1_312, 1_408));
+    let carried = &mixed.links[0].peers[&key("spoke-1")].allowed_ips;
+    assert_eq!(&mixed.narrow.keys().copied().collect::<BTreeSet<_>>(), carried);
+    assert!(mixed.narrow.values().all(|mtu| *mtu == 1_312));
+    let wide = mixed.fitted(&ways(&[("spoke-1", 1_420), ("spoke-2", 1_420)]));
+    assert_eq!(wide, Some(prod.clone()));
+
+    assert_eq!(
+        hub("mtu = 1380").fitted(&both),
+        None,
+        "what the fleet gives stays"
+    );
 }

@@ -265,11 +265,11 @@ fn links(
             page.set(&catalogue::PEER_TX, &labels, count(peer.tx_bytes));
         }
     }
-    for hole in observation
+    let holes = observation
         .holes
         .values()
-        .filter(|hole| hole.network == network.name)
-    {
+        .filter(|hole| hole.network == network.name);
+    for hole in holes.take(MOST_PEERS) {
         let labels = [("network", network.name.as_str()), ("peer", hole.node.as_str())];
         page.set(&catalogue::PEER_PASSES, &labels, f64::from(hole.passes));
     }

@@ -27,6 +27,8 @@ pub(super) async fn look(loaded: &Loaded) -> Result<Overlay, String> {
     host.look_at_ways(&wanted, &wireguard, &Names::new(), now).await;
     let wanted = host.fitted(&wanted).unwrap_or(wanted);
     let mut questions = questions(&wanted.intent, &wireguard, now);
+    let unasked = questions.len().saturating_sub(holes::MOST);
+    questions.truncate(holes::MOST);
     for question in &mut questions {
         // The daemon may be asking, too.
         question.target = question.link_local;
@@ -55,6 +57,7 @@ pub(super) async fn look(loaded: &Loaded) -> Result<Overlay, String> {
         not_forwarding: not_forwarding(&wanted.l3, &l3),
         silent: silent(&wanted.intent, &wanted.wireguard, &wireguard, &kept_alive, now),
         holes: holes::holes(holes),
+        unasked,
         listeners,
         unreached,
     })

@@ -1,9 +1,10 @@
 //! How large packets may be that reach a peer whole, from the way to where it is called.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::SystemTime;
 
-use super::diff::candidates;
+use super::diff::{candidates, is_fresh};
 use super::state::{Actual, Desired, Names};
 use crate::intent::PathMtus;
 use crate::model::{LinkName, PublicKey};
@@ -19,13 +20,13 @@ const PADDING: u32 = 16;
 /// The least that IPv6 asks of a link (RFC 8200, 5), in bytes. Below it the outer packets are fragmented.
 const LEAST: u32 = 1_280;
 
-/// Where the peers of each link are.
-pub type Whereabouts = BTreeMap<LinkName, BTreeMap<PublicKey, IpAddr>>;
+/// Where the peers of each link are, or may be.
+pub type Whereabouts = BTreeMap<LinkName, BTreeMap<PublicKey, BTreeSet<IpAddr>>>;
 
-/// Where peers are called now, and where the others will be called first; those that must call us are left out until they
-/// have.
+/// Where peers are that have shaken hands lately, and everywhere where the others are called in turn; those that must call us
+/// are left out until they have.
 #[must_use]
-pub fn whereabouts(desired: &Desired, actual: &Actual, names: &Names) -> Whereabouts {
+pub fn whereabouts(desired: &Desired, actual: &Actual, names: &Names, now: SystemTime) -> Whereabouts {
     let mut found = Whereabouts::new();
     for (link, device) in &desired.devices {
         let seen = actual.devices.get(link);
@@ -33,9 +34,21 @@ pub fn whereabouts(desired: &Desired, actual: &Actual, names: &Names) -> Whereab
             let key = seen.map_or(*public_key, |seen| {
                 seen.key_in_use(*public_key, peer.next_public_key)
             });
-            let current = seen.and_then(|seen| seen.peers.get(&key)?.endpoint);
-            let address = current.or_else(|| candidates(peer, names).first().copied())?;
-            Some((*public_key, address.ip()))
+            let found = seen.and_then(|seen| seen.peers.get(&key));
+            let current = found.and_then(|found| found.endpoint).map(|at| at.ip());
+            let is_there = found.is_some_and(|found| is_fresh(found.last_handshake, now));
+            let called = candidates(peer, names).into_iter().map(|at| at.ip());
+            let addresses: BTreeSet<IpAddr> = if is_there {
+                current.into_iter().collect()
+            } else {
+                called.collect()
+            };
+            let addresses = if addresses.is_empty() {
+                current.into_iter().collect()
+            } else {
+                addresses
+            };
+            (!addresses.is_empty()).then_some((*public_key, addresses))
         });
         found.insert(link.clone(), peers.collect());
     }
@@ -58,10 +71,11 @@ pub fn path_mtus(peers: &Whereabouts, known: &BTreeMap<IpAddr, u32>) -> PathMtus
         };
         Some(padded.max(LEAST))
     };
-    let of_link = |peers: &BTreeMap<PublicKey, IpAddr>| {
-        let known = peers
-            .iter()
-            .filter_map(|(key, address)| Some((*key, inside(address)?)));
+    let of_link = |peers: &BTreeMap<PublicKey, BTreeSet<IpAddr>>| {
+        let known = peers.iter().filter_map(|(key, addresses)| {
+            let narrowest = addresses.iter().filter_map(inside).min()?;
+            Some((*key, narrowest))
+        });
         known.collect()
     };
     peers
@@ -84,11 +98,18 @@ mod tests {
             (ip("192.0.2.2"), 1_000),
         ]);
         let link = LinkName::new("wg-sdwan-1").unwrap();
-        let mtu = |address: &str| {
-            let peers = BTreeMap::from([(PublicKey([1; 32]), ip(address))]);
+        let at = |addresses: &[&str]| {
+            let addresses = addresses.iter().map(|address| ip(address)).collect();
+            let peers = BTreeMap::from([(PublicKey([1; 32]), addresses)]);
             let paths = path_mtus(&BTreeMap::from([(link.clone(), peers)]), &known);
             paths[&link].get(&PublicKey([1; 32])).copied()
         };
+        let mtu = |address: &str| at(&[address]);
+        assert_eq!(
+            at(&["2001:db8::1", "192.0.2.1", "192.0.2.3"]),
+            Some(1_328),
+            "the narrowest"
+        );
         assert_eq!(mtu("2001:db8::1"), Some(1_420));
         assert_eq!(mtu("2001:db8::2"), Some(1_312));
         assert_eq!(mtu("192.0.2.1"), Some(1_328));

@@ -25,6 +25,8 @@ pub struct Overlay {
     pub silent: Vec<Silent>,
     /// Ways that swallow large packets.
     pub holes: Vec<Hole>,
+    /// How many peers weren't asked about theirs, as there are too many.
+    pub unasked: usize,
     /// Listeners on every address that no VRF is bound to.
     pub listeners: Result<Vec<Listener>, String>,
     /// Which of them a rule of the fleet would let be reached.
@@ -39,6 +41,7 @@ impl Default for Overlay {
             not_forwarding: Vec::new(),
             silent: Vec::new(),
             holes: Vec::new(),
+            unasked: 0,
             listeners: Ok(Vec::new()),
             unreached: Vec::new(),
         }
@@ -200,7 +203,7 @@ pub(super) fn judge(overlay: &Result<Overlay, String>, found: &mut Found) {
         found.fail("forwarding", text, format!("sysctl -w {}", settings.join(" ")));
     }
     handshakes(&overlay.silent, found);
-    mtu(&overlay.holes, found);
+    mtu(&overlay.holes, overlay.unasked, found);
     match &overlay.listeners {
         Err(error) => found.warn("listeners", error, "apt install iproute2"),
         Ok(listeners) => listening(listeners, &overlay.unreached, found),
@@ -239,9 +242,13 @@ fn handshakes(silent: &[Silent], found: &mut Found) {
     found.warn("handshakes", text, format!("{}?", fixes.join("; ")));
 }
 
-fn mtu(holes: &[Hole], found: &mut Found) {
+fn mtu(holes: &[Hole], unasked: usize, found: &mut Found) {
     if holes.is_empty() {
-        let text = "packets of full size reach every peer that has shaken hands lately";
+        let mut text =
+            "packets of full size reach every peer that has shaken hands lately and answers".to_owned();
+        if unasked > 0 {
+            text = format!("{text}, but for {unasked} that weren't asked: the daemon asks them in turn");
+        }
         return found.ok("mtu", text);
     }
     let texts: Vec<String> = holes
