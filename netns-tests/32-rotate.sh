@@ -32,8 +32,7 @@ lost() {
   local file=$LAB/stream.$1
   kill -INT "$(<"$file.pid")"
   until_ok 10 grep -q 'packets transmitted' "$file.log"
-  awk 'match($0, /icmp_seq=[0-9]+/) { seq = substr($0, RSTART + 9, RLENGTH - 9) + 0; if (!seen[seq]++) got++; if (seq > last) last = seq }
-    /packets transmitted/ { sent = $1 } END { late = sent - last; print last - got + (late > 3 ? late : 0) " of " sent }' "$file.log"
+  unanswered "$file.log" | { read -r lost sent; echo "$lost of $sent"; }
 }
 
 pub() { cat "$LAB/keys/$1.pub"; }

@@ -86,16 +86,16 @@ refute "at all" said_as warning daemon.started
 pings() { # FILE: starts; 50 a second
   local bind
   bind=$(in_vrf m 1 && echo sdwan-1 || v6 1 2)
-  on m ping -n -q -i 0.02 -W 2 -I "$bind" "$(v6 1 1)" >"$1" 2>&1 &
+  on m ping -n -i 0.02 -W 2 -I "$bind" "$(v6 1 1)" >"$1" 2>&1 &
   PINGS=$!
 }
 pinged_well() { # DESC FILE: stops
   on m pkill -INT -x ping
   wait "$PINGS" || true
-  local sent got
-  read -r sent got < <(sed -n 's/^\([0-9]*\) packets transmitted, \([0-9]*\) received.*/\1 \2/p' "$2")
-  note "$1: $((sent - got)) of $sent pings lost"
-  if has_wireguard; then check "$1: no packet is lost" eval "(( sent > 20 && sent == got ))"; fi
+  local sent lost
+  read -r lost sent < <(unanswered "$2")
+  note "$1: $lost of $sent pings lost"
+  if has_wireguard; then check "$1: no packet is lost" eval "(( sent > 20 && lost == 0 ))"; fi
 }
 pings "$LAB/restart"
 before=$(main_pid sdwand)

@@ -156,6 +156,12 @@ loss() {
   on "$name" ping -n -q -c "$count" -i "$interval" -W 2 "$@" "$address" |
     sed -n 's/^\([0-9]*\) packets transmitted, \([0-9]*\) received.*/\1 \2/p' | { read -r sent got; echo $((sent - got)); }
 }
+# unanswered FILE: from the lines of a ping that was interrupted (without -q): `LOST SENT`. Up to three at the end may have
+# been on their way, and aren't lost.
+unanswered() {
+  awk '/bytes from/ && match($0, /icmp_seq=[0-9]+/) { seq = substr($0, RSTART + 9, RLENGTH - 9) + 0; if (!seen[seq]++) got++; if (seq > last) last = seq }
+    /packets transmitted/ { sent = $1 } END { late = sent - last; print last - got + (late > 3 ? late : 0), sent + 0 }' "$1"
+}
 # serve NAME [probe options] SPEC…: echo servers on NAME until the test ends; SPEC is tcp,ADDR,PORT or udp,ADDR,PORT,
 # with `*` for every address. What arrives is logged: see `arrived`.
 serve() {
