@@ -52,6 +52,12 @@ dump=$!
 listens() { grep -q 'listening on' "$LAB/tcpdump"; }
 wait_for "tcpdump listens" 10 listens
 
+explained() { # HOST SRC DST SIZE: the verdict, and what is in the way
+  { sdw "$1" explain "$2" "$3" icmp --network v6 --size "$4" --json || true; } | jq -r '"\(.verdict) \(.blocker.check) \(.mtu)"'
+}
+expect "explain: so much passes" 'allow null 1312' explained s1 s1 hub 1312
+expect "explain: more doesn't" 'unreachable mtu 1312' explained s1 s1 hub 1313
+
 # --- A LAN behind the link hears what fits (PTB), and TCP never sends more (MSS).
 told() { # HOST ADDR SIZE PATTERN [ping options]: an unfragmentable packet is answered with the size that fits
   { on "$1" ping -n -c 2 -i 0.3 -W 1 -M "do" -s "$3" "${@:5}" "$2" 2>&1 || true; } | grep -E "$4"
@@ -107,6 +113,8 @@ route_mtu() { ip -n hub -6 route show table "$(table)" "$1" | sed -n 's/.* mtu \
 wait_for "the hub's routes to s1 take what the way there takes" 10 prints 1312 route_mtu "$(v6 1 2)"
 expect "and those to s2 what the link takes" '' route_mtu "$(v6 1 3)"
 expect "which is as it was" 1420 mtu hub 1
+expect "explain knows the route's" 'unreachable mtu 1312' explained hub hub s1 1420
+expect "and the link's" 'allow null 1420' explained hub hub s2 1420
 expect "nothing is left to do" 0 eval 'sdw hub plan >/dev/null; echo $?'
 wait_for "s2 reaches s1 through the hub" 15 prints reply oping s2 1 "$(v6 1 2)"
 check "who sends to s1 through the hub is told 1312" told s2 "$(v6 1 2)" 1372 'mtu ?= ?1312' -I "$(device s2 1 "$(v6 1 2)")"

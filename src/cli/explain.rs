@@ -30,11 +30,14 @@ pub(super) struct Explain {
     /// The network, where both are in several
     #[arg(long, value_name = "NAME", value_parser = Name::new)]
     network: Option<Name>,
+    /// How large the packet is, with all of its headers; without it, any way takes it
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    size: Option<u32>,
     /// From the fleet alone, for any pair of nodes, without looking at this host
     #[arg(long)]
     from_fleet: bool,
     /// Many questions, a line each: SRC DST [PROTO/PORT] [NETWORK]; - is standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "destination", "flow", "network"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "destination", "flow", "network", "size"])]
     questions: Option<PathBuf>,
 }
 
@@ -51,6 +54,7 @@ impl Explain {
             destination: destination.clone(),
             flow: self.flow,
             network: self.network.clone(),
+            size: self.size,
         }])
     }
 }
@@ -86,6 +90,7 @@ fn question(line: &str) -> Result<Asked, String> {
         destination: (*destination).to_owned(),
         flow: flow.parse()?,
         network: network.transpose()?,
+        size: None,
     })
 }
 

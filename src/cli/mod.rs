@@ -140,6 +140,7 @@ Exit status 2 if something doesn't work or is unsafe; what only may be in the wa
     #[command(after_help = "Examples:
   sdwand explain web-1 db-1 tcp/5432
   sdwand explain 10.1.0.7 k3s-api tcp/6443 --network prod
+  sdwand explain web-1 db-1 icmp --size 1500
   sdwand explain web-1 db-1 --from-fleet --json | jq -r '.verdict, .rule'
   sdwand explain --from-fleet --questions policy.txt   # a line each: SRC DST [PROTO/PORT] [NETWORK]
 

@@ -97,6 +97,7 @@ impl Sight {
                     Some(device) => Found::Out {
                         device,
                         gateway: route.gateway,
+                        mtu: route.mtu,
                     },
                     None => Found::Nowhere(format!("its route to {} has no link", lookup.destination)),
                 }

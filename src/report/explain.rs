@@ -118,6 +118,8 @@ pub struct Asked {
     pub flow: Flow,
     /// The network, where both are in several.
     pub network: Option<Name>,
+    /// How large the packet is, in bytes, with all of its headers; none: small enough for any way.
+    pub size: Option<u32>,
 }
 
 /// Why nothing can be said.
@@ -305,7 +307,7 @@ pub struct Explanation {
     pub flow: Flow,
     /// The first thing in the way.
     pub blocker: Option<Blocker>,
-    /// The smallest MTU of the links on the way, in bytes.
+    /// The smallest MTU of the links and routes on the way, in bytes.
     pub mtu: Option<u32>,
     /// The hosts on the way.
     pub hops: Vec<Hop>,
@@ -405,6 +407,7 @@ impl<'a> Explainer<'a> {
             packet: &packet,
             passed: &BTreeSet::new(),
             advice: &advice,
+            size: asked.size,
         };
         let way = self.follow(&request, start, here)?;
         explanation.mtu = way.mtu;
@@ -418,6 +421,7 @@ impl<'a> Explainer<'a> {
                 packet: &packet,
                 passed: &passed,
                 advice: "let the answer come the way of the request, or add a rule that lets it pass",
+                size: None,
             };
             explanation.answers = self.follow(&answer, &end, here)?.hops;
             explanation.conclude(true);

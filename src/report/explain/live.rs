@@ -49,6 +49,8 @@ pub enum Found {
         device: LinkName,
         /// To this router.
         gateway: Option<IpAddr>,
+        /// By a route that takes packets of so many bytes, where that is less than the interface's MTU.
+        mtu: Option<u32>,
     },
     /// It goes nowhere, and why.
     Nowhere(String),

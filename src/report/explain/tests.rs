@@ -76,6 +76,7 @@ const FACTS: Facts = Facts {
 fn ask(fleet: &Fleet, question: &str) -> Result<Explanation, AskError> {
     let words: Vec<&str> = question.split(' ').collect();
     Explainer::offline(fleet, FACTS).explain(&Asked {
+        size: None,
         source: words[0].to_owned(),
         destination: words[1].to_owned(),
         flow: words[2].parse().unwrap(),
@@ -251,4 +252,25 @@ fn flows_are_read_and_written_the_same() {
     for wrong in ["tcp", "tcp/0", "tcp/70000", "sctp/5", ""] {
         assert!(wrong.parse::<Flow>().is_err(), "{wrong}");
     }
+}
+
+#[test]
+fn a_packet_that_is_too_large_ends_where_the_way_is_narrow() {
+    let fleet = fleet(PROD);
+    let ask = |size| {
+        let asked = Asked {
+            source: "web-1".to_owned(),
+            destination: "db-1".to_owned(),
+            flow: "tcp/5432".parse().unwrap(),
+            network: None,
+            size: Some(size),
+        };
+        Explainer::offline(&fleet, FACTS).explain(&asked).unwrap()
+    };
+    assert_eq!(ask(1_420).verdict, Verdict::Allow);
+    let answer = ask(1_421);
+    assert_eq!(answer.verdict, Verdict::Unreachable);
+    let blocker = answer.blocker.unwrap();
+    assert_eq!((blocker.check, blocker.node.unwrap().as_str()), ("mtu", "web-1"));
+    assert!(blocker.text.contains("packets of 1420 bytes"), "{}", blocker.text);
 }

@@ -55,6 +55,8 @@ pub(super) enum Routed {
         device: LinkName,
         gateway: Option<IpAddr>,
         by: String,
+        /// The route's own MTU in bytes.
+        mtu: Option<u32>,
     },
     /// Nowhere, and why.
     Nowhere(String),
@@ -183,9 +185,10 @@ impl View {
         let found = eyes.routes.borrow().get(&lookup).cloned();
         match found {
             Some(Ok(Found::Local)) => Routed::Local,
-            Some(Ok(Found::Out { device, gateway })) => Routed::Out {
+            Some(Ok(Found::Out { device, gateway, mtu })) => Routed::Out {
                 device,
                 gateway,
+                mtu,
                 by: destination.to_string(),
             },
             Some(Ok(Found::Nowhere(why))) => Routed::Nowhere(why),
@@ -226,9 +229,12 @@ impl View {
             return nowhere(&format!("no route to {destination}"));
         };
         match &route.to {
-            l3::RouteTo::Link { device, gateway, .. } => Routed::Out {
+            l3::RouteTo::Link {
+                device, gateway, mtu, ..
+            } => Routed::Out {
                 device: device.clone(),
                 gateway: *gateway,
+                mtu: *mtu,
                 by: key.destination.to_string(),
             },
             l3::RouteTo::Unreachable | l3::RouteTo::Elsewhere => nowhere(&format!(

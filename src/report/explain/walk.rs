@@ -21,6 +21,8 @@ pub(super) struct Trip<'a> {
     pub(super) passed: &'a BTreeSet<Name>,
     /// What to do where no rule names it.
     pub(super) advice: &'a str,
+    /// How large it is, in bytes; any size where that isn't asked.
+    pub(super) size: Option<u32>,
 }
 
 /// The way it went.
@@ -28,7 +30,7 @@ pub(super) struct Way {
     pub(super) hops: Vec<Hop>,
     /// Where it arrived.
     pub(super) end: Option<Name>,
-    /// The smallest MTU of the links on the way.
+    /// The smallest MTU of the links and routes on the way.
     pub(super) mtu: Option<u32>,
 }
 
@@ -71,8 +73,7 @@ impl Trip<'_> {
             } else {
                 step.take(&arrival)
             };
-            let mtu = step.hop.goes_out.as_ref().and_then(|link| view.mtu(link));
-            way.mtu = way.mtu.into_iter().chain(mtu).min();
+            way.mtu = way.mtu.into_iter().chain(step.takes).min();
             way.hops.push(step.hop);
             match next {
                 Next::Arrived => {
@@ -96,6 +97,8 @@ struct Step<'a> {
     trip: &'a Trip<'a>,
     view: &'a View,
     hop: Hop,
+    /// The largest packet that the way on takes, in bytes, as far as it is known.
+    takes: Option<u32>,
 }
 
 impl<'a> Step<'a> {
@@ -110,7 +113,12 @@ impl<'a> Step<'a> {
             rule: None,
             checks: Vec::new(),
         };
-        Self { trip, view, hop }
+        Self {
+            trip,
+            view,
+            hop,
+            takes: None,
+        }
     }
 
     fn add(&mut self, check: &'static str, passes: Passes, text: String, fix: Option<String>) {
@@ -155,12 +163,27 @@ impl<'a> Step<'a> {
         match &routed {
             Routed::Unknown(text) => return self.unknown("route", text.clone()),
             Routed::Local => self.ok("route", "it is for this host".to_owned()),
-            Routed::Out { device, gateway, by } => {
+            Routed::Out {
+                device,
+                gateway,
+                by,
+                mtu,
+            } => {
                 self.hop.goes_out = Some(device.clone());
+                self.takes = self.view.mtu(device).into_iter().chain(*mtu).min();
                 let via = gateway
                     .map(|gateway| format!(" via {gateway}"))
                     .unwrap_or_default();
                 self.ok("route", format!("{by}{via} dev {device}"));
+                if let (Some(size), Some(takes)) = (self.trip.size, self.takes)
+                    && size > takes
+                {
+                    let text = format!("{device} takes packets of {takes} bytes there, and this one has {size}");
+                    let fix = format!(
+                        "send at most {takes} bytes; who sends more is told so by ICMP (\"packet too big\"), unless something drops that"
+                    );
+                    return self.block("mtu", text, Some(fix));
+                }
             }
             Routed::Nowhere(text) => {
                 let fix = format!(
