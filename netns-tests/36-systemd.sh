@@ -83,13 +83,15 @@ check "the start is none" said_as info daemon.started
 refute "at all" said_as warning daemon.started
 
 # --- Restarts. Kernel WireGuard is there all the time; an embedded device is made anew.
+answered_often() { (( $(grep -c 'bytes from' "$1") > 20 )); }
 pings() { # FILE: starts; 50 a second
   local bind
   bind=$(in_vrf m 1 && echo sdwan-1 || v6 1 2)
   on m ping -n -i 0.02 -W 2 -I "$bind" "$(v6 1 1)" >"$1" 2>&1 &
   PINGS=$!
 }
-pinged_well() { # DESC FILE: stops
+pinged_well() { # DESC FILE: stops, once there are enough to tell
+  if has_wireguard; then require until_ok 10 answered_often "$2"; fi
   on m pkill -INT -x ping
   wait "$PINGS" || true
   local sent lost
