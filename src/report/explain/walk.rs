@@ -178,7 +178,8 @@ impl<'a> Step<'a> {
                 if let (Some(size), Some(takes)) = (self.trip.size, self.takes)
                     && size > takes
                 {
-                    let text = format!("{device} takes packets of {takes} bytes there, and this one has {size}");
+                    let text =
+                        format!("{device} takes packets of {takes} bytes there, and this one has {size}");
                     let fix = format!(
                         "send at most {takes} bytes; who sends more is told so by ICMP (\"packet too big\"), unless something drops that"
                     );
