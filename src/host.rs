@@ -320,6 +320,16 @@ impl RealHost {
         }))
     }
 
+    /// What the host is like, and the target with links as large as the ways to its peers take.
+    pub async fn observe_fitted(&mut self, target: Target) -> (Target, Observation) {
+        let observation = self.observe(&target).await;
+        let Some(fitted) = self.fitted(&target) else {
+            return (target, observation);
+        };
+        let observation = self.observe(&fitted).await;
+        (fitted, observation)
+    }
+
     /// What reading the files brought up is worth knowing wherever the target is shown.
     #[must_use]
     pub fn noted(mut target: Target, notices: &[config::Notice]) -> Target {

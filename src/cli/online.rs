@@ -11,7 +11,7 @@ use crate::api::control::{self, Answer, ControlError, Request};
 use crate::config;
 use crate::daemon;
 use crate::host::{self, Locks, Owner, RealHost};
-use crate::reconcile::{self, Host as _};
+use crate::reconcile;
 
 /// How long a daemon may take to answer before the operator is told what is waited for.
 const QUIET: Duration = Duration::from_secs(3);
@@ -29,7 +29,7 @@ pub(super) async fn plan(global: &Global) -> Result<ExitCode, CliError> {
         answer
     } else {
         let (mut host, target, _) = direct(global, protected).await?;
-        let (target, observation) = look(&mut host, target).await;
+        let (target, observation) = host.observe_fitted(target).await;
         daemon::plan_answer(&reconcile::plan(&target, &observation))
     };
     finish(global, answer, |ok, changes| match (ok, changes) {
@@ -51,7 +51,7 @@ pub(super) async fn apply(global: &Global, expect: Option<String>) -> Result<Exi
     } else {
         let lock = Locks::acquire(&own.state_dir).map_err(|error| CliError::new(&error))?;
         let (mut host, target, fragments) = direct(global, protected).await?;
-        let (target, observation) = look(&mut host, target).await;
+        let (target, observation) = host.observe_fitted(target).await;
         if let Some(expect) = expect {
             let now = reconcile::plan(&target, &observation).fingerprint();
             if now != expect {
@@ -157,21 +157,6 @@ pub(super) async fn direct(
         target.wireguard.leave(&former.wireguard);
     }
     Ok((host, target, loaded.fragments))
-}
-
-/// What the host is like, and the target with links as large as the ways to its peers take.
-pub(super) async fn look(
-    host: &mut RealHost,
-    target: reconcile::Target,
-) -> (reconcile::Target, reconcile::Observation) {
-    let observation = host.observe(&target).await;
-    match host.fitted(&target) {
-        None => (target, observation),
-        Some(fitted) => {
-            let observation = host.observe(&fitted).await;
-            (fitted, observation)
-        }
-    }
 }
 
 pub(super) fn finish(

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::online::{ask, direct, finish, look};
+use super::online::{ask, direct, finish};
 use super::{CliError, Global};
 use crate::api::control::{Answer, Request};
 use crate::config::{self, Diagnostics};
@@ -57,7 +57,7 @@ async fn once(global: &Global) -> Result<Answer, CliError> {
         return Ok(answer);
     }
     let (mut host, target, _) = direct(global, BTreeSet::new()).await?;
-    let (target, observation) = look(&mut host, target).await;
+    let (target, observation) = host.observe_fitted(target).await;
     let plan = reconcile::plan(&target, &observation);
     let changes = plan.steps.len();
     let ok = plan.is_converged();

@@ -365,22 +365,12 @@ impl Rounds {
         }
     }
 
-    /// What the host is like, and the target with links as large as the ways to its peers take.
-    async fn observed(&mut self, wanted: Target) -> (Target, reconcile::Observation) {
-        let observation = self.host.observe(&wanted).await;
-        let Some(fitted) = self.host.fitted(&wanted) else {
-            return (wanted, observation);
-        };
-        let observation = self.host.observe(&fitted).await;
-        (fitted, observation)
-    }
-
     async fn plan(&mut self, protected: Vec<LinkName>) -> Answer {
         let Some(wanted) = self.wanted() else {
             return nothing();
         };
         self.host.protect(protected.into_iter().collect());
-        let (wanted, observation) = self.observed(wanted).await;
+        let (wanted, observation) = self.host.observe_fitted(wanted).await;
         self.host.protect(self.protected.clone());
         plan_answer(&reconcile::plan(&wanted, &observation))
     }
@@ -391,7 +381,7 @@ impl Rounds {
         };
         let protected: BTreeSet<LinkName> = protected.into_iter().collect();
         self.host.protect(protected.clone());
-        let (wanted, observation) = self.observed(wanted).await;
+        let (wanted, observation) = self.host.observe_fitted(wanted).await;
         let planned = reconcile::plan(&wanted, &observation);
         if let Some(expect) = expect
             && expect != planned.fingerprint()
@@ -441,7 +431,7 @@ impl Rounds {
     async fn status(&mut self) -> Answer {
         let pending = match (&self.pending, self.wanted()) {
             (Some(_), Some(wanted)) => {
-                let (wanted, observation) = self.observed(wanted).await;
+                let (wanted, observation) = self.host.observe_fitted(wanted).await;
                 reconcile::plan(&wanted, &observation).steps.len()
             }
             (Some(_), None) | (None, _) => 0,

@@ -202,8 +202,10 @@ async fn find<F: Future<Output = Heard>>(full: u32, ask: impl Fn(u32) -> F) -> F
     }
 }
 
-/// The holes among what was found.
-pub(super) fn holes(found: Vec<(Question, Found)>) -> Vec<Hole> {
+/// The holes among what was found, and of how many ways nothing is known.
+pub(super) fn holes(found: Vec<(Question, Found)>) -> (Vec<Hole>, usize) {
+    let is_unknown = |found: &Found| matches!(found, Found::Unknown | Found::NotAllowed);
+    let unknown = found.iter().filter(|(_, found)| is_unknown(found)).count();
     let holes = found.into_iter().filter_map(|(question, found)| match found {
         Found::Hole(passes) => Some(Hole::new(&question, passes)),
         Found::Whole | Found::Unknown | Found::NotAllowed => None,
@@ -211,7 +213,7 @@ pub(super) fn holes(found: Vec<(Question, Found)>) -> Vec<Hole> {
     let by_peer: BTreeMap<_, _> = holes
         .map(|hole| ((hole.network.clone(), hole.node.clone()), hole))
         .collect();
-    by_peer.into_values().collect()
+    (by_peer.into_values().collect(), unknown)
 }
 
 #[cfg(test)]

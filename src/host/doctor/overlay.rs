@@ -33,7 +33,7 @@ pub(super) async fn look(loaded: &Loaded) -> Result<Overlay, String> {
         // The daemon may be asking, too.
         question.target = question.link_local;
     }
-    let holes = holes::look(questions).await;
+    let (holes, unanswered) = holes::holes(holes::look(questions).await);
     let networks = loaded.fleet.networks.values();
     let kept_alive: BTreeMap<Name, u16> = networks
         .map(|network| (network.name.clone(), network.keepalive_seconds))
@@ -56,8 +56,8 @@ pub(super) async fn look(loaded: &Loaded) -> Result<Overlay, String> {
         entrances: networks.map(Entrance::of).collect(),
         not_forwarding: not_forwarding(&wanted.l3, &l3),
         silent: silent(&wanted.intent, &wanted.wireguard, &wireguard, &kept_alive, now),
-        holes: holes::holes(holes),
-        unasked,
+        holes,
+        unknown_ways: unasked + unanswered,
         listeners,
         unreached,
     })

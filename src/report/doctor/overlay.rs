@@ -25,8 +25,8 @@ pub struct Overlay {
     pub silent: Vec<Silent>,
     /// Ways that swallow large packets.
     pub holes: Vec<Hole>,
-    /// How many peers weren't asked about theirs, as there are too many.
-    pub unasked: usize,
+    /// Of how many ways that isn't known: too many to ask, no answer, or asking isn't allowed here.
+    pub unknown_ways: usize,
     /// Listeners on every address that no VRF is bound to.
     pub listeners: Result<Vec<Listener>, String>,
     /// Which of them a rule of the fleet would let be reached.
@@ -41,7 +41,7 @@ impl Default for Overlay {
             not_forwarding: Vec::new(),
             silent: Vec::new(),
             holes: Vec::new(),
-            unasked: 0,
+            unknown_ways: 0,
             listeners: Ok(Vec::new()),
             unreached: Vec::new(),
         }
@@ -203,7 +203,7 @@ pub(super) fn judge(overlay: &Result<Overlay, String>, found: &mut Found) {
         found.fail("forwarding", text, format!("sysctl -w {}", settings.join(" ")));
     }
     handshakes(&overlay.silent, found);
-    mtu(&overlay.holes, overlay.unasked, found);
+    mtu(&overlay.holes, overlay.unknown_ways, found);
     match &overlay.listeners {
         Err(error) => found.warn("listeners", error, "apt install iproute2"),
         Ok(listeners) => listening(listeners, &overlay.unreached, found),
@@ -242,14 +242,13 @@ fn handshakes(silent: &[Silent], found: &mut Found) {
     found.warn("handshakes", text, format!("{}?", fixes.join("; ")));
 }
 
-fn mtu(holes: &[Hole], unasked: usize, found: &mut Found) {
+fn mtu(holes: &[Hole], unknown: usize, found: &mut Found) {
     if holes.is_empty() {
-        let mut text =
-            "packets of full size reach every peer that has shaken hands lately and answers".to_owned();
-        if unasked > 0 {
-            text = format!("{text}, but for {unasked} that weren't asked: the daemon asks them in turn");
-        }
-        return found.ok("mtu", text);
+        let text = "packets of full size reach every peer that has shaken hands lately";
+        return match unknown {
+            0 => found.ok("mtu", text),
+            more => found.ok("mtu", format!("{text}, but for {more} of which nothing is known")),
+        };
     }
     let texts: Vec<String> = holes
         .iter()

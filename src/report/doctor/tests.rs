@@ -634,3 +634,21 @@ fn a_way_that_swallows_large_packets_is_named_with_what_passes() {
     assert!(said(1_336).contains("give network prod mtu = 1336 on every host"));
     assert!(said(1_200).contains("an overlay needs packets of 1280 bytes"));
 }
+
+#[test]
+fn a_way_of_which_nothing_is_known_is_not_called_good() {
+    let told = |unknown_ways| {
+        let facts = with(Overlay {
+            unknown_ways,
+            ..Overlay::default()
+        });
+        let mut checks = examine(&facts).checks.into_iter();
+        checks.find(|check| check.check == "mtu").unwrap().text
+    };
+    assert!(told(0).ends_with("shaken hands lately"), "{}", told(0));
+    assert!(
+        told(3).ends_with("but for 3 of which nothing is known"),
+        "{}",
+        told(3)
+    );
+}

@@ -114,6 +114,7 @@ impl Embedded {
 async fn end(device: Weak<Embedded>) {
     let renewed = async {
         loop {
+            // The library has no event for it.
             tokio::time::sleep(LOOK).await;
             let Some(device) = device.upgrade() else {
                 return;

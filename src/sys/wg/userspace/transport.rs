@@ -180,6 +180,7 @@ impl Sender {
             Outgoing::Begins((packet, _), session) => {
                 let (socket, unconfirmed) = (self.socket.clone(), Arc::clone(&self.unconfirmed));
                 tokio::spawn(async move {
+                    // A deadline: where a confirmation came first, nothing waits any more.
                     tokio::time::sleep(PATIENCE).await;
                     release(&socket, unconfirmed.end(session)).await;
                 });
