@@ -24,6 +24,8 @@ mkhost() {
   for name; do
     folder=$LAB/hosts/$name
     mkdir -p "$folder"/{etc/fleet.d,run,lib}
+    # Of a former host of this name: before its holder is in a namespace of its own, it is in ours.
+    rm -f "$folder/ready"
     unshare --net --mount --propagation private bash "$LAB_LIB/holder.sh" "$folder" "$LAB" </dev/null >"$folder/holder.log" 2>&1 &
     HOST_PID[$name]=$!
     until [[ -e $folder/ready ]]; do
