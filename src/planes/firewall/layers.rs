@@ -13,7 +13,7 @@ use super::policy::{ALL_PORTS, Class};
 use crate::model::network::PortRange;
 
 /// A prefix of either family: the address in the upper bits, the rest zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Prefix {
     bits: u128,
     len: u8,
@@ -35,6 +35,14 @@ impl Prefix {
 
     fn host_mask(len: u8) -> u128 {
         u128::MAX.checked_shr(u32::from(len)).unwrap_or(0)
+    }
+
+    /// The least that is greater.
+    fn next(self) -> Self {
+        Self {
+            bits: self.bits,
+            len: self.len + 1,
+        }
     }
 
     fn last(self) -> u128 {
@@ -187,20 +195,41 @@ fn magnitude(ports: PortRange) -> u32 {
 /// Pairs of source and destination, found from either side.
 #[derive(Default)]
 struct Pairs {
-    by_source: Nested,
-    by_destination: Nested,
+    by_source: Ordered,
+    by_destination: Ordered,
 }
 
+/// Pairs of prefixes, in the order of the first.
 #[derive(Default)]
-struct Nested {
-    lengths: BTreeSet<u8>,
-    inner: BTreeMap<Prefix, Flat>,
+struct Ordered {
+    firsts: Lengths,
+    seconds: Lengths,
+    pairs: BTreeSet<(Prefix, Prefix)>,
 }
 
-#[derive(Default)]
-struct Flat {
-    lengths: BTreeSet<u8>,
-    prefixes: BTreeSet<Prefix>,
+/// Which lengths of prefixes there are.
+#[derive(Clone, Copy, Default)]
+struct Lengths([u64; 3]);
+
+impl Lengths {
+    fn insert(&mut self, length: u8) {
+        self.0[usize::from(length / 64)] |= 1 << (length % 64);
+    }
+
+    /// Those that are shorter than `length`.
+    fn below(self, length: u8) -> impl Iterator<Item = u8> {
+        let mut words = self.0;
+        for (at, word) in words.iter_mut().enumerate() {
+            let kept = u32::from(length).saturating_sub(64 * u32::try_from(at).unwrap_or(0));
+            *word &= 1_u64.checked_shl(kept).map_or(u64::MAX, |above| above - 1);
+        }
+        std::iter::from_fn(move || {
+            let at = words.iter().position(|word| *word != 0)?;
+            let bit = words[at].trailing_zeros();
+            words[at] &= words[at] - 1;
+            u8::try_from(64 * at).ok()?.checked_add(u8::try_from(bit).ok()?)
+        })
+    }
 }
 
 impl Pairs {
@@ -218,35 +247,46 @@ impl Pairs {
     }
 }
 
-impl Nested {
-    fn insert(&mut self, outer: Prefix, inner: Prefix) {
-        self.lengths.insert(outer.len);
-        let flat = self.inner.entry(outer).or_default();
-        flat.lengths.insert(inner.len);
-        flat.prefixes.insert(inner);
+impl Ordered {
+    fn insert(&mut self, first: Prefix, second: Prefix) {
+        self.firsts.insert(first.len);
+        self.seconds.insert(second.len);
+        self.pairs.insert((first, second));
     }
 
-    fn overlaps(&self, outer: Prefix, inner: Prefix) -> bool {
-        let within = self
-            .inner
-            .range(outer..)
-            .take_while(|(prefix, _)| prefix.bits <= outer.last());
-        let around = self.lengths.range(..outer.len);
-        within.into_iter().any(|(_, flat)| flat.overlaps(inner))
-            || around
-                .filter_map(|len| self.inner.get(&outer.shortened(*len)))
-                .any(|flat| flat.overlaps(inner))
-    }
-}
-
-impl Flat {
-    fn overlaps(&self, prefix: Prefix) -> bool {
-        let within = self.prefixes.range(prefix..).next();
-        within.is_some_and(|found| found.bits <= prefix.last())
+    fn overlaps(&self, first: Prefix, second: Prefix) -> bool {
+        self.has_within(first, second)
             || self
-                .lengths
-                .range(..prefix.len)
-                .any(|len| self.prefixes.contains(&prefix.shortened(*len)))
+                .firsts
+                .below(first.len)
+                .any(|len| self.has(first.shortened(len), second))
+    }
+
+    /// Whether a pair overlaps whose first is inside this one.
+    fn has_within(&self, first: Prefix, second: Prefix) -> bool {
+        let mut from = (first, Prefix::default());
+        loop {
+            let Some((inner, _)) = self.pairs.range(from..).next() else {
+                return false;
+            };
+            if inner.bits > first.last() {
+                return false;
+            }
+            if self.has(*inner, second) {
+                return true;
+            }
+            from = (inner.next(), Prefix::default());
+        }
+    }
+
+    /// Whether there is a pair of just this first, whose second overlaps.
+    fn has(&self, first: Prefix, second: Prefix) -> bool {
+        let within = self.pairs.range((first, second)..).next();
+        within.is_some_and(|(at, found)| *at == first && found.bits <= second.last())
+            || self
+                .seconds
+                .below(second.len)
+                .any(|len| self.pairs.contains(&(first, second.shortened(len))))
     }
 }
 
@@ -286,6 +326,19 @@ mod tests {
         let nets = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
         let ports = !a.1.has_ports() || a.1 != b.1 || (a.4.first <= b.4.last && b.4.first <= a.4.last);
         a.1.meets(b.1) && nets(&a.2, &b.2) && nets(&a.3, &b.3) && ports
+    }
+
+    #[test]
+    fn lengths_are_told_in_order() {
+        let mut lengths = Lengths::default();
+        for length in [0, 24, 63, 64, 127, 128] {
+            lengths.insert(length);
+        }
+        let below = |length| lengths.below(length).collect::<Vec<_>>();
+        assert_eq!(below(0), [0; 0]);
+        assert_eq!(below(64), [0, 24, 63]);
+        assert_eq!(below(128), [0, 24, 63, 64, 127]);
+        assert_eq!(below(129), [0, 24, 63, 64, 127, 128]);
     }
 
     proptest! {
