@@ -6,6 +6,7 @@ pub mod lock;
 pub mod neighbour;
 pub mod netlink;
 pub mod nft;
+pub mod nft_batch;
 pub mod nft_dump;
 pub mod nft_events;
 pub mod nft_query;

@@ -10,7 +10,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 
 use super::nft_events::{NETLINK_HEADER, NFGENMSG};
-use super::nft_query::{INET, SUBSYSTEM, encode, generation};
+use super::nft_query::{INET, SUBSYSTEM, encode, generation, terminated};
 
 /// `NFT_MSG_GET…` of `linux/netfilter/nf_tables.h`.
 const GET_TABLE: u16 = SUBSYSTEM | 1;
@@ -247,12 +247,6 @@ impl<'a> Reader<'a> {
         }
         Ok(false)
     }
-}
-
-fn terminated(name: &str) -> Vec<u8> {
-    let mut bytes = name.as_bytes().to_vec();
-    bytes.push(0);
-    bytes
 }
 
 #[cfg(test)]

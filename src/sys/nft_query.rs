@@ -32,8 +32,7 @@ const ERROR: u16 = 2;
 /// # Errors
 /// The kernel refused to say, or has no nftables.
 pub fn has_table(table: &str) -> io::Result<bool> {
-    let mut name = table.as_bytes().to_vec();
-    name.push(0);
+    let name = terminated(table);
     match ask(GET_TABLE, INET, Some((ATTRIBUTE_TABLE, &name)), NEW_TABLE) {
         Ok(_) => Ok(true),
         Err(error) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => Ok(false),
@@ -85,6 +84,13 @@ pub(super) fn encode(kind: u16, family: u8, flags: u16, attributes: &[(u16, &[u8
     bytes.extend(flags.to_ne_bytes());
     bytes.resize(NETLINK_HEADER, 0);
     bytes.extend(body);
+    bytes
+}
+
+/// A text as the kernel reads it.
+pub(super) fn terminated(name: &str) -> Vec<u8> {
+    let mut bytes = name.as_bytes().to_vec();
+    bytes.push(0);
     bytes
 }
 

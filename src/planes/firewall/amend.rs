@@ -12,18 +12,25 @@ use crate::model::naming::WIREGUARD_PREFIX;
 use crate::model::network::NetworkId;
 use crate::model::ownership::NFT_TABLE;
 
-/// One transaction that makes a table another; none if there is nothing to do.
-pub(super) fn transaction(from: &Table, to: &Table, suspects: &BTreeSet<String>) -> Option<Transaction> {
-    if from == to && suspects.is_empty() {
-        return None;
-    }
+/// One transaction that makes a table another, with marks that connections are to be cut; none if there is nothing to do.
+///
+/// `marks` is asked for them once it is known which networks the transaction touches otherwise, or with none if it would do
+/// nothing. A mark that is there stays: it goes when the connections are cut.
+pub(super) fn transaction(
+    from: &Table,
+    to: &Table,
+    suspects: &BTreeSet<String>,
+    marks: impl FnOnce(Option<&BTreeSet<NetworkId>>) -> BTreeSet<String>,
+) -> Option<Transaction> {
     if !amendable(from, to) {
+        let networks = BTreeSet::new();
+        let marks = marks(Some(&networks));
         return Some(Transaction {
-            networks: BTreeSet::new(),
+            networks,
             summary: vec!["replace the table: it holds what can't be amended".to_owned()],
-            script: remove_text() + &render_table(to),
+            script: remove_text() + &render_table(to, &marks),
             #[cfg(test)]
-            result: Some(to.clone().into()),
+            result: Some(with(to, &marks).into()),
         });
     }
     let mut amendment = Amendment::default();
@@ -39,13 +46,32 @@ pub(super) fn transaction(from: &Table, to: &Table, suspects: &BTreeSet<String>)
     }
     amendment.fill_chains(from, to, suspects);
     amendment.delete_objects(from, to);
+    let marks = marks((!amendment.is_empty()).then_some(&amendment.networks));
+    amendment.add_marks(from, &marks);
+    if amendment.is_empty() {
+        return None;
+    }
     #[cfg_attr(not(test), expect(unused_mut, reason = "tests also keep the table"))]
     let mut transaction = amendment.finish();
     #[cfg(test)]
     {
-        transaction.result = Some(to.clone().into());
+        let kept = from.counters.iter().filter(|name| is_mark(name)).cloned();
+        transaction.result = Some(with(to, &marks.into_iter().chain(kept).collect()).into());
     }
     Some(transaction)
+}
+
+/// The table with marks, too.
+#[cfg(test)]
+pub(super) fn with(table: &Table, marks: &BTreeSet<String>) -> Table {
+    let mut table = table.clone();
+    table.counters.extend(marks.iter().cloned());
+    table
+}
+
+/// Whether a counter says that connections are still to be cut.
+fn is_mark(counter: &str) -> bool {
+    names::split(counter).is_some_and(|(_, rest)| rest == names::CUT_MARK)
 }
 
 /// Whether every object of one name is of the same kind in both, and known.
@@ -81,6 +107,10 @@ struct Amendment {
 }
 
 impl Amendment {
+    fn is_empty(&self) -> bool {
+        self.script.text.is_empty()
+    }
+
     fn touch(&mut self, name: &str) {
         self.networks.extend(names::split(name).map(|(id, _)| id));
     }
@@ -101,6 +131,13 @@ impl Amendment {
         for (name, set) in to.sets.iter().filter(|(name, _)| !from.sets.contains_key(*name)) {
             self.touch(name);
             self.script.add_set(name, set);
+        }
+    }
+
+    fn add_marks(&mut self, from: &Table, marks: &BTreeSet<String>) {
+        for mark in marks.difference(&from.counters) {
+            self.touch(mark);
+            self.script.add_counter(mark);
         }
     }
 
@@ -173,7 +210,8 @@ impl Amendment {
             self.script
                 .line(format_args!("delete chain inet {NFT_TABLE} {name}"));
         }
-        for counter in from.counters.difference(&to.counters) {
+        let gone = from.counters.difference(&to.counters);
+        for counter in gone.filter(|counter| !is_mark(counter)) {
             self.touch(counter);
             self.script
                 .line(format_args!("delete counter inet {NFT_TABLE} {counter}"));

@@ -1,13 +1,16 @@
 //! One change → one nft transaction, or the connections that it cuts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 use super::change::{Change, Cut};
 use super::flows;
 use super::observe::ObserveError;
-use super::render::unmark_text;
+use super::state::names;
+use crate::model::ownership::NFT_TABLE;
 use crate::sys::conntrack::{Conntrack, ConntrackError, Flow};
 use crate::sys::nft::{Nft, NftError};
+use crate::sys::nft_batch;
 
 /// Why the firewall can't be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +24,9 @@ pub enum FirewallError {
     /// Tracked connections can't be listed.
     #[error("can't list tracked connections")]
     ListFlows(#[source] ConntrackError),
+    /// The mark that they are to be cut can't be taken away.
+    #[error("can't take away the mark that tracked connections are to be cut")]
+    Unmark(#[source] io::Error),
     /// Tracked connections can't be deleted.
     #[error("can't cut tracked connections")]
     CutFlows(#[source] ConntrackError),
@@ -42,7 +48,7 @@ impl FirewallError {
             Self::Observe(error) => error.is_retryable(),
             Self::Transaction(error) => error.is_retryable(),
             Self::ListFlows(source) | Self::CutFlows(source) => source.is_retryable(),
-            Self::Uncut { .. } => true,
+            Self::Unmark(_) | Self::Uncut { .. } => true,
         }
     }
 }
@@ -54,7 +60,7 @@ pub async fn apply_all(
     conntrack: &Conntrack,
 ) -> Vec<Result<(), FirewallError>> {
     let cuts: Vec<&Cut> = changes.iter().filter_map(|change| cut_of(change)).collect();
-    if cuts.len() > 1 && cuts.len() == changes.len() && cut_flows(&cuts, nft, conntrack).await.is_ok() {
+    if cuts.len() > 1 && cuts.len() == changes.len() && cut_flows(&cuts, conntrack).await.is_ok() {
         return changes.iter().map(|_| Ok(())).collect();
     }
     // One by one: who was it?
@@ -74,7 +80,7 @@ pub async fn apply(change: &Change, nft: &Nft, conntrack: &Conntrack) -> Result<
         Change::Install(t) | Change::Narrow(t) | Change::Widen(t) | Change::Remove(t) => {
             nft.run(&t.script).await.map_err(FirewallError::Transaction)
         }
-        Change::CutFlows(cut) => cut_flows(&[cut], nft, conntrack).await,
+        Change::CutFlows(cut) => cut_flows(&[cut], conntrack).await,
     }
 }
 
@@ -103,7 +109,7 @@ async fn refused(cuts: &[&Cut], conntrack: &Conntrack) -> Result<Vec<Flow>, Fire
 }
 
 /// Cuts the connections of several networks, and takes their marks away when that is done.
-async fn cut_flows(cuts: &[&Cut], nft: &Nft, conntrack: &Conntrack) -> Result<(), FirewallError> {
+async fn cut_flows(cuts: &[&Cut], conntrack: &Conntrack) -> Result<(), FirewallError> {
     let before = refused(cuts, conntrack).await?;
     if !before.is_empty() {
         let deleted = conntrack.delete(&before).await;
@@ -120,9 +126,10 @@ async fn cut_flows(cuts: &[&Cut], nft: &Nft, conntrack: &Conntrack) -> Result<()
         }
     }
     let marked = cuts.iter().filter(|cut| cut.marked);
-    let script: String = marked.map(|cut| unmark_text(cut.network)).collect();
-    if script.is_empty() {
-        return Ok(());
-    }
-    nft.run(&script).await.map_err(FirewallError::Transaction)
+    let marks: Vec<String> = marked.map(|cut| names::cut_mark(cut.network)).collect();
+    let unmark = move || nft_batch::delete_counters(NFT_TABLE, &marks);
+    let unmarked = tokio::task::spawn_blocking(unmark).await;
+    unmarked
+        .unwrap_or_else(|error| Err(io::Error::other(error)))
+        .map_err(FirewallError::Unmark)
 }

@@ -8,8 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::amend::transaction;
+#[cfg(test)]
+use super::amend::with;
 use super::change::{Change, Cut, Transaction};
 use super::compile::lower;
+use super::mapping::lift_mappings;
 use super::meet::{Lifted, lift, meet};
 use super::observe::Actual;
 use super::policy::Policy;
@@ -60,47 +63,48 @@ fn suspects(actual: &Actual, verified: Option<&Verified>) -> BTreeSet<String> {
 /// Without a table everything passes: what is wanted is narrower than that, and what slipped in meanwhile is cut.
 fn restore(desired: &State, wanted: &Table) -> Vec<Change> {
     let networks: BTreeSet<NetworkId> = desired.policies.keys().copied().collect();
-    let whole = with(wanted, &marks(&networks));
     let summary = format!("put the table back ({} networks)", networks.len());
-    let table = Change::Install(fresh(networks.clone(), summary, &whole));
-    let none = BTreeMap::new();
-    let cuts = networks.iter().map(|id| cut(desired, &none, *id, true));
+    let table = Change::Install(fresh(networks.clone(), summary, wanted, &marks(&networks)));
+    let cuts = networks.iter().map(|id| cut(desired, *id, false));
     std::iter::once(table).chain(cuts).collect()
 }
 
 /// The transaction that makes `table` from nothing.
-fn fresh(networks: BTreeSet<NetworkId>, summary: String, table: &Table) -> Transaction {
+fn fresh(
+    networks: BTreeSet<NetworkId>,
+    summary: String,
+    table: &Table,
+    marks: &BTreeSet<String>,
+) -> Transaction {
     Transaction {
         networks,
         summary: vec![summary],
-        script: create_text(table),
+        script: create_text(table, marks),
         #[cfg(test)]
-        result: Some(table.clone().into()),
+        result: Some(with(table, marks).into()),
     }
 }
 
 fn install(desired: &State, wanted: &Table) -> Vec<Change> {
     let networks: BTreeSet<NetworkId> = desired.policies.keys().copied().collect();
-    let none = BTreeMap::new();
-    let cautious = met(desired, &none);
+    let cautious = met(desired, &BTreeMap::new());
     let Some(mut first) = lower(&cautious, &BTreeMap::new(), &BTreeMap::new()) else {
         return Vec::new();
     };
-    let marks = marks(&networks);
-    first.counters.extend(marks.iter().cloned());
+    first.counters.extend(marks(&networks));
     let summary = format!(
         "install the table, refusing everything new ({} networks)",
         networks.len()
     );
-    let mut changes = vec![Change::Install(fresh(networks.clone(), summary, &first))];
-    changes.extend(transaction(&first, &with(wanted, &marks), &BTreeSet::new()).map(Change::Widen));
-    changes.extend(networks.iter().map(|id| cut(desired, &none, *id, true)));
+    let none = BTreeSet::new();
+    let mut changes = vec![Change::Install(fresh(networks.clone(), summary, &first, &none))];
+    changes.extend(transaction(&first, wanted, &none, |_| BTreeSet::new()).map(Change::Widen));
+    changes.extend(networks.iter().map(|id| cut(desired, *id, false)));
     changes
 }
 
 /// From a table that is there. Connections of every network that the narrowing touches are cut at the end; until that
-/// is done, a mark in the table says so. Where nothing else of the host changes in between, one transaction leads from
-/// what is to what is wanted.
+/// is done, a mark in the table says so.
 fn amend(
     desired: &State,
     wanted: Option<&Table>,
@@ -108,6 +112,9 @@ fn amend(
     suspects: &BTreeSet<String>,
     settled: bool,
 ) -> Vec<Change> {
+    if let (Some(wanted), true) = (wanted, settled) {
+        return amend_at_once(desired, wanted, found, suspects);
+    }
     let old = lift(found);
     let middle = lower(
         &met(desired, &old),
@@ -115,46 +122,56 @@ fn amend(
         &leaving(desired, &old),
     );
     let everyone: BTreeSet<NetworkId> = desired.policies.keys().chain(old.keys()).copied().collect();
-    let mut to_cut = marked(found);
     let (Some(wanted), Some(mut middle)) = (wanted, middle.clone()) else {
-        return remove(desired, &old, found, middle, &everyone);
+        return remove(desired, found, middle, &everyone);
     };
-    let narrow = transaction(
-        found,
-        &with(&middle, &to_cut.iter().map(|id| names::cut_mark(*id)).collect()),
-        suspects,
-    );
-    if let Some(narrow) = &narrow {
-        let touched = &narrow.networks;
-        to_cut.extend(if touched.is_empty() {
-            everyone.iter()
-        } else {
-            touched.iter()
-        });
-    }
+    let mut to_cut = marked(found);
     to_cut.extend(everyone.iter().filter(|id| !old.contains_key(id)));
-    let marks = marks(&to_cut);
-    middle.counters.extend(marks.iter().cloned());
-    let mut changes = Vec::new();
-    if settled {
-        changes.extend(transaction(found, &with(wanted, &marks), suspects).map(Change::Widen));
-    } else {
-        changes.extend(transaction(found, &middle, suspects).map(Change::Narrow));
-        changes.extend(transaction(&middle, &with(wanted, &marks), &BTreeSet::new()).map(Change::Widen));
-    }
-    changes.extend(to_cut.iter().map(|id| cut(desired, &old, *id, true)));
-    changes
+    let narrow = transaction(found, &middle, suspects, |touched| {
+        to_cut.extend(touched.iter().flat_map(|touched| all_if_none(touched, &everyone)));
+        marks(&to_cut)
+    });
+    middle.counters.extend(marks(&to_cut));
+    let widen = transaction(&middle, wanted, &BTreeSet::new(), |_| BTreeSet::new());
+    let cuts = to_cut.iter().map(|id| cut(desired, *id, is_mapped(&old, *id)));
+    let steps = narrow.map(Change::Narrow).into_iter();
+    steps.chain(widen.map(Change::Widen)).chain(cuts).collect()
+}
+
+/// Where nothing else of the host changes in between, one transaction leads from what is to what is wanted. Whatever it
+/// touches it may have narrowed; a connection that the new rules allow goes on in any case.
+fn amend_at_once(desired: &State, wanted: &Table, found: &Table, suspects: &BTreeSet<String>) -> Vec<Change> {
+    let there = found.chains.keys().filter_map(|chain| names::split(chain));
+    let there = there.map(|(id, _)| id);
+    let everyone: BTreeSet<NetworkId> = desired.policies.keys().copied().chain(there).collect();
+    let mut to_cut = marked(found);
+    let at_once = transaction(found, wanted, suspects, |touched| {
+        to_cut.extend(touched.iter().flat_map(|touched| all_if_none(touched, &everyone)));
+        marks(&to_cut)
+    });
+    let cuts = to_cut
+        .iter()
+        .map(|id| cut(desired, *id, !lift_mappings(found, *id).is_empty()));
+    at_once.map(Change::Widen).into_iter().chain(cuts).collect()
+}
+
+/// The networks that a transaction touches: all of them, if it is about what they share.
+fn all_if_none<'a>(
+    touched: &'a BTreeSet<NetworkId>,
+    everyone: &'a BTreeSet<NetworkId>,
+) -> &'a BTreeSet<NetworkId> {
+    if touched.is_empty() { everyone } else { touched }
 }
 
 /// The last network goes, and the table with it.
 fn remove(
     desired: &State,
-    old: &BTreeMap<NetworkId, Lifted>,
     found: &Table,
     middle: Option<Table>,
     everyone: &BTreeSet<NetworkId>,
 ) -> Vec<Change> {
-    let narrow = middle.and_then(|middle| transaction(found, &middle, &BTreeSet::new()));
+    let old = lift(found);
+    let narrow = middle.and_then(|middle| transaction(found, &middle, &BTreeSet::new(), |_| BTreeSet::new()));
     let mut changes: Vec<Change> = narrow.map(Change::Narrow).into_iter().collect();
     changes.push(Change::Remove(Transaction {
         networks: everyone.clone(),
@@ -164,7 +181,11 @@ fn remove(
         result: None,
     }));
     let marked = marked(found);
-    changes.extend(everyone.union(&marked).map(|id| cut(desired, old, *id, false)));
+    let cuts = everyone.union(&marked).map(|id| Cut {
+        marked: false,
+        ..cut_of(desired, *id, is_mapped(&old, *id))
+    });
+    changes.extend(cuts.map(Change::CutFlows));
     changes
 }
 
@@ -180,23 +201,24 @@ fn marked(table: &Table) -> BTreeSet<NetworkId> {
         .collect()
 }
 
-fn with(table: &Table, marks: &BTreeSet<String>) -> Table {
-    let mut table = table.clone();
-    table.counters.extend(marks.iter().cloned());
-    table
+fn is_mapped(old: &BTreeMap<NetworkId, Lifted>, network: NetworkId) -> bool {
+    old.get(&network).is_some_and(|old| !old.mappings.is_empty())
 }
 
 /// What the new rules refuse is cut; of a network that goes, everything in its zone (in the main table it has none).
-fn cut(desired: &State, old: &BTreeMap<NetworkId, Lifted>, network: NetworkId, marked: bool) -> Change {
+fn cut(desired: &State, network: NetworkId, were_mapped: bool) -> Change {
+    Change::CutFlows(cut_of(desired, network, were_mapped))
+}
+
+fn cut_of(desired: &State, network: NetworkId, were_mapped: bool) -> Cut {
     let policy = desired.policies.get(&network);
-    let were_mapped = old.get(&network).is_some_and(|old| !old.mappings.is_empty());
-    Change::CutFlows(Cut {
+    Cut {
         network,
         zone: policy.map_or_else(|| naming::conntrack_zone(network), Policy::zone),
         mapped: were_mapped || policy.is_some_and(|policy| !policy.mappings.is_empty()),
-        marked,
+        marked: true,
         allowed: policy.map(|policy| Arc::new(policy.clone())),
-    })
+    }
 }
 
 pub(super) fn met(desired: &State, old: &BTreeMap<NetworkId, Lifted>) -> BTreeMap<NetworkId, Policy> {

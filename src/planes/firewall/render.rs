@@ -2,12 +2,12 @@
 //!
 //! Everything is one command a line on the table, so that a whole table and a change of it read alike.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::line::ports_text;
 use super::policy::Family;
-use super::state::{Base, Chain, Key, Rule, Set, SetKind, State, Table, Value, names};
-use crate::model::network::NetworkId;
+use super::state::{Base, Chain, Key, Rule, Set, SetKind, State, Table, Value};
 use crate::model::ownership::NFT_TABLE;
 
 /// The whole table as an nft script, which replaces the table if it is there, in one transaction. Without networks, it
@@ -15,14 +15,14 @@ use crate::model::ownership::NFT_TABLE;
 #[must_use]
 pub fn render_script(state: &State) -> String {
     match &state.table {
-        Some(table) => remove_text() + &render_table(table),
+        Some(table) => remove_text() + &render_table(table, &BTreeSet::new()),
         None => remove_text(),
     }
 }
 
 /// A table that isn't there comes, as a whole; fails where somebody else was quicker.
-pub(super) fn create_text(table: &Table) -> String {
-    format!("create table inet {NFT_TABLE}\n{}", render_table(table))
+pub(super) fn create_text(table: &Table, marks: &BTreeSet<String>) -> String {
+    format!("create table inet {NFT_TABLE}\n{}", render_table(table, marks))
 }
 
 /// The table goes, whether it is there or not. (The kernel makes whoever deletes wait for an RCU grace period, some
@@ -31,17 +31,11 @@ pub(super) fn remove_text() -> String {
     format!("add table inet {NFT_TABLE}\ndelete table inet {NFT_TABLE}\n")
 }
 
-/// The mark that connections of a network are to be cut goes, whether it is there or not.
-pub(super) fn unmark_text(network: NetworkId) -> String {
-    let mark = names::cut_mark(network);
-    format!("add counter inet {NFT_TABLE} {mark}\ndelete counter inet {NFT_TABLE} {mark}\n")
-}
-
-/// A table that isn't there yet.
-pub(super) fn render_table(table: &Table) -> String {
+/// A table that isn't there yet, with counters that mark what is still to be done.
+pub(super) fn render_table(table: &Table, marks: &BTreeSet<String>) -> String {
     let mut script = Script::default();
     script.line(format_args!("add table inet {NFT_TABLE}"));
-    for counter in &table.counters {
+    for counter in table.counters.union(marks) {
         script.add_counter(counter);
     }
     for (name, chain) in &table.chains {

@@ -22,6 +22,8 @@ use crate::planes::firewall::{
 use crate::sys::conntrack::Conntrack;
 use crate::sys::exec::{self, Run};
 use crate::sys::nft::Nft;
+use crate::sys::nft_batch::delete_counters;
+use crate::sys::nft_query::generation;
 
 const INSIDE: &str = "SDWAND_TEST_NETNS";
 
@@ -345,6 +347,35 @@ fn a_forgotten_cut_is_made_up_for() {
         assert!(arrives(&client, &five), "established");
         assert_eq!(converge(&nothing, None).await, [Phase::Cut]);
         assert!(!arrives(&client, &five));
+    });
+}
+
+#[test]
+fn counters_go_whether_they_are_there_or_not() {
+    in_netns("counters_go_whether_they_are_there_or_not", async || {
+        let counters = ["n1-cut-pending", "n2-cut-pending"].map(str::to_owned);
+        let missing = delete_counters("sdwand", &counters).unwrap_err();
+        assert_eq!(missing.kind(), std::io::ErrorKind::NotFound, "no table");
+        shell(
+            "nft add table inet sdwand; nft add counter inet sdwand n2-cut-pending; \
+             nft add counter inet sdwand n3-cut-pending",
+        )
+        .await;
+        let before = generation().unwrap();
+        delete_counters("sdwand", &counters).unwrap();
+        assert_eq!(generation().unwrap(), before + 1, "one transaction");
+        let left = look().await.counters;
+        assert_eq!(left.keys().collect::<Vec<_>>(), ["n3-cut-pending"]);
+        // What a rule counts by can't go: nothing of the transaction does.
+        shell(
+            "nft add chain inet sdwand c; nft add rule inet sdwand c counter name n3-cut-pending; \
+             nft add counter inet sdwand n1-cut-pending",
+        )
+        .await;
+        let counters = ["n1-cut-pending", "n3-cut-pending"].map(str::to_owned);
+        let used = delete_counters("sdwand", &counters).unwrap_err();
+        assert_eq!(used.kind(), std::io::ErrorKind::ResourceBusy, "{used}");
+        assert_eq!(look().await.counters.len(), 2);
     });
 }
 
