@@ -447,12 +447,12 @@ impl RealHost {
         }
     }
 
-    async fn observe_firewall(&mut self) -> Result<firewall::Actual, String> {
+    async fn observe_firewall(&mut self) -> Result<Arc<firewall::Actual>, String> {
         let last = self.listing.take();
         let listing = firewall::observe_since(&self.nft, last)
             .await
             .map_err(|error| chain(&error))?;
-        Ok(self.listing.insert(listing).actual.clone())
+        Ok(Arc::clone(&self.listing.insert(listing).actual))
     }
 
     /// What was read of every plane, with what else a plan asks.
@@ -461,7 +461,7 @@ impl RealHost {
         target: &Target,
         l3: Result<l3::Actual, String>,
         wireguard: Result<wireguard::Actual, String>,
-        firewall: Result<firewall::Actual, String>,
+        firewall: Result<Arc<firewall::Actual>, String>,
     ) -> Observation {
         let uplinks = self.uplinks.look(
             &target.intent,
@@ -556,7 +556,7 @@ impl Host for RealHost {
             firewall::observe_since(&self.nft, last)
         );
         let firewall = firewall.map_err(|error| chain(&error));
-        let firewall = firewall.map(|listing| self.listing.insert(listing).actual.clone());
+        let firewall = firewall.map(|listing| Arc::clone(&self.listing.insert(listing).actual));
         self.observed(target, l3, wireguard, firewall).await
     }
 

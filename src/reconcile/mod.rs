@@ -32,6 +32,7 @@ pub mod uplinks;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -127,7 +128,7 @@ pub struct Observation {
     /// WireGuard devices.
     pub wireguard: Result<wireguard::Actual, String>,
     /// Our table.
-    pub firewall: Result<firewall::Actual, String>,
+    pub firewall: Result<Arc<firewall::Actual>, String>,
     /// What the names of stale endpoints resolved to.
     pub names: wireguard::Names,
     /// The ways to addresses on the underlay that a plan depends on.

@@ -225,7 +225,7 @@ fn network_status(
     observation: Option<&Observation>,
     now: SystemTime,
 ) -> NetworkStatus {
-    let firewall = observation.and_then(|observation| observation.firewall.as_ref().ok());
+    let firewall = observation.and_then(|observation| observation.firewall.as_deref().ok());
     let devices = observation.and_then(|observation| observation.wireguard.as_ref().ok());
     let choice = observation.and_then(|observation| observation.uplinks.get(&network.id));
     let counts = firewall.map(firewall::Actual::rule_counts).unwrap_or_default();

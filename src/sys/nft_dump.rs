@@ -3,6 +3,7 @@
 //!
 //! What comes is what `linux/netfilter/nf_tables.h` calls it, object by object; what it means is for others to say.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 
@@ -31,30 +32,41 @@ const ATTEMPTS: usize = 8;
 /// The longest message of a dump (`netlink_recvmsg` caps what it builds at 32 KiB).
 const RECEIVE_BUFFER: usize = 64 * 1024;
 
-/// The attributes of one object, by `NFTA_…` number; nested ones as they are.
+/// The attributes of one object, by `NFTA_…` number, as they came: sound lengths, and each is looked for when it is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Attributes(Vec<(u16, Vec<u8>)>);
+pub struct Attributes<'a>(Cow<'a, [u8]>);
 
-impl Attributes {
+impl<'a> Attributes<'a> {
     /// The attributes that stand one after another in `bytes`; none where their lengths make no sense.
     #[must_use]
-    pub fn parse(mut bytes: &[u8]) -> Option<Self> {
-        let mut found = Vec::new();
-        while !bytes.is_empty() {
-            let header = bytes.get(..4)?;
-            let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-            let kind = u16::from_ne_bytes([header[2], header[3]]) & 0x3fff;
-            found.push((kind, bytes.get(4..length)?.to_vec()));
-            bytes = &bytes[length.next_multiple_of(4).min(bytes.len())..];
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            (_, _, rest) = split(rest)?;
         }
-        Some(Self(found))
+        Some(Self(Cow::Borrowed(bytes)))
+    }
+
+    /// The same, whatever becomes of where they came from.
+    #[must_use]
+    pub fn into_owned(self) -> Attributes<'static> {
+        Attributes(Cow::Owned(self.0.into_owned()))
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (u16, &[u8])> {
+        let mut rest = &*self.0;
+        std::iter::from_fn(move || {
+            let (kind, bytes, behind) = split(rest)?;
+            rest = behind;
+            Some((kind, bytes))
+        })
     }
 
     /// The bytes of an attribute.
     #[must_use]
     pub fn bytes(&self, kind: u16) -> Option<&[u8]> {
-        let mut found = self.0.iter().filter(|(known, _)| *known == kind);
-        found.next().map(|(_, bytes)| bytes.as_slice())
+        let mut found = self.iter().filter(|(known, _)| *known == kind);
+        found.next().map(|(_, bytes)| bytes)
     }
 
     /// Whether an attribute is there.
@@ -65,13 +77,13 @@ impl Attributes {
 
     /// What is in an attribute that holds others.
     #[must_use]
-    pub fn nested(&self, kind: u16) -> Option<Self> {
-        Self::parse(self.bytes(kind)?)
+    pub fn nested(&self, kind: u16) -> Option<Attributes<'_>> {
+        Attributes::parse(self.bytes(kind)?)
     }
 
     /// The attributes of a list, in order, each with what it holds.
-    pub fn list(&self) -> impl Iterator<Item = Option<Self>> + '_ {
-        self.0.iter().map(|(_, bytes)| Self::parse(bytes))
+    pub fn list(&self) -> impl Iterator<Item = Option<Attributes<'_>>> {
+        self.iter().map(|(_, bytes)| Attributes::parse(bytes))
     }
 
     /// A text, which ends in a zero byte.
@@ -93,21 +105,30 @@ impl Attributes {
     }
 }
 
+/// The first attribute: its kind, what it holds, and what stands behind it.
+fn split(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let header = bytes.get(..4)?;
+    let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+    let kind = u16::from_ne_bytes([header[2], header[3]]) & 0x3fff;
+    let held = bytes.get(4..length)?;
+    Some((kind, held, &bytes[length.next_multiple_of(4).min(bytes.len())..]))
+}
+
 /// The objects of one table, each kind in the kernel's order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dump {
     /// The table itself.
-    pub table: Attributes,
+    pub table: Attributes<'static>,
     /// Its chains.
-    pub chains: Vec<Attributes>,
+    pub chains: Vec<Attributes<'static>>,
     /// Its rules, chain by chain, in order.
-    pub rules: Vec<Attributes>,
+    pub rules: Vec<Attributes<'static>>,
     /// Its sets and maps, those without a name of their own, too.
-    pub sets: Vec<Attributes>,
+    pub sets: Vec<Attributes<'static>>,
     /// The elements of the sets that were asked for, by the set's name.
-    pub elements: BTreeMap<String, Vec<Attributes>>,
+    pub elements: BTreeMap<String, Vec<Attributes<'static>>>,
     /// Its stateful objects.
-    pub objects: Vec<Attributes>,
+    pub objects: Vec<Attributes<'static>>,
     /// How many flowtables it has.
     pub flowtables: usize,
     /// The generation of the ruleset that all of this is of.
@@ -124,7 +145,7 @@ const ELEMENTS: u16 = 3;
 ///
 /// # Errors
 /// The kernel refused, which for a table that isn't there is `ENOENT`, or transactions came in between each time.
-pub fn dump(table: &str, wanted: impl Fn(&Attributes) -> bool) -> io::Result<Dump> {
+pub fn dump(table: &str, wanted: impl Fn(&Attributes<'_>) -> bool) -> io::Result<Dump> {
     for _ in 0..ATTEMPTS {
         let before = generation()?;
         match dump_once(table, &wanted) {
@@ -144,7 +165,7 @@ pub fn dump(table: &str, wanted: impl Fn(&Attributes) -> bool) -> io::Result<Dum
 }
 
 /// None if a transaction came in between.
-fn dump_once(table: &str, wanted: impl Fn(&Attributes) -> bool) -> io::Result<Option<Dump>> {
+fn dump_once(table: &str, wanted: impl Fn(&Attributes<'_>) -> bool) -> io::Result<Option<Dump>> {
     let mut reader = Reader::open(table)?;
     let mut found = Dump {
         table: reader.table()?,
@@ -161,7 +182,7 @@ fn dump_once(table: &str, wanted: impl Fn(&Attributes) -> bool) -> io::Result<Op
         for part in reader.all(GET_ELEMENT, Some(name))? {
             let list = part.nested(ELEMENTS).ok_or(io::ErrorKind::InvalidData)?;
             for element in list.list() {
-                elements.push(element.ok_or(io::ErrorKind::InvalidData)?);
+                elements.push(element.ok_or(io::ErrorKind::InvalidData)?.into_owned());
             }
         }
         found.elements.insert(name.to_owned(), elements);
@@ -190,7 +211,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn table(&mut self) -> io::Result<Attributes> {
+    fn table(&mut self) -> io::Result<Attributes<'static>> {
         let table = terminated(self.table);
         self.socket
             .send(&encode(GET_TABLE, INET, REQUEST, &[(TABLE, &table)]), 0)?;
@@ -202,7 +223,7 @@ impl<'a> Reader<'a> {
     }
 
     /// All objects of a kind that are in the table, or all elements of one of its sets, part by part.
-    fn all(&mut self, kind: u16, set: Option<&str>) -> io::Result<Vec<Attributes>> {
+    fn all(&mut self, kind: u16, set: Option<&str>) -> io::Result<Vec<Attributes<'static>>> {
         let (table, set) = (terminated(self.table), set.map(terminated));
         let mut attributes = vec![(TABLE, table.as_slice())];
         attributes.extend(set.as_ref().map(|set| (SET, set.as_slice())));
@@ -220,7 +241,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes the messages of one datagram that are of our table; says whether the answer ends there.
-    fn take(&mut self, mut datagram: &[u8], found: &mut Vec<Attributes>) -> io::Result<bool> {
+    fn take(&mut self, mut datagram: &[u8], found: &mut Vec<Attributes<'static>>) -> io::Result<bool> {
         let malformed = || io::Error::from(io::ErrorKind::InvalidData);
         while !datagram.is_empty() {
             let header = datagram.get(..NETLINK_HEADER).ok_or_else(malformed)?;
@@ -242,7 +263,7 @@ impl<'a> Reader<'a> {
             let attributes = attributes.ok_or_else(malformed)?;
             // Not every kernel filters every kind by table, and none the family.
             if body[0] == INET && attributes.text(TABLE) == Some(self.table) {
-                found.push(attributes);
+                found.push(attributes.into_owned());
             }
         }
         Ok(false)

@@ -85,7 +85,7 @@ const OBJECT_COUNTER: u32 = 1;
 const COMMENT: u8 = 0;
 
 /// Whether the elements of a set are wanted: those without a name of their own belong to a rule and never change.
-pub(super) fn is_named(set: &Attributes) -> bool {
+pub(super) fn is_named(set: &Attributes<'_>) -> bool {
     set.number(a::SET_FLAGS).unwrap_or_default() & ANONYMOUS == 0
 }
 
@@ -146,7 +146,7 @@ fn comment(mut userdata: &[u8]) -> Option<String> {
     None
 }
 
-fn decode_base(chain: &Attributes, hook: &Attributes) -> Option<Base> {
+fn decode_base(chain: &Attributes<'_>, hook: &Attributes<'_>) -> Option<Base> {
     let plain = chain.number(a::CHAIN_POLICY) == Some(POLICY_ACCEPT)
         && chain.number(a::CHAIN_FLAGS).unwrap_or(CHAIN_BASE) == CHAIN_BASE
         && !a::HOOK_DEVICES.iter().any(|devices| hook.has(*devices));
@@ -160,7 +160,7 @@ fn decode_base(chain: &Attributes, hook: &Attributes) -> Option<Base> {
     }
 }
 
-fn decode_counter(object: &Attributes) -> Option<Count> {
+fn decode_counter(object: &Attributes<'_>) -> Option<Count> {
     let data = object.nested(a::OBJECT_DATA)?;
     (object.number(a::OBJECT_TYPE)? == OBJECT_COUNTER).then_some(Count {
         packets: data.long(a::COUNTER_PACKETS)?,
@@ -168,7 +168,7 @@ fn decode_counter(object: &Attributes) -> Option<Count> {
     })
 }
 
-fn decode_kind(set: &Attributes) -> Option<SetKind> {
+fn decode_kind(set: &Attributes<'_>) -> Option<SetKind> {
     let sized = set
         .nested(a::SET_DESCRIPTION)
         .is_some_and(|description| description.has(a::DESCRIPTION_SIZE));
@@ -220,9 +220,9 @@ fn decode_kind(set: &Attributes) -> Option<SetKind> {
     found.next().map(|(kind, _, _)| kind)
 }
 
-fn decode_set(set: &Attributes, elements: &[Attributes]) -> Option<Set> {
+fn decode_set(set: &Attributes<'_>, elements: &[Attributes<'_>]) -> Option<Set> {
     let kind = decode_kind(set)?;
-    let is_plain = |element: &Attributes| !a::ELEMENT_MORE.iter().any(|more| element.has(*more));
+    let is_plain = |element: &Attributes<'_>| !a::ELEMENT_MORE.iter().any(|more| element.has(*more));
     if !elements.iter().all(is_plain) {
         return None;
     }
@@ -243,14 +243,14 @@ fn decode_set(set: &Attributes, elements: &[Attributes]) -> Option<Set> {
     })
 }
 
-fn value(element: &Attributes, kind: u16) -> Option<Vec<u8>> {
+fn value(element: &Attributes<'_>, kind: u16) -> Option<Vec<u8>> {
     let data = element.nested(kind)?;
     data.bytes(a::DATA_VALUE).map(<[u8]>::to_vec)
 }
 
 /// The intervals of a set of single values, both ends included: the kernel keeps where each begins and, as an element of
 /// its own, what follows its end.
-fn intervals(elements: &[Attributes]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
+fn intervals(elements: &[Attributes<'_>]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut ends = Vec::new();
     for element in elements {
         let is_end = element.number(a::ELEMENT_FLAGS).unwrap_or_default() & INTERVAL_END != 0;
@@ -328,7 +328,7 @@ fn ports(first: &[u8], last: &[u8]) -> Option<PortRange> {
 }
 
 /// Parts of a key begin at multiples of four bytes.
-fn decode_key(element: &Attributes, kind: &SetKind) -> Option<Key> {
+fn decode_key(element: &Attributes<'_>, kind: &SetKind) -> Option<Key> {
     let first = value(element, a::ELEMENT_KEY)?;
     let last = value(element, a::ELEMENT_KEY_END).unwrap_or_else(|| first.clone());
     let pair = |family: Family| {
@@ -354,7 +354,7 @@ fn decode_key(element: &Attributes, kind: &SetKind) -> Option<Key> {
     }
 }
 
-fn decode_value(element: &Attributes) -> Option<Value> {
+fn decode_value(element: &Attributes<'_>) -> Option<Value> {
     let data = element.nested(a::ELEMENT_DATA)?;
     let Some(verdict) = data.nested(a::DATA_VERDICT) else {
         let zone = data.bytes(a::DATA_VALUE)?;
@@ -381,10 +381,10 @@ mod tests {
         out
     }
 
-    fn end(at: u16, flags: u32) -> Attributes {
+    fn end(at: u16, flags: u32) -> Attributes<'static> {
         let key = attribute(a::ELEMENT_KEY, &attribute(a::DATA_VALUE, &at.to_be_bytes()));
         let flags = attribute(a::ELEMENT_FLAGS, &flags.to_be_bytes());
-        Attributes::parse(&[key, flags].concat()).unwrap()
+        Attributes::parse(&[key, flags].concat()).unwrap().into_owned()
     }
 
     #[test]

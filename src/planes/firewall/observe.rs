@@ -4,6 +4,7 @@
 //! we would never have made decodes to a `Strange` value that equals nothing of ours, so it shows as drift.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::{fmt, io};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -100,8 +101,8 @@ pub(super) async fn listed(nft: &Nft) -> Result<Actual, ObserveError> {
 /// Our table as it was read, and the kernel's generation of the ruleset then.
 #[derive(Clone, Debug)]
 pub struct Listing {
-    /// Our table.
-    pub actual: Actual,
+    /// Our table: shared, as it may be large.
+    pub actual: Arc<Actual>,
     generation: Option<u32>,
 }
 
@@ -116,7 +117,7 @@ pub async fn observe_since(nft: &Nft, last: Option<Listing>) -> Result<Listing, 
     match last {
         Some(listing) if before.is_some() && listing.generation == before => Ok(listing),
         Some(_) | None => {
-            let actual = observe(nft).await?;
+            let actual = Arc::new(observe(nft).await?);
             let unmoved = before.is_some() && generation().ok() == before;
             Ok(Listing {
                 actual,

@@ -428,7 +428,7 @@ impl Host for MemoryHost {
         Observation {
             l3,
             wireguard,
-            firewall: refuse(PlaneName::Firewall).map(|()| self.observe_firewall()),
+            firewall: refuse(PlaneName::Firewall).map(|()| self.observe_firewall().into()),
             names: wireguard::Names::new(),
             ways: Ways::new(),
             calls: wireguard::Calls::new(),

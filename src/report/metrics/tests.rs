@@ -85,7 +85,8 @@ fn observation(target: &Target, age: u64) -> Observation {
         firewall: Ok(firewall::Actual {
             counters: counters.into(),
             ..firewall::Actual::default()
-        }),
+        }
+        .into()),
         names: wireguard::Names::default(),
         ways: crate::planes::Ways::default(),
         calls: wireguard::Calls::default(),

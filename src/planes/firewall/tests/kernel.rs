@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -419,7 +420,7 @@ fn the_kernel_tells_when_a_listing_is_still_good() {
         converge(&state, None).await;
         let mut first = observe_since(&nft, None).await.unwrap();
         // A mark that no listing has shows whether it was read again.
-        first.actual.bodies.insert("remembered".to_owned(), [1; 8]);
+        Arc::make_mut(&mut first.actual).bodies.insert("remembered".to_owned(), [1; 8]);
         let second = observe_since(&nft, Some(first)).await.unwrap();
         assert!(second.actual.bodies.contains_key("remembered"));
         for foreign in [
@@ -430,7 +431,7 @@ fn the_kernel_tells_when_a_listing_is_still_good() {
             shell(foreign).await;
             let read = observe_since(&nft, Some(second.clone())).await.unwrap();
             assert!(!read.actual.bodies.contains_key("remembered"), "after {foreign}");
-            assert_eq!(read.actual, look().await);
+            assert_eq!(*read.actual, look().await);
         }
         assert_eq!(look().await.table, None);
     });
