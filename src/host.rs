@@ -27,7 +27,7 @@ use resolver::Resolver;
 
 use crate::config;
 use crate::intent::{self, HostIntent, IntentError, IsolationMode, PathMtus};
-use crate::log::Event;
+use crate::log::{Event, lap};
 use crate::model::fleet::FleetDigest;
 use crate::model::host::{HostConfig, IsolationBackend, WireguardBackend};
 use crate::model::{Fleet, LinkName, PrivateKey, PublicKey, ownership};
@@ -295,6 +295,7 @@ impl RealHost {
     /// # Errors
     /// The fleet doesn't know this node.
     pub fn wanted(&self, own: &HostConfig, fleet: &Fleet) -> Result<Target, IntentError> {
+        let _compiling = lap("compiling what the fleet wants of this host");
         let facts = intent::Facts {
             isolation: self.isolation,
             host_services_in_vrf: own.isolation.host_services_in_vrf,
@@ -419,9 +420,11 @@ impl RealHost {
             }
             is_new
         });
+        let reading = lap("reading links, addresses, routes, rules, parameters");
         let l3 = l3::observe(&self.netlink, &self.sysctls, &target.l3)
             .await
             .map_err(|error| chain(&error));
+        drop(reading);
         let wireguard = self.observe_devices(target, &l3).await;
         (l3, wireguard)
     }
@@ -431,6 +434,7 @@ impl RealHost {
         target: &Target,
         l3: &Result<l3::Actual, String>,
     ) -> Result<wireguard::Actual, String> {
+        let _reading = lap("reading WireGuard devices");
         match l3 {
             // Only what is ours is read as ours.
             Ok(actual) => {
@@ -449,9 +453,7 @@ impl RealHost {
 
     async fn observe_firewall(&mut self) -> Result<Arc<firewall::Actual>, String> {
         let last = self.listing.take();
-        let listing = firewall::observe_since(&self.nft, last)
-            .await
-            .map_err(|error| chain(&error))?;
+        let listing = read_firewall(&self.nft, last).await?;
         Ok(Arc::clone(&self.listing.insert(listing).actual))
     }
 
@@ -469,6 +471,7 @@ impl RealHost {
             wireguard.as_ref().ok(),
             moment(),
         );
+        let _looking = lap("looking at the ways to peers");
         let now = system_now();
         let names = match &wireguard {
             Ok(actual) => wireguard::stale_names(&target.wireguard, actual, now),
@@ -551,11 +554,8 @@ impl RealHost {
 impl Host for RealHost {
     async fn observe(&mut self, target: &Target) -> Observation {
         let last = self.listing.take();
-        let ((l3, wireguard), firewall) = tokio::join!(
-            self.observe_links(target),
-            firewall::observe_since(&self.nft, last)
-        );
-        let firewall = firewall.map_err(|error| chain(&error));
+        let ((l3, wireguard), firewall) =
+            tokio::join!(self.observe_links(target), read_firewall(&self.nft, last));
         let firewall = firewall.map(|listing| Arc::clone(&self.listing.insert(listing).actual));
         self.observed(target, l3, wireguard, firewall).await
     }
@@ -603,6 +603,7 @@ impl Host for RealHost {
         if !firewall.is_empty() {
             // Our own change is no one else's tampering: what was remembered is of before it.
             self.verified = None;
+            let _changing = lap("changing the firewall");
             let done = firewall::apply_all(&firewall, &self.nft, &self.conntrack).await;
             results.extend(
                 done.into_iter()
@@ -610,6 +611,7 @@ impl Host for RealHost {
             );
         }
         if !l3.is_empty() {
+            let _changing = lap("changing links, addresses, routes, rules, parameters");
             let done = self.applier.apply_all(&l3).await;
             results.extend(
                 done.into_iter()
@@ -617,10 +619,17 @@ impl Host for RealHost {
             );
         }
         if !wireguard.is_empty() {
+            let _changing = lap("changing WireGuard devices");
             results.extend(self.apply_wireguard(&wireguard).await);
         }
         results
     }
+}
+
+async fn read_firewall(nft: &Nft, last: Option<firewall::Listing>) -> Result<firewall::Listing, String> {
+    let _reading = lap("reading the firewall");
+    let listing = firewall::observe_since(nft, last).await;
+    listing.map_err(|error| chain(&error))
 }
 
 /// The embedded devices, as the l3 plane makes them.

@@ -11,6 +11,7 @@
 
 mod event;
 mod happened;
+mod lap;
 mod line;
 mod recent;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use tracing_subscriber::{fmt, util::SubscriberInitExt as _};
 
 pub use event::{EVENTS, Event, Field, Kind, Severity};
 pub use happened::{HAPPENINGS, Happened};
+pub use lap::{Lap, lap};
 pub use recent::{MOST, Recent, Record};
 
 use crate::model::host::{Log, LogFormat, LogLevel};

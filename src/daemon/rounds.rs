@@ -12,7 +12,7 @@ use super::metrics::{self, Exporter};
 use crate::api::control::{Answer, Request};
 use crate::config::{self, Diagnostics};
 use crate::host::{Followed, RealHost, system_now, unix_now};
-use crate::log::{Event, Recent};
+use crate::log::{Event, Recent, lap};
 use crate::model::host::{HostConfig, Mode};
 use crate::model::{Fleet, LinkName, NetworkId};
 use crate::reconcile::{
@@ -135,7 +135,10 @@ impl Rounds {
 
     /// Reads the files again. A bad configuration changes nothing but what the status says.
     pub(super) fn reload(&mut self) {
-        match config::load(&self.config) {
+        let reading = lap("reading the files");
+        let loaded = config::load(&self.config);
+        drop(reading);
+        match loaded {
             Ok(loaded) => {
                 if self.errors.take().is_some() {
                     Event::ConfigGoodAgain.emit();
@@ -201,6 +204,7 @@ impl Rounds {
             return;
         }
         let began = Instant::now();
+        let _round = lap("a round");
         if !self.has_looked {
             // What a host has already is found out before it is changed: a restart changes nothing.
             self.has_looked = true;
