@@ -56,7 +56,8 @@ impl Netlink {
         message.attributes.extend(device.map(RouteAttribute::Oif));
         let request = RouteNetlinkMessage::GetRoute(message);
         let result = self
-            .dump("list a routing table", request, |message| match message {
+            .dumps
+            .read("list a routing table", request, |message| match message {
                 RouteNetlinkMessage::NewRoute(route) => decode(&route),
                 _ => None,
             })

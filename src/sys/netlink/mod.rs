@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Netlink ──▶ one socket, a task that owns it ──▶ kernel      every request is answered, or it is an error
+//!        └──▶ another one, for whole tables ────▶
 //! Events  ◀── another socket, multicast groups ◀── kernel     lost events become one Event::Resync
 //! ```
 //!
@@ -12,6 +13,7 @@
     reason = "the message enums are non-exhaustive, with dozens of variants that never come here"
 )]
 
+mod dump;
 mod events;
 mod fib;
 mod types;
@@ -27,8 +29,9 @@ use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use netlink_packet_route::rule::RuleMessage;
-use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 
+use dump::Dumps;
 pub use events::Events;
 pub use fib::{FibHop, FibRoute};
 pub use types::{
@@ -36,10 +39,6 @@ pub use types::{
     RouteKind, RouteQuestion, Rule, Write, address_flag, scope,
 };
 
-/// `NLM_F_DUMP_INTR`: the table changed while it was read.
-const DUMP_INTERRUPTED: u16 = 0x10;
-/// How often an interrupted read is tried before it is an error.
-const DUMP_ATTEMPTS: usize = 8;
 /// How many writes are in flight in [`Netlink::write_all`].
 const PIPELINE: usize = 64;
 /// How long the kernel may take for one answer. A VRF's deletion waits for RCU; nothing waits for the network.
@@ -77,7 +76,7 @@ pub enum NetlinkError {
         what: &'static str,
     },
     /// The table changed each time it was read.
-    #[error("{what}: the table changed during each of {DUMP_ATTEMPTS} reads")]
+    #[error("{what}: the table changed during each of {} reads", dump::ATTEMPTS)]
     Interrupted {
         /// What was asked.
         what: &'static str,
@@ -150,10 +149,11 @@ pub mod errno {
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: rtnetlink::Handle,
+    dumps: Dumps,
 }
 
 impl Netlink {
-    /// Opens a socket in the network namespace of this thread and spawns the task that owns it.
+    /// Opens sockets in the network namespace of this thread and spawns the task that owns one of them.
     ///
     /// # Errors
     /// No socket can be made.
@@ -169,7 +169,8 @@ impl Netlink {
         connection.set_forward_ack(true);
         connection.set_forward_done(true);
         tokio::spawn(connection);
-        Ok(Self { handle })
+        let dumps = Dumps::open().map_err(NetlinkError::Open)?;
+        Ok(Self { handle, dumps })
     }
 
     /// Subscribes to changes of links, addresses, routes and rules, from now on.
@@ -192,15 +193,16 @@ impl Netlink {
         message
             .attributes
             .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        self.dump(
-            "list links",
-            RouteNetlinkMessage::GetLink(message),
-            |message| match message {
-                RouteNetlinkMessage::NewLink(link) => wire::decode_link(&link),
-                _ => None,
-            },
-        )
-        .await
+        self.dumps
+            .read(
+                "list links",
+                RouteNetlinkMessage::GetLink(message),
+                |message| match message {
+                    RouteNetlinkMessage::NewLink(link) => wire::decode_link(&link),
+                    _ => None,
+                },
+            )
+            .await
     }
 
     /// All addresses of all links.
@@ -209,11 +211,12 @@ impl Netlink {
     /// See [`NetlinkError`].
     pub async fn addresses(&self) -> Result<Vec<Address>, NetlinkError> {
         let message = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        self.dump("list addresses", message, |message| match message {
-            RouteNetlinkMessage::NewAddress(address) => wire::decode_address(&address),
-            _ => None,
-        })
-        .await
+        self.dumps
+            .read("list addresses", message, |message| match message {
+                RouteNetlinkMessage::NewAddress(address) => wire::decode_address(&address),
+                _ => None,
+            })
+            .await
     }
 
     /// Routes of one family.
@@ -227,7 +230,8 @@ impl Netlink {
         message.attributes.extend(filter.table.map(RouteAttribute::Table));
         message.attributes.extend(filter.device.map(RouteAttribute::Oif));
         let result = self
-            .dump(
+            .dumps
+            .read(
                 "list routes",
                 RouteNetlinkMessage::GetRoute(message),
                 |message| match message {
@@ -269,7 +273,7 @@ impl Netlink {
         answers
             .into_iter()
             .map(|answer| match answer {
-                Ok((messages, _)) => Ok(messages.into_iter().find_map(|message| match message {
+                Ok(messages) => Ok(messages.into_iter().find_map(|message| match message {
                     RouteNetlinkMessage::NewRoute(route) => wire::decode_hop(&route),
                     _ => None,
                 })),
@@ -293,7 +297,7 @@ impl Netlink {
             errno::EHOSTUNREACH,
         ];
         match self.exchange(WHAT, wire::encode_question(asked)).await {
-            Ok((messages, _)) => {
+            Ok(messages) => {
                 let answer = messages.into_iter().find_map(|message| match message {
                     RouteNetlinkMessage::NewRoute(route) => wire::decode_answer(&route),
                     _ => None,
@@ -314,15 +318,16 @@ impl Netlink {
     pub async fn rules(&self, family: Family) -> Result<Vec<Rule>, NetlinkError> {
         let mut message = RuleMessage::default();
         message.header.family = wire::family(family);
-        self.dump(
-            "list rules",
-            RouteNetlinkMessage::GetRule(message),
-            |message| match message {
-                RouteNetlinkMessage::NewRule(rule) => wire::decode_rule(&rule),
-                _ => None,
-            },
-        )
-        .await
+        self.dumps
+            .read(
+                "list rules",
+                RouteNetlinkMessage::GetRule(message),
+                |message| match message {
+                    RouteNetlinkMessage::NewRule(rule) => wire::decode_rule(&rule),
+                    _ => None,
+                },
+            )
+            .await
     }
 
     /// The link of this name, if there is one.
@@ -335,7 +340,7 @@ impl Netlink {
         let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetLink(message));
         message.header.flags = NLM_F_REQUEST | NLM_F_ACK;
         match self.exchange("read a link", message).await {
-            Ok((messages, _)) => Ok(messages.into_iter().find_map(|message| match message {
+            Ok(messages) => Ok(messages.into_iter().find_map(|message| match message {
                 RouteNetlinkMessage::NewLink(link) => wire::decode_link(&link),
                 _ => None,
             })),
@@ -382,28 +387,11 @@ impl Netlink {
             .await
     }
 
-    async fn dump<T>(
-        &self,
-        what: &'static str,
-        message: RouteNetlinkMessage,
-        decode: impl Fn(RouteNetlinkMessage) -> Option<T>,
-    ) -> Result<Vec<T>, NetlinkError> {
-        for _ in 0..DUMP_ATTEMPTS {
-            let mut request = NetlinkMessage::from(message.clone());
-            request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-            let (messages, interrupted) = self.exchange(what, request).await?;
-            if !interrupted {
-                return Ok(messages.into_iter().filter_map(&decode).collect());
-            }
-        }
-        Err(NetlinkError::Interrupted { what })
-    }
-
     async fn exchange(
         &self,
         what: &'static str,
         request: NetlinkMessage<RouteNetlinkMessage>,
-    ) -> Result<(Vec<RouteNetlinkMessage>, bool), NetlinkError> {
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
         let answers = self.send(what, request)?;
         collect(what, answers).await
     }
@@ -418,20 +406,18 @@ impl Netlink {
     }
 }
 
-/// Collects the answers up to the acknowledgment or the end of the dump, and whether the dump was interrupted.
+/// Collects the answers up to the acknowledgment.
 async fn collect(
     what: &'static str,
     answers: impl Answers,
-) -> Result<(Vec<RouteNetlinkMessage>, bool), NetlinkError> {
+) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
     let mut answers = std::pin::pin!(answers);
     let mut messages = Vec::new();
-    let mut interrupted = false;
     loop {
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, answers.next())
             .await
             .map_err(|_| NetlinkError::Timeout { what })?
             .ok_or(NetlinkError::Closed { what })?;
-        interrupted |= answer.header.flags & DUMP_INTERRUPTED != 0;
         let code = match answer.payload {
             NetlinkPayload::InnerMessage(message) => {
                 messages.push(message);
@@ -442,7 +428,7 @@ async fn collect(
             _ => continue,
         };
         return match code {
-            0 => Ok((messages, interrupted)),
+            0 => Ok(messages),
             code => Err(NetlinkError::Refused {
                 what,
                 source: io::Error::from_raw_os_error(code.abs()),
