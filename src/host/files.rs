@@ -4,12 +4,14 @@
 //! was replaced, a file system that has no events, an overflow.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use futures::StreamExt as _;
-use inotify::{EventStream, Inotify, WatchMask};
+use inotify::{EventStream, Inotify, WatchDescriptor, WatchMask};
+
+use crate::config;
 
 type Signature = BTreeMap<OsString, (u64, u64, i64, i64)>;
 
@@ -19,6 +21,7 @@ pub(crate) struct ConfigFiles {
     fleet: PathBuf,
     key: PathBuf,
     events: Option<EventStream<[u8; 4096]>>,
+    watched: Vec<(WatchDescriptor, Matters)>,
     seen: Signature,
 }
 
@@ -30,6 +33,7 @@ impl ConfigFiles {
             fleet: fleet.to_owned(),
             key: key.to_owned(),
             events: None,
+            watched: Vec::new(),
             seen: signature(config, fleet, key),
         };
         files.start();
@@ -45,16 +49,14 @@ impl ConfigFiles {
             | WatchMask::ATTRIB
             | WatchMask::DELETE_SELF
             | WatchMask::MOVE_SELF;
+        self.watched.clear();
         let started = Inotify::init().and_then(|inotify| {
-            let folders = [folder_of(&self.config), folder_of(&self.key), &self.fleet];
-            let folders: BTreeSet<PathBuf> = folders
-                .into_iter()
-                .map(Path::to_owned)
-                .chain(targets([&*self.config, &*self.key], &self.fleet))
-                .collect();
-            for folder in folders {
-                if let Err(error) = inotify.watches().add(&folder, mask) {
-                    tracing::warn!(folder = %folder.display(), %error, "can't be watched: changes are seen at the next round");
+            for (folder, what) in self.folders() {
+                match inotify.watches().add(&folder, mask) {
+                    Ok(watch) => self.watched.push((watch, what)),
+                    Err(error) => {
+                        tracing::warn!(folder = %folder.display(), %error, "can't be watched: changes are seen at the next round");
+                    }
                 }
             }
             inotify.into_event_stream([0; 4096])
@@ -68,16 +70,46 @@ impl ConfigFiles {
         };
     }
 
-    /// Waits until something happens to a file in one of the folders.
+    /// The folders to watch, each with what matters in it.
+    fn folders(&self) -> BTreeMap<PathBuf, Matters> {
+        let mut folders: BTreeMap<PathBuf, Matters> = BTreeMap::new();
+        for file in [&self.config, &self.key, &self.fleet] {
+            let names = &mut folders.entry(folder_of(file).to_owned()).or_default().names;
+            names.extend(file.file_name().map(OsStr::to_owned));
+        }
+        folders.entry(self.fleet.clone()).or_default().fragments = true;
+        let targets = targets([&*self.config, &*self.key], &self.fleet);
+        if !targets.is_empty() {
+            // What leads to them may be exchanged under any name.
+            for what in folders.values_mut() {
+                what.everything = true;
+            }
+        }
+        for folder in targets {
+            folders.entry(folder).or_default().everything = true;
+        }
+        folders
+    }
+
+    /// Waits until something happens to one of the files, or to a folder. An editor's leftovers and a fragment that is being
+    /// written under another name are nothing that happens.
     pub(crate) async fn changed(&mut self) {
-        match &mut self.events {
-            Some(events) => match events.next().await {
-                Some(Ok(_)) => {}
+        let Some(events) = &mut self.events else {
+            return std::future::pending().await;
+        };
+        loop {
+            match events.next().await {
+                Some(Ok(event)) => {
+                    let watch = self.watched.iter().find(|(watch, _)| *watch == event.wd);
+                    if watch.is_none_or(|(_, what)| what.concerns(event.name.as_deref())) {
+                        return;
+                    }
+                }
                 Some(Err(_)) | None => {
                     self.events = None;
+                    return;
                 }
-            },
-            None => std::future::pending().await,
+            }
         }
     }
 
@@ -102,6 +134,24 @@ impl ConfigFiles {
     }
 }
 
+/// What matters in a folder that is watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Matters {
+    everything: bool,
+    fragments: bool,
+    names: BTreeSet<OsString>,
+}
+
+impl Matters {
+    /// Whether an event is about something that matters; without a name it is about the folder itself.
+    fn concerns(&self, name: Option<&OsStr>) -> bool {
+        let Some(name) = name else { return true };
+        self.everything
+            || self.names.contains(name)
+            || (self.fragments && config::is_fragment(Path::new(name)))
+    }
+}
+
 /// The folder that a file is in; of a bare name that is the working directory.
 fn folder_of(file: &Path) -> &Path {
     match file.parent() {
@@ -121,8 +171,8 @@ fn targets(files: [&Path; 2], fleet: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The folder itself counts too: one that was made again under its old name must be watched anew. Times are those of
-/// the last change of the inode, so that a changed mode shows.
+/// The folder itself counts too: one that was made again under its old name must be watched anew, and one that may not be
+/// read any more says so by its mode. Times are those of the last change of the inode, so that a changed mode shows.
 fn signature(config: &Path, fleet: &Path, key: &Path) -> Signature {
     let mut found = Signature::new();
     let mut note = |path: &Path| {
@@ -131,13 +181,18 @@ fn signature(config: &Path, fleet: &Path, key: &Path) -> Signature {
             found.insert(path.as_os_str().to_owned(), what);
         }
     };
-    for path in [config, fleet, key] {
+    for path in [config, key] {
         note(path);
     }
     if let Ok(entries) = std::fs::read_dir(fleet) {
-        for entry in entries.flatten() {
-            note(&entry.path());
-        }
+        let paths = entries.flatten().map(|entry| entry.path());
+        paths
+            .filter(|path| config::is_fragment(path))
+            .for_each(|path| note(&path));
+    }
+    if let Ok(meta) = std::fs::metadata(fleet) {
+        let what = (meta.ino(), meta.mode().into(), 0, 0);
+        found.insert(fleet.as_os_str().to_owned(), what);
     }
     found
 }
@@ -174,6 +229,33 @@ mod tests {
         );
         assert!(!files.differ());
         fs::write(fleet.join("a.toml"), "format = 1").unwrap();
+        event(&mut files).await;
+        assert!(files.differ());
+    }
+
+    #[tokio::test]
+    async fn leftovers_of_editors_are_no_change() {
+        let etc = tempfile::tempdir().unwrap();
+        let fleet = etc.path().join("fleet.d");
+        fs::create_dir(&fleet).unwrap();
+        let (config, key) = (etc.path().join("sdwand.toml"), etc.path().join("node.key"));
+        let mut files = ConfigFiles::watch(&config, &fleet, &key);
+        for name in [".new", ".a.toml.swp", "a.toml~", "4913", "#a.toml#"] {
+            fs::write(fleet.join(name), "format = 1").unwrap();
+        }
+        fs::write(etc.path().join("notes.txt"), "x").unwrap();
+        assert!(!files.differ());
+        let nothing = tokio::time::timeout(Duration::from_millis(200), files.changed()).await;
+        assert!(nothing.is_err(), "an event of no concern");
+        fs::rename(fleet.join(".new"), fleet.join("a.toml")).unwrap();
+        event(&mut files).await;
+        assert!(files.differ());
+        for file in [&config, &key] {
+            fs::write(file, "x").unwrap();
+            event(&mut files).await;
+            assert!(files.differ());
+        }
+        fs::set_permissions(&fleet, fs::Permissions::from_mode(0o500)).unwrap();
         event(&mut files).await;
         assert!(files.differ());
     }

@@ -420,7 +420,9 @@ fn the_kernel_tells_when_a_listing_is_still_good() {
         converge(&state, None).await;
         let mut first = observe_since(&nft, None).await.unwrap();
         // A mark that no listing has shows whether it was read again.
-        Arc::make_mut(&mut first.actual).bodies.insert("remembered".to_owned(), [1; 8]);
+        Arc::make_mut(&mut first.actual)
+            .bodies
+            .insert("remembered".to_owned(), [1; 8]);
         let second = observe_since(&nft, Some(first)).await.unwrap();
         assert!(second.actual.bodies.contains_key("remembered"));
         for foreign in [
