@@ -121,13 +121,13 @@ fn encode_allowed_ip(net: &IpNet) -> WireguardAllowedIp {
     ])
 }
 
-/// The device of a dump. A peer whose AllowedIPs don't fit into one message goes on in the next one, with only its key
-/// and the rest of them (`wg_get_device_dump`): parts are joined by key.
+/// Adds a part of a dump to the device. A peer whose AllowedIPs don't fit into one message goes on in the next one, with only
+/// its key and the rest of them (`wg_get_device_dump`): parts are joined by key.
 pub(super) fn decode(
     name: &str,
+    device: &mut DeviceInfo,
     attributes: impl IntoIterator<Item = WireguardAttribute>,
-) -> Result<DeviceInfo, WgError> {
-    let mut device = DeviceInfo::default();
+) -> Result<(), WgError> {
     for attribute in attributes {
         if let WireguardAttribute::PrivateKey(bytes) = attribute {
             drop(Secret::new(bytes));
@@ -139,11 +139,11 @@ pub(super) fn decode(
             device.fwmark = mark;
         } else if let WireguardAttribute::Peers(peers) = attribute {
             for peer in peers {
-                decode_peer(name, &mut device, peer)?;
+                decode_peer(name, device, peer)?;
             }
         }
     }
-    Ok(device)
+    Ok(())
 }
 
 fn decode_peer(name: &str, device: &mut DeviceInfo, peer: WireguardPeer) -> Result<(), WgError> {
@@ -285,8 +285,10 @@ mod tests {
         }
         assert_eq!(replay(&messages).peers[&[1; 32]].allowed_ips.len(), 20_000);
 
-        let parts = messages.into_iter().flatten();
-        let device = decode("wg-sdwan-1", parts).unwrap();
+        let mut device = DeviceInfo::default();
+        for part in messages {
+            decode("wg-sdwan-1", &mut device, part).unwrap();
+        }
         assert_eq!(device.peers.len(), 1);
         assert_eq!(device.peers[&[1; 32]].allowed_ips.len(), 20_000);
     }

@@ -96,9 +96,9 @@ impl std::fmt::Debug for Channel {
     }
 }
 
-/// What came back up to the acknowledgement, the refusal or the end of the dump.
-struct Answer<F> {
-    payloads: Vec<F>,
+/// How an exchange ended: with the acknowledgement, the refusal or the end of the dump.
+#[derive(Default)]
+struct Answer {
     interrupted: bool,
     refused: Option<io::Error>,
 }
@@ -120,18 +120,16 @@ impl Channel {
             cmd: GenlCtrlCmd::GetFamily,
             nlas: vec![GenlCtrlAttrs::FamilyName("wireguard".to_owned())],
         });
-        let answer = self.ask(message, NLM_F_ACK).map_err(|error| {
+        let mut attributes = Vec::new();
+        let take = |family: GenlCtrl| attributes.extend(family.nlas);
+        self.ask(message, NLM_F_ACK, take).map_err(|error| {
             if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) {
                 WgError::Unsupported
             } else {
                 WgError::io("resolve", "netlink family \"wireguard\"", error)
             }
         })?;
-        let attributes = answer
-            .payloads
-            .into_iter()
-            .flat_map(|family: GenlCtrl| family.nlas);
-        let mut id = attributes.filter_map(|attribute| {
+        let mut id = attributes.into_iter().filter_map(|attribute| {
             if let GenlCtrlAttrs::FamilyId(id) = attribute {
                 Some(id)
             } else {
@@ -149,12 +147,20 @@ impl Channel {
             };
             let mut message = GenlMessage::from_payload(request);
             message.set_resolved_family_id(self.family);
-            let answer: Answer<WireguardMessage> = self
-                .ask(message, NLM_F_DUMP)
+            // Part by part: ten thousand peers take less room as what they are than as attributes.
+            let mut device = Ok(DeviceInfo::default());
+            let take = |part: WireguardMessage| {
+                if let Ok(known) = &mut device
+                    && let Err(error) = codec::decode(name, known, part.attributes)
+                {
+                    device = Err(error);
+                }
+            };
+            let answer = self
+                .ask(message, NLM_F_DUMP, take)
                 .map_err(|error| device_error("read", name, error))?;
             if !answer.interrupted {
-                let attributes = answer.payloads.into_iter().flat_map(|part| part.attributes);
-                return codec::decode(name, attributes);
+                return device;
             }
         }
         Err(WgError::Interrupted(name.to_owned()))
@@ -167,7 +173,7 @@ impl Channel {
                 attributes,
             });
             message.set_resolved_family_id(self.family);
-            let result: io::Result<Answer<WireguardMessage>> = self.ask(message, NLM_F_ACK);
+            let result = self.ask(message, NLM_F_ACK, |_: WireguardMessage| {});
             result.map_err(|error| match update.listen_port {
                 Some(port) if error.kind() == io::ErrorKind::AddrInUse => WgError::PortTaken {
                     name: name.to_owned(),
@@ -179,15 +185,15 @@ impl Channel {
         Ok(())
     }
 
-    /// Sends a request and collects what comes back until it is acknowledged, refused or, for a dump, complete.
+    /// Sends a request and takes what comes back until it is acknowledged, refused or, for a dump, complete.
     ///
     /// Where that breaks off, the rest of the answer would meet the next request: the socket is replaced.
-    fn ask<F>(&mut self, message: GenlMessage<F>, flags: u16) -> io::Result<Answer<F>>
+    fn ask<F>(&mut self, message: GenlMessage<F>, flags: u16, take: impl FnMut(F)) -> io::Result<Answer>
     where
         F: std::fmt::Debug,
         GenlMessage<F>: NetlinkSerializable + NetlinkDeserializable,
     {
-        match self.exchange(message, flags) {
+        match self.exchange(message, flags, take) {
             Ok(mut answer) => match answer.refused.take() {
                 Some(error) => Err(error),
                 None => Ok(answer),
@@ -201,7 +207,12 @@ impl Channel {
         }
     }
 
-    fn exchange<F>(&mut self, message: GenlMessage<F>, flags: u16) -> io::Result<Answer<F>>
+    fn exchange<F>(
+        &mut self,
+        message: GenlMessage<F>,
+        flags: u16,
+        mut take: impl FnMut(F),
+    ) -> io::Result<Answer>
     where
         F: std::fmt::Debug,
         GenlMessage<F>: NetlinkSerializable + NetlinkDeserializable,
@@ -218,15 +229,11 @@ impl Channel {
         bytes.zeroize();
         sent?;
 
-        let mut answer = Answer {
-            payloads: Vec::new(),
-            interrupted: false,
-            refused: None,
-        };
+        let mut answer = Answer::default();
         let mut buffer = Vec::with_capacity(RECEIVE_BUFFER);
         loop {
             self.socket.recv(&mut buffer, 0)?;
-            let end = collect(&buffer, self.sequence, &mut answer);
+            let end = collect(&buffer, self.sequence, &mut answer, &mut take);
             // Also sets the length to 0.
             buffer.zeroize();
             if end? {
@@ -237,7 +244,12 @@ impl Channel {
 }
 
 /// Takes the messages of one datagram; says whether the answer ends there.
-fn collect<F>(datagram: &[u8], sequence: u32, answer: &mut Answer<F>) -> io::Result<bool>
+fn collect<F>(
+    datagram: &[u8],
+    sequence: u32,
+    answer: &mut Answer,
+    take: &mut impl FnMut(F),
+) -> io::Result<bool>
 where
     F: std::fmt::Debug,
     GenlMessage<F>: NetlinkSerializable + NetlinkDeserializable,
@@ -255,7 +267,7 @@ where
         }
         answer.interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
         match message.payload {
-            NetlinkPayload::InnerMessage(message) => answer.payloads.push(message.into_parts().1),
+            NetlinkPayload::InnerMessage(message) => take(message.into_parts().1),
             NetlinkPayload::Done(done) if done.code < 0 => {
                 return Err(io::Error::from_raw_os_error(-done.code));
             }
