@@ -58,7 +58,27 @@ explained() { # HOST SRC DST SIZE: the verdict, and what is in the way
 expect "explain: so much passes" 'allow null 1312' explained s1 s1 hub 1312
 expect "explain: more doesn't" 'unreachable mtu 1312' explained s1 s1 hub 1313
 
-# --- A LAN behind the link hears what fits (PTB), and TCP never sends more (MSS).
+# --- TCP never sends more than fits (MSS), before anyone was told.
+oserve hub 1 "tcp,$(v4 1 1),7000" "tcp,$(v6 1 1),7000"
+on s1 tcpdump -n -l -i wg-sdwan-1 'tcp port 7000' >"$LAB/syn.leaves" 2>"$LAB/syn.leaves.log" &
+dumps=($!)
+on lh tcpdump -n -l -i eth0 'tcp port 7000' >"$LAB/syn.comes" 2>"$LAB/syn.comes.log" &
+dumps+=($!)
+both_listen() { grep -q 'listening on' "$LAB/syn.leaves.log" && grep -q 'listening on' "$LAB/syn.comes.log"; }
+require wait_for "tcpdump listens to TCP" 10 both_listen
+# asks FILE FAMILY FLAGS: the segments that the first packet with these flags asks for.
+asks() { sed -n "s/.* $2 .*Flags \[$3\].*options \[mss \([0-9]*\).*/\1/p" "$LAB/$1" | head -n 1; }
+for family in IP:4:1272:1460 IP6:6:1252:1440; do
+  IFS=: read -r name number segments full <<<"$family"
+  expect "v$number: TCP from the LAN" ok asked lh "tcp,$("v$number" 1 1),7000"
+  wait_for "v$number: asks for segments that fit" 5 prints "$segments" asks syn.leaves "$name" S
+  wait_for "v$number: and is asked for them, though the hub's own way is wider" 5 prints "$segments" asks syn.comes "$name" S.
+  expect "v$number: where the LAN host knew of no more than its own link" "$full" asks syn.comes "$name" S
+done
+kill "${dumps[@]}"
+wait "${dumps[@]}" 2>/dev/null || true
+
+# --- A LAN behind the link hears what fits (PTB).
 told() { # HOST ADDR SIZE PATTERN [ping options]: an unfragmentable packet is answered with the size that fits
   { on "$1" ping -n -c 2 -i 0.3 -W 1 -M "do" -s "$3" "${@:5}" "$2" 2>&1 || true; } | grep -E "$4"
 }

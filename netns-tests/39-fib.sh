@@ -78,6 +78,9 @@ wait_for "the overlay works" 20 prints reply oping h1 1 "$(v6 1 4)"
 routed h1 "$VIP6/128" via fe80::4 dev wg-sdwan-1
 moves h1 "$VIP6/128" s2
 check "nothing else moved" carried_by h1 "$VIP4/32" s1
+# source_of HUB ADDRESS: what the host's own packets there have as their source.
+source_of() { ip -n "$1" "$(family "$2")" route get "$2" vrf sdwan-1 | sed -n 's/.* src \([^ ]*\).*/\1/p'; }
+if in_vrf h1 1; then expect "the host's own packets have its overlay address, though the route names none" "$(v6 1 1)" source_of h1 "$VIP6"; fi
 check "there is nothing to do" sdw h1 plan
 check "plan tells why" eval 'sdw h1 plan | grep -qF "prefix $VIP6/128: s2 carries it instead of s1: the route of protocol 186 with metric 20 leads there"'
 check "so does status" eval 'state h1 ".notices[].text" | grep -q "^s2 carries it instead of s1"'
@@ -90,6 +93,7 @@ routed h1 "$VIP4/32" via "$(v4 1 4)" dev wg-sdwan-1
 moves h1 "$VIP4/32" s2
 routed h1 "$VIP4/32" via inet6 fe80::2 dev wg-sdwan-1
 moves h1 "$VIP4/32" h2
+if in_vrf h1 1; then expect "v4: so they have" "$(v4 1 1)" source_of h1 "$VIP4"; fi
 unrouted h1 "$VIP4/32"
 moves h1 "$VIP4/32" s1
 ip -n h1 nexthop add id 77 via fe80::2 dev wg-sdwan-1
