@@ -12,6 +12,7 @@
 //! another key the sessions that there are are still received (`succession.rs`).
 
 mod confirm;
+mod interface;
 mod succession;
 mod transport;
 
@@ -29,8 +30,9 @@ use ipnet::IpNet;
 use ipnetwork::IpNetwork;
 use rustix::io::Errno;
 
+use interface::{Interface, interface_index};
 use succession::Former;
-use transport::{Interface, Sockets, interface_index};
+use transport::Sockets;
 
 use super::memory::public_half;
 use super::{DeviceInfo, DeviceUpdate, Key, PeerInfo, PeerUpdate, Secret, WgError, uapi};
