@@ -86,6 +86,20 @@ oflow() {
   if in_vrf "$1" "$2"; then flow "$1" "$3" --device "sdwan-$2" "$4"; else flow "$1" "$3" --source "$(own_address "$1" "$2" "$4")" "$4"; fi
 }
 
+# streams SERVER CLIENT NETWORK ADDRESS [iperf3 options]: a second of iperf3 to an overlay address of SERVER; 100,000 bytes
+# must arrive there.
+streams() {
+  local server=$1 client=$2 network=$3 address=$4 bind=() pid
+  shift 4
+  if in_vrf "$server" "$network"; then bind=(--bind-dev "sdwan-$network"); fi
+  on "$server" iperf3 -J -s -1 -B "$address" "${bind[@]}" >"$LAB/iperf.server" 2>&1 &
+  pid=$!
+  until_ok 5 eval "[[ -n \$(on $server ss -Hltn 'sport = :5201') ]]" || { cat "$LAB/iperf.server"; return 1; }
+  on "$client" iperf3 -c "$address" -B "$(own_address "$client" "$network" "$address")" "${bind[@]}" -t 1 "$@" || return 1
+  wait "$pid"
+  jq -e '[.intervals[].sum.bytes] | add > 100000' "$LAB/iperf.server"
+}
+
 # left_over HOST: whatever of sdwand is still on the host; nothing after `down`.
 left_over() {
   on "$1" sh -c '
