@@ -93,6 +93,16 @@ pub enum Issue {
     /// A hub that nobody can dial.
     #[error("hub \"{0}\" has no endpoint")]
     HubWithoutEndpoint(Name),
+    /// A member that would be dialled through the network itself.
+    #[error("endpoint {endpoint} of node \"{node}\" is in network \"{network}\" itself")]
+    EndpointInside {
+        /// Where it is dialled.
+        endpoint: IpAddr,
+        /// The node.
+        node: Name,
+        /// The network.
+        network: Name,
+    },
     /// Members of a mesh that can't dial each other.
     #[error("{} members have no endpoint and never reach each other: {}", .0.len(), list(.0))]
     Unreachable(Vec<Name>),
@@ -314,6 +324,7 @@ impl Issue {
             | Self::NoHub(_)
             | Self::TooManyHubs { .. }
             | Self::HubWithoutEndpoint(_)
+            | Self::EndpointInside { .. }
             | Self::Overlap { .. }
             | Self::InterfaceTaken { .. }
             | Self::ViaOffLink(_)
@@ -386,6 +397,9 @@ impl Issue {
             Self::NoHub(_) => "give a member role = \"hub\", or the network topology = \"full_mesh\"",
             Self::TooManyHubs { .. } => "a spoke has one link for each hub",
             Self::HubWithoutEndpoint(_) => "give the node or the member `endpoints`: where others reach it",
+            Self::EndpointInside { .. } => {
+                "WireGuard's packets would go into the tunnel that they are: give an address outside of it"
+            }
             Self::Unreachable(_) => "give one side endpoints, or use hubs",
             Self::InterfaceTaken { .. } => "an interface joins the VRF of one network: use one VLAN for each",
             Self::ViaOffLink(_) => "list the LAN that the router is on, with its interface",

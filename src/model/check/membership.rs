@@ -1,13 +1,18 @@
 //! Who is who, who is in what, and how they reach each other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use super::{Findings, Issue, Kind, NetworkView, Object, View};
 use crate::model::fleet::Fleet;
 use crate::model::key::PublicKey;
 use crate::model::name::Name;
 use crate::model::naming::MAX_HUBS;
-use crate::model::network::{Isolation, LanAttachment, Member, MemberSelector, NetworkId, Role, Topology};
+use crate::model::network::{
+    EndpointHost, Isolation, LanAttachment, Member, MemberSelector, NetworkId, Role, Topology,
+};
 
 pub(super) fn check(view: &View<'_>, findings: &mut Findings) {
     let tags: BTreeSet<&Name> = view.fleet.nodes.values().flat_map(|node| &node.tags).collect();
@@ -146,11 +151,40 @@ fn hubs(view: &NetworkView<'_>, findings: &mut Findings) {
             Issue::HubWithoutEndpoint(hub.node.name.clone()),
         );
     }
+    dialled_inside(view, findings);
     if network.topology == Topology::FullMesh {
         let hidden = view.members.iter().filter(|member| !member.is_dialable());
         let hidden: Vec<Name> = hidden.map(|member| member.node.name.clone()).collect();
         if hidden.len() > 1 {
             findings.add(view.object().key("members"), Issue::Unreachable(hidden));
+        }
+    }
+}
+
+/// In the main table a network's own prefixes lead into its tunnels, for WireGuard's packets, too.
+fn dialled_inside(view: &NetworkView<'_>, findings: &mut Findings) {
+    let network = view.network;
+    if network.isolation != Isolation::None {
+        return;
+    }
+    let v4 = network.prefix_v4.map(IpNet::V4);
+    let own = [Some(IpNet::V6(network.prefix)), v4, network.workload_prefix];
+    let is_inside = |address: &IpAddr| own.iter().flatten().any(|net| net.contains(address));
+    for member in &view.members {
+        let addresses = member
+            .endpoints
+            .iter()
+            .filter_map(|endpoint| match endpoint.host {
+                EndpointHost::Address(address) => Some(address),
+                EndpointHost::Dns(_) => None,
+            });
+        for endpoint in addresses.filter(is_inside) {
+            let issue = Issue::EndpointInside {
+                endpoint,
+                node: member.node.name.clone(),
+                network: view.name(),
+            };
+            findings.add(view.line(member).whole(), issue);
         }
     }
 }
