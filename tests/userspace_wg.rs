@@ -503,6 +503,34 @@ fn thousands_of_peers_come_in_one_update() {
 }
 
 #[test]
+fn packets_as_large_as_the_interface_takes_pass_whole() {
+    inside("packets_as_large_as_the_interface_takes_pass_whole", async || {
+        let (userspace, mut a) = ready().await;
+        assert!(a.ping_with(1_420, HUB, SOON));
+        for mtu in [4_098, 9_000, 34_736] {
+            sh(&format!("ip link set {LINK} mtu {mtu}"));
+            // The device asks every 3 s.
+            eventually("a larger packet", async || a.ping_with(mtu, HUB, NEVER)).await;
+            assert!(a.ping_with(1_420, HUB, SOON), "after {mtu}");
+        }
+        // One that is as large from the start.
+        userspace.remove(LINK).await.expect("removed");
+        userspace.create(LINK, 9_000).await.expect("created");
+        sh(&format!(
+            "ip addr add 10.9.0.1/24 dev {LINK}; ip link set {LINK} up"
+        ));
+        let update = DeviceUpdate {
+            private_key: Some(Secret::new(OWN)),
+            listen_port: Some(PORT),
+            peers: vec![peer(B, &["10.9.0.3/32"])],
+            ..DeviceUpdate::default()
+        };
+        userspace.set(LINK, update).await.expect("set up");
+        assert!(caller(B, None, 3).ping_with(9_000, HUB, SOON));
+    });
+}
+
+#[test]
 fn garbage_and_a_downed_interface_do_no_harm() {
     inside("garbage_and_a_downed_interface_do_no_harm", async || {
         let (userspace, mut a) = ready().await;

@@ -118,7 +118,7 @@ prefix            = "fd12:34ab:cd42:1::/64"      # from the site's prefix and th
 # prefix_v4       = "100.64.1.0/24"              # 100.64.0.0/10 + id × /24 where a LAN is IPv4; absent else
 # workload_prefix = "fd12:34ab:cd42:f001::/64"   # absent: workloads get addresses of `prefix`
 listen_port       = 51820                        # 51819 + id
-# mtu             = 1420                         # 1280 to 9000; absent: what the ways to peers take, at most 1420
+# mtu             = 1420                         # 1280 to 65455; absent: what the ways to peers take, at most 1420
 keepalive_seconds = 25                           # 0: none
 members = [
   # role: "spoke" unless given. By `node`, or by `tag`. lans, endpoints and listen_port are the member's own.

@@ -16,6 +16,9 @@ use crate::model::network::{
 };
 use crate::model::{LinkName, Name};
 
+/// The largest MTU of an overlay link, in bytes: what a link of 65,535 bytes takes over IPv6.
+const MAX_MTU: u32 = 65_535 - 80;
+
 /// A network as one fragment gives it: what follows from the site's prefix isn't there yet.
 #[derive(Debug)]
 pub(super) struct NetworkDraft {
@@ -153,7 +156,7 @@ fn read_network(
         prefix_v4,
         workload_prefix,
         listen_port: cursor.within_or("listen_port", &(1..=65_535), naming::listen_port(id)),
-        mtu: cursor.within("mtu", &(1_280..=9_000)),
+        mtu: cursor.within("mtu", &(1_280..=MAX_MTU)),
         keepalive_seconds: cursor.or("keepalive_seconds", 25),
         bgp: routing::read_bgp(cursor),
         rules: rules::read(cursor, parts),

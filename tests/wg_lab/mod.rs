@@ -176,8 +176,13 @@ impl Caller {
 
     /// Pings an address behind the device; says whether a reply comes within `patience`.
     pub fn ping(&mut self, to: [u8; 4], patience: Duration) -> bool {
+        self.ping_with(36, to, patience)
+    }
+
+    /// The same with a packet of `size` bytes, 28 at least: the reply has as many.
+    pub fn ping_with(&mut self, size: u16, to: [u8; 4], patience: Duration) -> bool {
         self.sequence += 1;
-        let request = echo_request(self.address, to.into(), self.sequence);
+        let request = echo_request(self.address, to.into(), self.sequence, size);
         if let Some(packet) = self
             .tunnel
             .handle_outgoing_packet(Packet::copy_from(&request[..]), None)
@@ -189,7 +194,8 @@ impl Caller {
             for packet in self.receive(left) {
                 let (kind, sequence) = (packet[20], u16::from_be_bytes([packet[26], packet[27]]));
                 if kind == 0 && sequence == self.sequence {
-                    return true;
+                    let length = u16::from_be_bytes([packet[2], packet[3]]);
+                    return length == size && packet.len() >= usize::from(size);
                 }
             }
         }
@@ -220,7 +226,7 @@ impl Caller {
     }
 
     fn receive(&mut self, patience: Duration) -> Vec<Vec<u8>> {
-        let mut buffer = [0; 2048];
+        let mut buffer = vec![0; 65_536];
         let patience = patience.max(Duration::from_millis(1));
         self.socket.set_read_timeout(Some(patience)).expect("a timeout");
         let Ok(length) = self.socket.recv(&mut buffer) else {
@@ -253,16 +259,17 @@ fn socket() -> UdpSocket {
     UdpSocket::bind("127.0.0.1:0").expect("a UDP socket")
 }
 
-/// An ICMP echo request in IPv4 (RFC 791, RFC 792).
-fn echo_request(from: Ipv4Addr, to: Ipv4Addr, sequence: u16) -> Vec<u8> {
-    let mut header = vec![0x45, 0, 0, 36, 0, 0, 0, 0, 64, 1, 0, 0];
+/// An ICMP echo request in IPv4 (RFC 791, RFC 792) of `size` bytes.
+fn echo_request(from: Ipv4Addr, to: Ipv4Addr, sequence: u16, size: u16) -> Vec<u8> {
+    let [high, low] = size.to_be_bytes();
+    let mut header = vec![0x45, 0, high, low, 0, 0, 0, 0, 64, 1, 0, 0];
     header.extend(from.octets());
     header.extend(to.octets());
     let sum = checksum(&header);
     header[10..12].copy_from_slice(&sum);
     let mut echo = vec![8, 0, 0, 0, 0x5d, 0x3a];
     echo.extend(sequence.to_be_bytes());
-    echo.extend([0x55; 8]);
+    echo.resize(usize::from(size) - 20, 0x55);
     let sum = checksum(&echo);
     echo[2..4].copy_from_slice(&sum);
     header.extend(echo);

@@ -1,25 +1,30 @@
 //! The TUN interface of an embedded device. A device whose key was changed retires: another one reads the interface from then
 //! on.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use std::{io, iter};
 
 use gotatun::packet::{Ip, Packet, PacketBufPool};
-use gotatun::tun::tun_async_device::TunDevice;
 use gotatun::tun::{IpRecv, IpSend, MtuWatcher};
 use rustix::io::Errno;
 use tokio::sync::watch;
+use tun::{AbstractDevice as _, AsyncDevice};
 
 use super::super::WgError;
-use super::embedded_error;
 
-/// The TUN interface, with two habits of its own. It remembers when the kernel took it away: the device's own "fatal
-/// error" also comes up when it merely moves to another port. And it lets no single packet that the kernel refuses
-/// pass for the end of the interface.
+/// How often the interface's MTU is asked for. Until then packets that a larger one lets in are cut off where they exceed what
+/// the former one, or a pool's buffer, has room for.
+const MTU_EVERY: Duration = Duration::from_secs(3);
+
+/// The TUN interface. It remembers when the kernel took it away: the device's own "fatal error" also comes up when it merely
+/// moves to another port. It lets no single packet that the kernel refuses pass for the end of the interface. And it reads
+/// packets as large as its MTU, where gotatun's own cuts them off after 4,096 bytes.
 #[derive(Clone)]
 pub(super) struct Interface {
-    tun: TunDevice,
+    tun: Arc<AsyncDevice>,
+    mtu: watch::Receiver<u16>,
     gone: Arc<AtomicBool>,
     retirement: watch::Sender<bool>,
     is_retired: watch::Receiver<bool>,
@@ -28,13 +33,21 @@ pub(super) struct Interface {
 impl Interface {
     /// Creates a TUN interface in the current network namespace, down.
     pub(super) fn create(name: &str, mtu: u32) -> Result<Self, WgError> {
-        Ok(Self::over(open_tun(name, mtu)?, Arc::default()))
+        let mtu = u16::try_from(mtu).map_err(|_| WgError::io("set the MTU of", name, Errno::INVAL))?;
+        let mut configuration = tun::Configuration::default();
+        configuration.tun_name(name).mtu(mtu);
+        let tun = tun::create_as_async(&configuration)
+            .map_err(|error| WgError::io("create TUN interface", name, io::Error::from(error)))?;
+        let tun = Arc::new(tun);
+        let mtu = watched(&tun, mtu);
+        Ok(Self::over(tun, mtu, Arc::default()))
     }
 
-    fn over(tun: TunDevice, gone: Arc<AtomicBool>) -> Self {
+    fn over(tun: Arc<AsyncDevice>, mtu: watch::Receiver<u16>, gone: Arc<AtomicBool>) -> Self {
         let (retirement, is_retired) = watch::channel(false);
         Self {
             tun,
+            mtu,
             gone,
             retirement,
             is_retired,
@@ -43,7 +56,7 @@ impl Interface {
 
     /// The same interface for another device.
     pub(super) fn hand_over(&self) -> Self {
-        Self::over(self.tun.clone(), self.gone())
+        Self::over(Arc::clone(&self.tun), self.mtu.clone(), self.gone())
     }
 
     /// From now on this device reads the interface no more, and still writes to it.
@@ -67,13 +80,42 @@ impl Interface {
     }
 }
 
+/// The next packet, whole.
+async fn read(tun: &AsyncDevice, mtu: &watch::Receiver<u16>, pool: &PacketBufPool) -> io::Result<Packet<Ip>> {
+    let mut packet = pool.get();
+    let largest = usize::from(*mtu.borrow());
+    if packet.len() < largest {
+        packet.buf_mut().resize(largest, 0);
+    }
+    let length = tun.recv(&mut packet).await?;
+    packet.truncate(length);
+    packet.try_into_ip().map_err(io::Error::other)
+}
+
+/// The interface's MTU in bytes, as long as somebody has the interface.
+fn watched(tun: &Arc<AsyncDevice>, mtu: u16) -> watch::Receiver<u16> {
+    let (tell, told) = watch::channel(mtu);
+    let tun = Arc::downgrade(tun);
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(MTU_EVERY).await;
+            // Where it can't be read, the interface is gone.
+            let Some(Ok(mtu)) = tun.upgrade().map(|tun| tun.mtu()) else {
+                return;
+            };
+            tell.send_if_modified(|known| std::mem::replace(known, mtu) != mtu);
+        }
+    });
+    told
+}
+
 impl IpSend for Interface {
     async fn send(&mut self, packet: Packet<Ip>) -> io::Result<()> {
-        let sent = self.tun.send(packet).await;
+        let sent = self.tun.send(&packet.into_bytes()).await;
         match sent.map_err(|error| Self::judge(&self.gone, error)) {
             Err(error) if self.gone.load(Ordering::Relaxed) => Err(error),
             // The kernel counts what it refuses, as it does while the interface is down.
-            Err(_) | Ok(()) => Ok(()),
+            Err(_) | Ok(_) => Ok(()),
         }
     }
 }
@@ -86,12 +128,14 @@ impl IpRecv for Interface {
         tokio::select! {
             biased;
             () = retired(&mut self.is_retired) => std::future::pending().await,
-            received = self.tun.recv(pool) => received.map_err(|error| Self::judge(&self.gone, error)),
+            received = read(&self.tun, &self.mtu, pool) => {
+                received.map(iter::once).map_err(|error| Self::judge(&self.gone, error))
+            }
         }
     }
 
     fn mtu(&self) -> MtuWatcher {
-        self.tun.mtu()
+        self.mtu.clone().into()
     }
 }
 
@@ -99,15 +143,6 @@ impl IpRecv for Interface {
 async fn retired(is_retired: &mut watch::Receiver<bool>) {
     // Whoever waits has its sender, too: it can't be gone.
     drop(is_retired.wait_for(|is_retired| *is_retired).await);
-}
-
-fn open_tun(name: &str, mtu: u32) -> Result<TunDevice, WgError> {
-    let mtu = u16::try_from(mtu).map_err(|_| WgError::io("set the MTU of", name, Errno::INVAL))?;
-    let mut configuration = tun::Configuration::default();
-    configuration.tun_name(name).mtu(mtu);
-    let tun = tun::create_as_async(&configuration)
-        .map_err(|error| WgError::io("create TUN interface", name, io::Error::from(error)))?;
-    TunDevice::from_tun_device(tun).map_err(|source| embedded_error(name, source.into()))
 }
 
 /// The index of an interface of the current network namespace, if there is one of this name.
