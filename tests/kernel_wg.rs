@@ -24,7 +24,7 @@ use sdwand::model::network::{Endpoint, EndpointHost};
 use sdwand::model::{LinkName, Name, NetworkId, PresharedKey, PrivateKey, PublicKey};
 use sdwand::planes::Ways;
 use sdwand::planes::wireguard::{
-    Calls, Desired, DesiredDevice, DesiredPeer, Facts, Names, apply, apply_all, diff, observe, render_setconf,
+    Calls, Desired, DesiredDevice, DesiredPeer, Facts, Names, apply_all, diff, observe, render_setconf,
 };
 use sdwand::sys::wg::{Backend, DeviceUpdate, Kernel, PeerUpdate, Secret, Userspace, WgError};
 use wg_lab::{Need, base64, eventually, in_namespace, public, sh};
@@ -115,29 +115,8 @@ fn own_key() -> PrivateKey {
     base64(OWN).parse().expect("a key")
 }
 
-/// Observes, plans and applies; returns how many changes it took. A second plan must be empty.
 async fn converge(backend: &Backend, desired: &Desired) -> usize {
-    let own = own_key().public();
-    let names = Names::new();
-    let plan = async || {
-        let actual = observe(backend, desired.devices.keys()).await.expect("observed");
-        let facts = Facts {
-            own_key: &own,
-            names: &names,
-            ways: &Ways::new(),
-            calls: &Calls::new(),
-            now: SystemTime::now(),
-        };
-        let difference = diff(desired, &actual, facts);
-        assert_eq!(difference.blocked, []);
-        difference.changes
-    };
-    let changes = plan().await;
-    for change in &changes {
-        apply(change, backend, &own_key()).await.expect("applied");
-    }
-    assert_eq!(plan().await, []);
-    changes.len()
+    wg_lab::converge(backend, desired, &own_key()).await
 }
 
 /// A flood of pings for some three seconds; it ends when the last one is answered.

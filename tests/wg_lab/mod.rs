@@ -11,7 +11,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use gotatun::noise::index_table::IndexTable;
 use gotatun::noise::rate_limiter::RateLimiter;
@@ -19,6 +19,10 @@ use gotatun::noise::{Tunn, TunnResult};
 use gotatun::packet::{Packet, WgKind};
 use gotatun::tun::MtuWatcher;
 use gotatun::x25519::{PublicKey, StaticSecret};
+use sdwand::model::PrivateKey;
+use sdwand::planes::Ways;
+use sdwand::planes::wireguard::{Calls, Desired, Facts, Names, apply, diff, observe};
+use sdwand::sys::wg::Backend;
 
 const INSIDE: &str = "SDWAND_TEST_INSIDE";
 
@@ -106,6 +110,31 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
         assert!(Instant::now() < deadline, "timed out: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Observes, plans and applies; returns how many changes it took. A second plan must be empty.
+pub async fn converge(backend: &Backend, desired: &Desired, own_key: &PrivateKey) -> usize {
+    let own = own_key.public();
+    let names = Names::new();
+    let plan = async || {
+        let actual = observe(backend, desired.devices.keys()).await.expect("observed");
+        let facts = Facts {
+            own_key: &own,
+            names: &names,
+            ways: &Ways::new(),
+            calls: &Calls::new(),
+            now: SystemTime::now(),
+        };
+        let difference = diff(desired, &actual, facts);
+        assert_eq!(difference.blocked, []);
+        difference.changes
+    };
+    let changes = plan().await;
+    for change in &changes {
+        apply(change, backend, own_key).await.expect("applied");
+    }
+    assert_eq!(plan().await, []);
+    changes.len()
 }
 
 /// Base64, as `wg` spells keys.
