@@ -381,6 +381,31 @@ fn counters_go_whether_they_are_there_or_not() {
 }
 
 #[test]
+fn connections_that_end_while_they_are_cut_are_no_failure() {
+    in_netns(
+        "connections_that_end_while_they_are_cut_are_no_failure",
+        async || {
+            shell(
+                "for port in $(seq 60); do
+                   echo \"-I -w 1 -p udp -s 10.0.0.1 -d 10.0.0.2 --sport $port --dport 53 --timeout 100\"
+                 done | conntrack --load-file -",
+            )
+            .await;
+            let conntrack = Conntrack::default();
+            let flows = conntrack.list(&[1].into(), false).await.unwrap();
+            assert_eq!(flows.len(), 60);
+            // What one deletes, another has found.
+            let cut = || conntrack.delete(&flows);
+            let (first, second, third) = tokio::join!(cut(), cut(), cut());
+            for done in [first, second, third] {
+                done.unwrap();
+            }
+            assert_eq!(conntrack.list(&[1].into(), false).await.unwrap(), []);
+        },
+    );
+}
+
+#[test]
 fn logging_rules_load() {
     in_netns("logging_rules_load", async || {
         // Kernels without NF_LOG_SYSLOG refuse any rule that logs.
