@@ -151,7 +151,7 @@ fn apart<'a>(fleet: &Fleet, ends: [(&String, &Term, Vec<Name>); 2]) -> Result<Re
         said.push(if networks.is_empty() {
             format!("{text} is in none of them")
         } else {
-            format!("{text} is in {}", super::names(&networks))
+            format!("{text} is in {}", super::asked::names(&networks))
         });
     }
     Ok(Resolved::Apart {
