@@ -48,6 +48,13 @@ fleet() { # NAME of each mapping to have
 }
 hub_of() { case $1 in 4) echo "${V4[hub]}" ;; 6) echo "${V6[hub]}" ;; esac; }
 mapped() { state hub ".networks[] | select(.name == \"prod\") | .port_mappings[] | select(.name == \"$1\") | .$2"; }
+# explained HOST [--from-fleet] SRC DST PROTO/PORT: the verdict, the mapping, and where it is blocked by what.
+explained() {
+  local host=$1
+  shift
+  { sdw "$host" explain "$@" --json || true; } | jq -r '"\(.verdict) \(.mapping.name // "-") \(.blocker.node // "-") \(.blocker.check // "-")"'
+}
+underlay_of() { case $2 in 4) echo "${V4[$1]}" ;; 6) echo "${V6[$1]}" ;; esac; }
 said() { cat "$LAB/$1" 2>/dev/null || echo 0; }
 everyone=(hub s1 s2)
 
@@ -66,6 +73,21 @@ for family in 4 6; do
   expect "v$family: a disabled mapping isn't there" refused asked client "tcp,$to,4434"
   expect "v$family: the allowed source" ok asked client "tcp,$to,4432"
   expect "v$family: another source is refused" timeout asked other "tcp,$to,4432"
+  # The same, as explain says it: on the hub, on the target, and by the fleet.
+  from=$(underlay_of client $family) stranger=$(underlay_of other $family)
+  for how in hub s1 "hub --from-fleet"; do
+    # shellcheck disable=SC2086
+    {
+      expect "v$family, explain on $how: tcp" 'allow web - -' explained $how "$from" "$to" tcp/443
+      expect "v$family, explain on $how: udp" 'allow dns - -' explained $how "$from" "$to" udp/53
+      expect "v$family, explain on $how: another port of the hub" 'unreachable - - port_mapping' explained $how "$from" "$to" tcp/8443
+      expect "v$family, explain on $how: a disabled mapping" 'unreachable - hub port_mapping' explained $how "$from" "$to" tcp/4434
+      expect "v$family, explain on $how: the allowed source" 'allow only - -' explained $how "$from" "$to" tcp/4432
+      expect "v$family, explain on $how: another source" 'deny only hub source_cidrs' explained $how "$stranger" "$to" tcp/4432
+    }
+  done
+  expect "v$family, explain: nothing differs from the fleet" 0 eval 'sdw hub explain "$from" "$to" tcp/443 --json | jq ".disagreements | length"'
+  expect "v$family, explain: what the target sees" "$(v$family 1 1) s1" eval 'sdw s1 explain "$from" "$to" tcp/443 --json | jq -r ".mapping | .seen_source + \" \" + .node"'
   # Straight at the overlay, from a neighbour that routes it to the hub.
   case $family in
     4) ip -n wan route add "$(v4_prefix 1)" via "$to" ;;
@@ -78,6 +100,8 @@ for family in 4 6; do
 done
 expect "a family without an entry in source_cidrs: v4 may" ok asked client "tcp,${V4[hub]},4433"
 expect "a family without an entry in source_cidrs: v6 may not" timeout asked client "tcp,${V6[hub]},4433"
+expect "explain: v4 may" 'allow v4-only - -' explained hub "${V4[client]}" "${V4[hub]}" tcp/4433
+expect "explain: v6 may not" 'deny v4-only hub source_cidrs' explained hub "${V6[client]}" "${V6[hub]}" tcp/4433
 check "the target sees the hub's overlay address" eval "arrived s1 'udp from $(v6 1 1)' && arrived s1 'udp from $(v4 1 1)'"
 check "refused sources are counted" eval '(( $(mapped only refused_source) > 0 ))'
 check "what was let in is counted" eval '(( $(mapped web connections) >= 3 ))'
@@ -134,11 +158,66 @@ expect "its flow stands still" "@($last|$((last + 1)))" said last
 refute "no mark is left in the rules" eval 'on hub sh -c "ip rule; ip -6 rule" | grep fwmark'
 refute "no chain is left in the table" eval 'on hub nft list table inet sdwand | grep "chain port"'
 
+# What is there isn't what the fleet says: what packets do, explain says, with the same first blocker.
+fleet web
+republish "${everyone[@]}"
+on hub nft -f - <<'NFT'
+table ip filter {
+  chain FORWARD { type filter hook forward priority filter; policy drop; }
+}
+NFT
+expect "a chain of somebody else's: v4 is dropped" timeout asked client "tcp,${V4[hub]},443"
+expect "explain names it" 'deny web hub foreign_chains' explained hub "${V4[client]}" "${V4[hub]}" tcp/443
+expect "v6 isn't its business" ok asked client "tcp,${V6[hub]},443"
+expect "explain: v6 isn't" 'allow web - -' explained hub "${V6[client]}" "${V6[hub]}" tcp/443
+on hub nft add rule ip filter FORWARD ct status dnat accept # as firewalld has it
+expect "what is translated may pass: so it does" ok asked client "tcp,${V4[hub]},443"
+expect "explain knows that it is" 'allow web - -' explained hub "${V4[client]}" "${V4[hub]}" tcp/443
+on hub nft delete table ip filter
+if has_wireguard && has_vrf; then
+  differs() { sdw hub explain "$1" "$2" tcp/443 --json | jq -r '[.disagreements[].check] | unique | join(" ")'; }
+  stop_daemon hub
+  for family in 4 6; do
+    to=$(hub_of $family) from=$(underlay_of client $family)
+    on hub ip "-$family" rule del priority 901
+    expect "v$family: answers have no rule: none comes" timeout asked client "tcp,$to,443"
+    expect "v$family: explain says so" 'unreachable web hub route' explained hub "$from" "$to" tcp/443
+    expect "v$family: that it is the answer" true eval 'sdw hub explain "$from" "$to" tcp/443 --json | jq .blocker.of_answer'
+    expect "v$family: and that it isn't as the fleet says" route differs "$from" "$to"
+    on hub ip "-$family" rule del priority 900
+    expect "v$family: nor have requests: explain says so" 'unreachable web hub route' explained hub "$from" "$to" tcp/443
+    expect "v$family: not of the answer" false eval 'sdw hub explain "$from" "$to" tcp/443 --json | jq .blocker.of_answer'
+    check "v$family: apply" sdw hub apply
+    expect "v$family: it is well again" ok asked client "tcp,$to,443"
+    expect "v$family: by explain, too" 'allow web - -' explained hub "$from" "$to" tcp/443
+    on hub nft flush chain inet sdwand ports
+    expect "v$family: the port isn't in our table" refused asked client "tcp,$to,443"
+    expect "v$family: explain says so" 'unreachable - hub port_mapping' explained hub "$from" "$to" tcp/443
+    expect "v$family: and that it isn't as the fleet says" port_mapping differs "$from" "$to"
+    expect "v$family: s1 knows only of the fleet" 'allow web - -' explained s1 "$from" "$to" tcp/443
+    check "v$family: apply" sdw hub apply
+  done
+  start_daemon hub
+  stop_daemon s1
+  to=${V6[hub]} from=${V6[client]}
+  rule=$(on s1 nft -a list chain inet sdwand n1-in | sed -n 's/.*"admit tcp 8443 fd12.*# handle \([0-9]*\)$/\1/p')
+  on s1 nft delete rule inet sdwand n1-in handle "$rule"
+  expect "a target that doesn't let it in: no answer" timeout asked client "tcp,$to,443"
+  expect "explain on the target says so" 'deny web s1 firewall' explained s1 "$from" "$to" tcp/443
+  expect "on the hub it knows only of the fleet" 'allow web - -' explained hub "$from" "$to" tcp/443
+  start_daemon s1
+  wait_for "s1 is healed" 20 prints ok asked client "tcp,$to,443"
+else
+  skip "what others do to a host without its daemon needs kernel WireGuard and VRFs"
+fi
+
 # Where the underlay doesn't forward, that is said with the fix, and nothing else is held up.
 fleet web
 set_sysctl hub net.ipv4.ip_forward=0
 publish "${everyone[@]}"
 wait_for "a hub whose underlay doesn't forward says so" 10 prints '*sysctl -w net.ipv4.ip_forward=1*' sdw hub plan
+expect "so does explain" 'unreachable web hub forwarding' explained hub "${V4[client]}" "${V4[hub]}" tcp/443
+expect "and no packet comes through" "$NO_TCP" asked client "tcp,${V4[hub]},443"
 set_sysctl hub net.ipv4.ip_forward=1
 wait_for "and carries when it does" 10 prints ok asked client "tcp,${V4[hub]},443"
 stop_daemon "${everyone[@]}"

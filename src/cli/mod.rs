@@ -141,10 +141,12 @@ Exit status 2 if something doesn't work or is unsafe; what only may be in the wa
   sdwand explain web-1 db-1 tcp/5432
   sdwand explain 10.1.0.7 k3s-api tcp/6443 --network prod
   sdwand explain web-1 db-1 icmp --size 1500
+  sdwand explain 198.51.100.7 203.0.113.5 tcp/443   # by a port mapping: from the underlay into a network
   sdwand explain web-1 db-1 --from-fleet --json | jq -r '.verdict, .rule'
   sdwand explain --from-fleet --questions policy.txt   # a line each: SRC DST [PROTO/PORT] [NETWORK]
 
-SRC and DST are nodes, virtual IPs, or addresses of the overlay and of LANs. Exit status: 0 allowed; 2 blocked, or not known;
+SRC and DST are nodes, virtual IPs, or addresses of the overlay and of LANs. For what port mappings let in, DST is a hub's
+address on the underlay, the port is the one that it listens on, and SRC is the client's address. Exit status: 0 allowed; 2 blocked, or not known;
 1 an error.")]
     Explain(explain::Explain),
     /// Show networks, peers, rules and conditions

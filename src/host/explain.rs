@@ -65,7 +65,8 @@ impl Sight {
             },
         };
         let vrf = network
-            .filter(|network| came_in.is_none() && network.isolation == IsolationMode::Vrf)
+            .filter(|network| network.isolation == IsolationMode::Vrf)
+            .filter(|_| came_in.is_none() && lookup.mark.is_none())
             .and_then(|network| network.vrf.as_ref());
         let bound_to = match vrf {
             None => None,
@@ -79,6 +80,7 @@ impl Sight {
             destination: lookup.destination,
             came_in,
             bound_to,
+            mark: lookup.mark,
         };
         let answer = self
             .host

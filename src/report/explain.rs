@@ -12,13 +12,15 @@
 
 mod asked;
 mod live;
+mod mapped;
 mod resolve;
 mod show;
+mod underlay;
 mod view;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use ipnet::IpNet;
@@ -29,7 +31,8 @@ use crate::model::network::Network;
 use crate::model::{Fleet, LinkName, Name};
 pub use asked::{AskError, Asked, Flow};
 pub use live::{Found, Live, Lookup};
-use resolve::{Resolved, resolve};
+use mapped::Mapped;
+use resolve::{Resolved, owner, resolve};
 use view::View;
 use walk::{Trip, Way};
 
@@ -57,12 +60,15 @@ pub enum Passes {
     Blocked,
     /// It can't be told.
     Unknown,
+    /// It goes on, and something is worth knowing.
+    Note,
 }
 
 /// One thing that decides on one host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// Which: `network`, `source_validation`, `route`, `firewall`, `foreign_chains`, `allowed_ips`, `handshake`, `mtu`.
+    /// Which: `network`, `source_validation`, `route`, `firewall`, `foreign_chains`, `allowed_ips`, `handshake`, `mtu`; and of
+    /// a port mapping `port_mapping`, `source_cidrs`, `limits`, `forwarding`.
     pub check: &'static str,
     /// How it came out.
     pub passes: Passes,
@@ -100,6 +106,20 @@ pub struct Hop {
 }
 
 impl Hop {
+    /// A host, before anything was looked at.
+    fn on(view: &View) -> Self {
+        Self {
+            node: view.intent.node.clone(),
+            live: view.eyes().is_some(),
+            hook: None,
+            comes_in: None,
+            goes_out: None,
+            peer: None,
+            rule: None,
+            checks: Vec::new(),
+        }
+    }
+
     fn blocks(&self) -> Option<&Check> {
         self.checks.iter().find(|check| check.passes == Passes::Blocked)
     }
@@ -163,6 +183,39 @@ impl End {
     }
 }
 
+/// Where a port mapping leads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MappedTo {
+    /// The mapping.
+    pub name: Name,
+    /// The address and port of the underlay that were asked for.
+    pub listens: SocketAddr,
+    /// The address and port that it becomes.
+    pub target: SocketAddr,
+    /// The host that has it.
+    pub node: Option<Name>,
+    /// The source that the target sees, and answers: the hub's overlay address.
+    pub seen_source: IpAddr,
+    /// Connections at once, if limited.
+    pub max_connections: Option<u32>,
+    /// New connections a second, if limited.
+    pub rate_limit_per_second: Option<u32>,
+}
+
+impl MappedTo {
+    fn of(fleet: &Fleet, network: &Network, mapped: &Mapped) -> Self {
+        Self {
+            name: mapped.mapping.name.clone(),
+            listens: SocketAddr::new(mapped.packet.destination, mapped.packet.port),
+            target: mapped.target(),
+            node: owner(fleet, network, mapped.way.target),
+            seen_source: mapped.way.hub,
+            max_connections: mapped.mapping.max_connections,
+            rate_limit_per_second: mapped.mapping.rate_limit_per_second,
+        }
+    }
+}
+
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
@@ -178,6 +231,8 @@ pub struct Explanation {
     pub destination: Option<End>,
     /// What is sent.
     pub flow: Flow,
+    /// The port mapping by which it comes from the underlay; none where it starts in the network.
+    pub mapping: Option<MappedTo>,
     /// The first thing in the way.
     pub blocker: Option<Blocker>,
     /// The smallest MTU of the links and routes on the way, in bytes.
@@ -251,74 +306,143 @@ impl<'a> Explainer<'a> {
 
     fn trip(&mut self, asked: &Asked, here: Option<&Rc<View>>) -> Result<Explanation, AskError> {
         let mut explanation = Explanation::of(asked.flow);
-        let (network, source, destination) = match resolve(self.fleet, asked)? {
-            Resolved::Apart { text, fix } => {
-                explanation.block(None, false, "network", text, Some(fix));
-                return Ok(explanation);
-            }
+        match resolve(self.fleet, self.here.as_deref(), asked)? {
+            Resolved::Apart { check, text, fix } => explanation.block(None, false, check, text, Some(fix)),
             Resolved::Within {
                 network,
                 source,
                 destination,
-            } => (network, source, destination),
-        };
-        explanation.network = Some(network.name.clone());
-        explanation.source = Some(source.clone());
-        explanation.destination = Some(destination.clone());
-        let Some(start) = &source.node else {
-            let text = format!(
-                "nobody in network {} has the address {}",
-                network.name, source.address
-            );
-            explanation.block(None, false, "network", text, None);
-            return Ok(explanation);
-        };
-        let packet = asked.flow.packet(source.address, destination.address);
-        let advice = add_a_rule(network, &source, &destination, asked.flow);
+            } => {
+                explanation.ends(network, &source, &destination);
+                let Some(start) = &source.node else {
+                    let text = format!(
+                        "nobody in network {} has the address {}",
+                        network.name, source.address
+                    );
+                    explanation.block(None, false, "network", text, None);
+                    return Ok(explanation);
+                };
+                let journey = Journey {
+                    network,
+                    start,
+                    flow: asked.flow,
+                    ends: (source.address, destination.address),
+                    advice: &add_a_rule(network, &source, &destination, asked.flow),
+                    answer_advice: "let the answer come the way of the request, or add a rule that lets it pass",
+                    mapped: None,
+                    size: asked.size,
+                };
+                self.there_and_back(&mut explanation, &journey, here)?;
+            }
+            Resolved::Mapped {
+                network,
+                mapping,
+                source,
+                destination,
+            } => {
+                explanation.ends(network, &source, &destination);
+                let packet = asked.flow.packet(source.address, destination.address);
+                let view = self.view(&mapping.hub, here)?;
+                let mapped = match Mapped::of(&view, network, mapping, (source.node.as_ref(), packet)) {
+                    Ok(mapped) => mapped,
+                    Err(check) => {
+                        let mut hop = Hop::on(&view);
+                        hop.checks.push(check);
+                        explanation.hops.push(hop);
+                        explanation.conclude(false);
+                        return Ok(explanation);
+                    }
+                };
+                explanation.mapping = Some(MappedTo::of(self.fleet, network, &mapped));
+                let advice = "`sdwand apply` there: the mapping itself lets it pass";
+                let journey = Journey {
+                    network,
+                    start: &mapping.hub,
+                    flow: mapped.flow(),
+                    ends: (mapped.way.hub, mapped.way.target),
+                    advice,
+                    answer_advice: advice,
+                    mapped: Some(&mapped),
+                    size: asked.size,
+                };
+                self.there_and_back(&mut explanation, &journey, here)?;
+            }
+        }
+        Ok(explanation)
+    }
+
+    fn there_and_back(
+        &mut self,
+        explanation: &mut Explanation,
+        journey: &Journey<'_>,
+        here: Option<&Rc<View>>,
+    ) -> Result<(), AskError> {
+        let Journey {
+            network,
+            flow,
+            ends: (source, destination),
+            ..
+        } = *journey;
         let request = Trip {
             network,
-            packet: &packet,
+            packet: &flow.packet(source, destination),
             passed: &BTreeSet::new(),
-            advice: &advice,
-            size: asked.size,
+            advice: journey.advice,
+            mapped: journey.mapped,
+            size: journey.size,
         };
-        let way = self.follow(&request, start, here)?;
+        let way = self.follow(&request, journey.start, here)?;
         explanation.mtu = way.mtu;
         let passed: BTreeSet<Name> = way.hops.iter().map(|hop| hop.node.clone()).collect();
         explanation.hops = way.hops;
         explanation.conclude(false);
         if let (Some(end), None) = (way.end, &explanation.blocker) {
-            let packet = asked.flow.answer().packet(destination.address, source.address);
             let answer = Trip {
                 network,
-                packet: &packet,
+                packet: &flow.answer().packet(destination, source),
                 passed: &passed,
-                advice: "let the answer come the way of the request, or add a rule that lets it pass",
+                advice: journey.answer_advice,
+                mapped: journey.mapped,
                 size: None,
             };
             explanation.answers = self.follow(&answer, &end, here)?.hops;
             explanation.conclude(true);
         }
-        Ok(explanation)
+        Ok(())
     }
 
     fn follow(&mut self, trip: &Trip<'_>, start: &Name, here: Option<&Rc<View>>) -> Result<Way, AskError> {
-        let (fleet, facts, views) = (self.fleet, &self.facts, &mut self.views);
-        let mut view = |node: &Name| -> Result<Rc<View>, AskError> {
-            if let Some(here) = here
-                && here.intent.node == *node
-            {
-                return Ok(Rc::clone(here));
-            }
-            if let Some(view) = views.get(node) {
-                return Ok(Rc::clone(view));
-            }
-            let view = Rc::new(View::of_fleet(intent::compile(fleet, node, facts)?));
-            views.insert(node.clone(), Rc::clone(&view));
-            Ok(view)
-        };
-        trip.follow(&mut view, start)
+        trip.follow(&mut |node| self.view(node, here), start)
     }
+
+    /// A host: as it is where it was looked at, else as the fleet wants it.
+    fn view(&mut self, node: &Name, here: Option<&Rc<View>>) -> Result<Rc<View>, AskError> {
+        if let Some(here) = here
+            && here.intent.node == *node
+        {
+            return Ok(Rc::clone(here));
+        }
+        if let Some(view) = self.views.get(node) {
+            return Ok(Rc::clone(view));
+        }
+        let view = Rc::new(View::of_fleet(intent::compile(self.fleet, node, &self.facts)?));
+        self.views.insert(node.clone(), Rc::clone(&view));
+        Ok(view)
+    }
+}
+
+/// One way, and back.
+struct Journey<'a> {
+    network: &'a Network,
+    start: &'a Name,
+    /// What is sent in the network.
+    flow: Flow,
+    /// From where to where, in the network.
+    ends: (IpAddr, IpAddr),
+    advice: &'a str,
+    answer_advice: &'a str,
+    mapped: Option<&'a Mapped>,
+    size: Option<u32>,
 }
 
 /// Where what is on this host decides otherwise than what the fleet says.
@@ -342,7 +466,11 @@ fn compare(node: &Name, by_fleet: &Explanation, there: &Explanation) -> Vec<Disa
                 continue;
             };
             let same = match check.check {
-                "route" => here.passes == check.passes && hop.goes_out == wanted.goes_out,
+                "route" => {
+                    // By which interface the underlay sends it, the fleet doesn't know.
+                    let is_known = wanted.hook != Some("forward") || wanted.goes_out.is_some();
+                    here.passes == check.passes && (hop.goes_out == wanted.goes_out || !is_known)
+                }
                 _ => here.passes == check.passes && here.text == check.text,
             };
             let disagreement = Disagreement {
@@ -367,12 +495,19 @@ impl Explanation {
             source: None,
             destination: None,
             flow,
+            mapping: None,
             blocker: None,
             mtu: None,
             hops: Vec::new(),
             answers: Vec::new(),
             disagreements: Vec::new(),
         }
+    }
+
+    fn ends(&mut self, network: &Network, source: &End, destination: &End) {
+        self.network = Some(network.name.clone());
+        self.source = Some(source.clone());
+        self.destination = Some(destination.clone());
     }
 
     fn block(
@@ -384,7 +519,7 @@ impl Explanation {
         fix: Option<String>,
     ) {
         self.verdict = match check {
-            "firewall" | "foreign_chains" => Verdict::Deny,
+            "firewall" | "foreign_chains" | "source_cidrs" => Verdict::Deny,
             _ => Verdict::Unreachable,
         };
         self.blocker = Some(Blocker {

@@ -37,6 +37,9 @@ pub struct Seen<'a> {
     pub port: Option<u16>,
     /// Whether it belongs to a connection that was let pass.
     pub established: bool,
+    /// Whether a port mapping of ours let its connection in: its destination is translated by then, and once it is known,
+    /// its source.
+    pub mapped: bool,
 }
 
 /// What becomes of it.
@@ -356,9 +359,11 @@ fn condition(body: &Value, seen: &Seen<'_>) -> Option<bool> {
                 let state = if seen.established { "established" } else { "new" };
                 one_of(right, &|value| Some(value == state))
             }
-            // Nothing of the overlay is translated before it is judged.
-            "status" => one_of(right, &|value| {
-                (value == "dnat" || value == "snat").then_some(false)
+            // Nothing of the overlay is translated before it is judged, but by port mappings.
+            "status" => one_of(right, &|value| match value {
+                "dnat" => Some(seen.mapped),
+                "snat" => Some(seen.mapped && seen.established),
+                _ => None,
             }),
             _ => None,
         }

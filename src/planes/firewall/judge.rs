@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use super::policy::{Packet, Policy};
+use super::policy::{Class, Family, Packet, Policy};
 use crate::intent::IsolationMode;
 use crate::model::network::{Action, DefaultAction, NetworkId};
 use crate::model::{AddressSet, LinkName, Name};
@@ -78,6 +78,19 @@ impl fmt::Display for Guard {
     }
 }
 
+/// The connection that a packet belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// A new one, whose first packet it is.
+    New,
+    /// One that this host has let pass.
+    Known,
+    /// A new one that a port mapping of this host has let into this network: the packet is for the target by now.
+    Mapped(NetworkId),
+    /// One that was let in like that, and the packet answers it.
+    MappedBack(NetworkId),
+}
+
 /// What decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ruling {
@@ -85,7 +98,7 @@ pub enum Ruling {
     NotJudged,
     /// It belongs to a connection that was let pass.
     Established,
-    /// The port mapping of another host that sends it here, or through here.
+    /// The port mapping that sends it here, through here, or from the underlay into the network.
     Mapping(Name),
     /// The first rule that names it.
     Rule(Name, Action),
@@ -108,17 +121,16 @@ impl Ruling {
     }
 }
 
-/// Judges a packet. `established`: it belongs to a connection that this host has let pass. ICMP errors and what
-/// neighbours say to each other aren't judged here.
+/// Judges a packet. ICMP errors and what neighbours say to each other aren't judged here.
 #[must_use]
 pub fn judge(
     policies: &BTreeMap<NetworkId, Policy>,
     hook: &Hook,
     packet: &Packet,
-    established: bool,
+    connection: Connection,
 ) -> Ruling {
     let host = Host { policies };
-    let seen = Seen { packet, established };
+    let seen = Seen { packet, connection };
     match hook {
         Hook::Input(from) => {
             let ruling = host.judging(from).map(|policy| policy.input(from, seen));
@@ -140,7 +152,16 @@ pub fn judge(
 #[derive(Clone, Copy)]
 struct Seen<'a> {
     packet: &'a Packet,
-    established: bool,
+    connection: Connection,
+}
+
+impl Seen<'_> {
+    const fn is_known(&self) -> bool {
+        match self.connection {
+            Connection::Known | Connection::MappedBack(_) => true,
+            Connection::New | Connection::Mapped(_) => false,
+        }
+    }
 }
 
 struct Host<'a> {
@@ -180,6 +201,9 @@ impl<'a> Host<'a> {
         let Some(entered) = self.judging(to) else {
             return leaving.unwrap_or(Ruling::NotJudged);
         };
+        if let Some(ruling) = entered.let_in(seen) {
+            return ruling;
+        }
         let in_main = entered.isolation == IsolationMode::Main;
         if entered.links.contains(from) || (!in_main && entered.lan_sources.contains_key(from)) {
             return leaving.unwrap_or(Ruling::NotJudged);
@@ -210,7 +234,7 @@ impl Policy {
         if self.isolation != IsolationMode::Main {
             self.lan_source(from, packet)?;
         }
-        if seen.established {
+        if seen.is_known() {
             return Ok(Ruling::Established);
         }
         if is_link_local(packet.destination) {
@@ -225,7 +249,7 @@ impl Policy {
     }
 
     fn try_output(&self, seen: Seen<'_>) -> Result<Ruling, Ruling> {
-        if seen.established {
+        if seen.is_known() {
             return Ok(Ruling::Established);
         }
         bound(&self.own, seen.packet.source, Guard::OwnSource)?;
@@ -239,11 +263,18 @@ impl Policy {
 
     fn try_from(&self, from: &LinkName, to: &LinkName, seen: Seen<'_>) -> Result<Ruling, Ruling> {
         let packet = seen.packet;
+        // Ahead of everything else: it leaves for the underlay.
+        if seen.connection == Connection::MappedBack(self.id)
+            && self.links.contains(from)
+            && !self.mappings.is_empty()
+        {
+            return Ok(Ruling::Established);
+        }
         if !self.exits.contains(to) {
             return Err(Ruling::Guard(Guard::LeavesThrough(to.clone())));
         }
         self.lan_source(from, packet)?;
-        if seen.established {
+        if seen.is_known() {
             return Ok(Ruling::Established);
         }
         bound(&self.bound, packet.source, Guard::BoundSource)?;
@@ -253,6 +284,17 @@ impl Policy {
             return Err(Ruling::Guard(Guard::NoTransit));
         }
         Ok(self.incoming(packet))
+    }
+
+    /// What a port mapping of this host sends in, to one of its targets.
+    fn let_in(&self, seen: Seen<'_>) -> Option<Ruling> {
+        let packet = seen.packet;
+        let mapping = self.mappings.iter().find(|mapping| {
+            mapping.target_port == packet.port
+                && Class::from(mapping.protocol).matches(Family::of(packet.destination), packet.protocol)
+                && mapping.ways.iter().any(|way| way.target == packet.destination)
+        })?;
+        (seen.connection == Connection::Mapped(self.id)).then(|| Ruling::Mapping(mapping.name.clone()))
     }
 
     fn lan_source(&self, from: &LinkName, packet: &Packet) -> Result<(), Ruling> {

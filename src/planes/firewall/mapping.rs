@@ -31,7 +31,9 @@ use crate::model::network::{NetworkId, Protocol};
 use crate::model::ownership::{MARK_MASK, REPLY_MARK, mapping_mark};
 use crate::model::{LinkName, Name};
 
-pub(super) use lift::{Admitted, lift_admissions, lift_mappings, meet_admissions, meet_mappings};
+pub(super) use lift::{
+    Admitted, lift_admissions, lift_mappings, meet_admissions, meet_mappings, named_admissions,
+};
 pub(super) use lower::{admissions, back, base_chains, guards, into};
 
 /// A line of a base chain, or of the chain `ports`.

@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::line::{Line, Step, decode_verdict_key};
-use super::mapping::{Admitted, lift_admissions, lift_mappings, meet_admissions, meet_mappings};
+use super::mapping::{
+    Admitted, lift_admissions, lift_mappings, meet_admissions, meet_mappings, named_admissions,
+};
 use super::policy::{Cell, Class, Family, Part, Policy, PolicyRule, intersection};
 use super::state::{Key, Rule, Set, SetKind, Table, Value, names};
 use crate::intent::{IsolationMode, MappingIntent};
@@ -91,6 +93,8 @@ pub fn observed(table: Option<&Table>, wanted: &BTreeMap<NetworkId, Policy>) -> 
                 DefaultAction::Drop
             },
             rules: lifted.rules.clone(),
+            mappings: lifted.mappings.clone(),
+            admissions: named_admissions(&lifted.admissions, &wanted.admissions),
             ..wanted.clone()
         };
         Some((*id, policy))

@@ -31,7 +31,7 @@ pub use apply::{FirewallError, apply, apply_all};
 pub use change::{Change, Cut, Transaction};
 pub use compile::compile;
 pub use diff::{Verified, diff};
-pub use judge::{Guard, Hook, Ruling, judge};
+pub use judge::{Connection, Guard, Hook, Ruling, judge};
 pub use meet::observed;
 pub use observe::{Actual, Count, Listing, ObserveError, decode, observe, observe_since};
 pub use policy::{Packet, Policy};

@@ -77,6 +77,7 @@ impl Entrance {
             protocol: None,
             port: None,
             established: false,
+            mapped: false,
         };
         let mut packets = Vec::new();
         match hook {

@@ -116,6 +116,9 @@ pub enum AskError {
     /// One end is IPv4, the other IPv6.
     #[error("{0} has no address in the family of {1}")]
     Families(String, String),
+    /// It sends to the underlay, and nobody knows from where.
+    #[error("the fleet knows no underlay address of {0} that could send to {1}: give the address instead")]
+    NoUnderlay(String, IpAddr),
     /// Both ends are in several networks.
     #[error("{source_end} and {destination} are both in the networks {}: say which with --network", names(.networks))]
     Ambiguous {

@@ -36,6 +36,8 @@ pub struct Lookup {
     pub destination: IpAddr,
     /// By which interface it comes in; none where this host sends it.
     pub came_in: Option<LinkName>,
+    /// What our table has marked it with, on its way through a port mapping: one that this host sends is in no network then.
+    pub mark: Option<u32>,
 }
 
 /// What the kernel says.

@@ -4,9 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::{AskError, Asked, End, Named};
+use super::view::View;
+use super::{AskError, Asked, End, Named, underlay};
 use crate::intent::overlay_addresses;
-use crate::model::network::Network;
+use crate::model::network::{Network, PortMapping};
 use crate::model::{Fleet, Name};
 
 /// Where the ends are.
@@ -17,12 +18,23 @@ pub(super) enum Resolved<'a> {
         source: End,
         destination: End,
     },
+    /// From the underlay into a network.
+    Mapped {
+        network: &'a Network,
+        mapping: &'a PortMapping,
+        source: End,
+        destination: End,
+    },
     /// In no network together.
-    Apart { text: String, fix: String },
+    Apart {
+        check: &'static str,
+        text: String,
+        fix: String,
+    },
 }
 
 /// What an operator wrote.
-enum Term {
+pub(super) enum Term {
     Address(IpAddr),
     Name(Name),
 }
@@ -71,7 +83,11 @@ impl Meaning {
     }
 }
 
-pub(super) fn resolve<'a>(fleet: &'a Fleet, asked: &Asked) -> Result<Resolved<'a>, AskError> {
+pub(super) fn resolve<'a>(
+    fleet: &'a Fleet,
+    here: Option<&View>,
+    asked: &Asked,
+) -> Result<Resolved<'a>, AskError> {
     let networks: Vec<&Network> = match &asked.network {
         Some(name) => {
             let network = fleet.networks.get(name);
@@ -96,13 +112,18 @@ pub(super) fn resolve<'a>(fleet: &'a Fleet, asked: &Asked) -> Result<Resolved<'a
         }
     }
     match both.len() {
-        0 => apart(
-            fleet,
-            [
-                (&asked.source, &from, with_source),
-                (&asked.destination, &to, with_destination),
-            ],
-        ),
+        0 => {
+            if let Some(resolved) = underlay::resolve(fleet, here, asked, (&from, &to))? {
+                return Ok(resolved);
+            }
+            apart(
+                fleet,
+                [
+                    (&asked.source, &from, with_source),
+                    (&asked.destination, &to, with_destination),
+                ],
+            )
+        }
         1 => both
             .pop()
             .map(|(network, source, destination)| within(asked, network, source, destination))
@@ -155,6 +176,7 @@ fn apart<'a>(fleet: &Fleet, ends: [(&String, &Term, Vec<Name>); 2]) -> Result<Re
         });
     }
     Ok(Resolved::Apart {
+        check: "network",
         text: format!("no network has both: {}", said.join(", ")),
         fix: "make both members of one network, or put the address into a LAN of a member".to_owned(),
     })
@@ -190,6 +212,11 @@ fn by_name(fleet: &Fleet, network: &Network, name: &Name) -> Result<Option<Meani
         ))),
         (None, None) => Ok(None),
     }
+}
+
+/// The host that has an address in a network, or that its LAN is behind.
+pub(super) fn owner(fleet: &Fleet, network: &Network, address: IpAddr) -> Option<Name> {
+    by_address(fleet, network, address)?.node
 }
 
 fn by_address(fleet: &Fleet, network: &Network, address: IpAddr) -> Option<Meaning> {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{End, Explanation, Hop, Passes, Verdict};
+use super::{End, Explanation, Hop, MappedTo, Passes, Verdict};
 
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -19,6 +19,24 @@ impl fmt::Display for End {
     }
 }
 
+impl fmt::Display for MappedTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "port mapping {}: {} becomes {}",
+            self.name, self.listens, self.target
+        )?;
+        if let Some(node) = &self.node {
+            write!(f, " ({node})")?;
+        }
+        write!(
+            f,
+            ", which sees {} as the source and answers it",
+            self.seen_source
+        )
+    }
+}
+
 impl fmt::Display for Hop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let origin = if self.live { "this host" } else { "by the fleet" };
@@ -28,8 +46,14 @@ impl fmt::Display for Hop {
                 Passes::Ok => "ok",
                 Passes::Blocked => "BLOCKED",
                 Passes::Unknown => "unknown",
+                Passes::Note => "note",
             };
-            writeln!(f, "    {word:<8} {:<18} {}", check.check, check.text)?;
+            write!(f, "    {word:<8} {:<18} {}", check.check, check.text)?;
+            // What blocks is said again at the end, with its fix.
+            match (&check.fix, check.passes) {
+                (Some(fix), Passes::Note) => writeln!(f, "; fix: {fix}")?,
+                (_, Passes::Note | Passes::Ok | Passes::Blocked | Passes::Unknown) => writeln!(f)?,
+            }
         }
         Ok(())
     }
@@ -40,6 +64,9 @@ impl Explanation {
     #[must_use]
     pub fn verdict_line(&self) -> String {
         let Some(blocker) = &self.blocker else {
+            if let (Verdict::Allow, Some(mapping)) = (self.verdict, &self.mapping) {
+                return format!("allowed by port mapping {}", mapping.name);
+            }
             return match (self.verdict, &self.rule) {
                 (Verdict::Allow, Some(rule)) => format!("allowed by rule {rule}"),
                 (Verdict::Allow, None) if self.judged() => "allowed by the network's default".to_owned(),
@@ -89,6 +116,9 @@ impl fmt::Display for Explanation {
             (&self.network, &self.source, &self.destination)
         {
             writeln!(f, "network {network}: {source} to {destination}, {}", self.flow)?;
+        }
+        if let Some(mapping) = &self.mapping {
+            writeln!(f, "{mapping}")?;
         }
         for hop in &self.hops {
             write!(f, "{hop}")?;

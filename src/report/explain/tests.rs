@@ -2,6 +2,9 @@ use super::*;
 use crate::config;
 use crate::intent::IsolationMode;
 
+mod live;
+mod mapped;
+
 const NODES: &str = r#"
 format = 1
 [site]

@@ -30,6 +30,10 @@ pub(super) struct Eyes {
     pub(super) now: SystemTime,
     pub(super) foreign: Result<Ruleset, String>,
     lan_addresses: BTreeSet<(LinkName, IpAddr)>,
+    /// Its addresses on the underlay.
+    underlay: BTreeSet<IpAddr>,
+    /// The families that the underlay forwards, for the networks that need it.
+    forwarding: BTreeMap<(NetworkId, l3::Family), bool>,
     routes: RefCell<BTreeMap<Lookup, Result<Found, String>>>,
     missing: RefCell<BTreeSet<Lookup>>,
 }
@@ -111,10 +115,16 @@ impl View {
         let policies = live
             .firewall
             .map(|actual| firewall::observed(actual.table.as_ref(), &Policy::all_of(&live.intent)));
-        let (l3, interfaces) = match live.l3 {
-            Ok(actual) => (actual.state, actual.interfaces),
+        let routed = l3::compile(&live.intent, &l3::Facts::offline());
+        let mut forwarding = BTreeMap::new();
+        let (l3, interfaces, underlay) = match live.l3 {
+            Ok(actual) => {
+                let mapped = routed.mapped.into_iter();
+                forwarding.extend(mapped.map(|key| (key, actual.forwarding.contains(&key.1))));
+                (actual.state, actual.interfaces, actual.underlay)
+            }
             // Its routes are asked of the kernel in any case.
-            Err(_) => (l3::compile(&live.intent, &l3::Facts::offline()), BTreeMap::new()),
+            Err(_) => (routed, BTreeMap::new(), BTreeMap::new()),
         };
         let lan_addresses = interfaces.into_iter().flat_map(|(name, interface)| {
             let addresses = interface.addresses.into_iter();
@@ -125,6 +135,8 @@ impl View {
                 now: live.now,
                 foreign: live.foreign,
                 lan_addresses: lan_addresses.collect(),
+                underlay: underlay.into_keys().collect(),
+                forwarding,
                 routes: RefCell::default(),
                 missing: RefCell::default(),
             }),
@@ -181,7 +193,57 @@ impl View {
             source,
             destination,
             came_in: came_in.cloned(),
+            mark: None,
         };
+        Self::looked_up(eyes, lookup)
+    }
+
+    /// Where the host sends a packet, from one address to another, that our table has marked on its way through a port
+    /// mapping.
+    pub(super) fn marked(
+        &self,
+        network: &NetworkIntent,
+        (source, destination): (IpAddr, IpAddr),
+        came_in: Option<&LinkName>,
+        mark: u32,
+    ) -> Routed {
+        let Some(eyes) = &self.eyes else {
+            return self.route_of_fleet(network, destination);
+        };
+        let lookup = Lookup {
+            network: network.id,
+            source,
+            destination,
+            came_in: came_in.cloned(),
+            mark: Some(mark),
+        };
+        Self::looked_up(eyes, lookup)
+    }
+
+    /// This host's addresses on the underlay, as far as it was looked at.
+    pub(super) fn underlay(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let eyes = self.eyes.iter();
+        eyes.flat_map(|eyes| eyes.underlay.iter().copied())
+    }
+
+    /// Whether some interface of the underlay forwards, for a network that needs that; none where it isn't known.
+    pub(super) fn forwards(&self, network: NetworkId, is_v4: bool) -> Option<bool> {
+        let family = if is_v4 { l3::Family::V4 } else { l3::Family::V6 };
+        self.eyes.as_ref()?.forwarding.get(&(network, family)).copied()
+    }
+
+    /// What an interface of the underlay may be called: as no interface of a network is.
+    pub(super) fn outside(&self) -> LinkName {
+        let policies = self.policies.iter().flatten();
+        let taken: BTreeSet<LinkName> = policies.flat_map(|(_, policy)| policy.interfaces()).collect();
+        let names = (0..).filter_map(|n: u32| LinkName::new(&format!("underlay{n}")).ok());
+        let mut free = names.filter(|name| !taken.contains(name));
+        free.next().expect("one of infinitely many")
+    }
+
+    /// What the kernel said of a packet; until it was asked, that isn't known.
+    fn looked_up(eyes: &Eyes, lookup: Lookup) -> Routed {
+        let destination = lookup.destination;
         let found = eyes.routes.borrow().get(&lookup).cloned();
         match found {
             Some(Ok(Found::Local)) => Routed::Local,

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use super::mapped::Mapped;
 use super::view::{Peer, Routed, View};
 use super::{AskError, Check, Hop, Passes};
 use crate::intent::NetworkIntent;
 use crate::model::network::{Action, DefaultAction, Network};
 use crate::model::{LinkName, Name, PublicKey};
-use crate::planes::firewall::{self, Guard, Hook, Packet, Ruling};
+use crate::planes::firewall::{self, Connection, Guard, Hook, Packet, Ruling};
 use crate::planes::wireguard::HANDSHAKE_STALE;
 use crate::report::doctor::Entrance;
 use crate::report::foreign::{Fate, Seen};
@@ -21,6 +22,8 @@ pub(super) struct Trip<'a> {
     pub(super) passed: &'a BTreeSet<Name>,
     /// What to do where no rule names it.
     pub(super) advice: &'a str,
+    /// The port mapping by which its connection comes from the underlay; the packet is as it is in the network.
+    pub(super) mapped: Option<&'a Mapped>,
     /// How large it is, in bytes; any size where that isn't asked.
     pub(super) size: Option<u32>,
 }
@@ -35,7 +38,7 @@ pub(super) struct Way {
 }
 
 /// How a packet came to a host.
-enum Arrival {
+pub(super) enum Arrival {
     /// It starts here.
     Start,
     /// From a peer.
@@ -43,7 +46,7 @@ enum Arrival {
 }
 
 /// Where it goes on to.
-enum Next {
+pub(super) enum Next {
     Arrived,
     Peer(Name),
     Ended,
@@ -93,30 +96,20 @@ impl Trip<'_> {
 }
 
 /// A packet on one host.
-struct Step<'a> {
-    trip: &'a Trip<'a>,
-    view: &'a View,
-    hop: Hop,
+pub(super) struct Step<'a> {
+    pub(super) trip: &'a Trip<'a>,
+    pub(super) view: &'a View,
+    pub(super) hop: Hop,
     /// The largest packet that the way on takes, in bytes, as far as it is known.
     takes: Option<u32>,
 }
 
 impl<'a> Step<'a> {
     fn new(trip: &'a Trip<'a>, view: &'a View) -> Self {
-        let hop = Hop {
-            node: view.intent.node.clone(),
-            live: view.eyes().is_some(),
-            hook: None,
-            comes_in: None,
-            goes_out: None,
-            peer: None,
-            rule: None,
-            checks: Vec::new(),
-        };
         Self {
             trip,
             view,
-            hop,
+            hop: Hop::on(view),
             takes: None,
         }
     }
@@ -130,25 +123,35 @@ impl<'a> Step<'a> {
         });
     }
 
-    fn ok(&mut self, check: &'static str, text: String) {
+    pub(super) fn ok(&mut self, check: &'static str, text: String) {
         self.add(check, Passes::Ok, text, None);
     }
 
-    fn block(&mut self, check: &'static str, text: String, fix: Option<String>) -> Next {
+    /// What doesn't stand in the way, and is worth knowing.
+    pub(super) fn note(&mut self, check: &'static str, text: String, fix: Option<String>) {
+        self.add(check, Passes::Note, text, fix);
+    }
+
+    pub(super) fn block(&mut self, check: &'static str, text: String, fix: Option<String>) -> Next {
         self.add(check, Passes::Blocked, text, fix);
         Next::Ended
     }
 
     fn take(&mut self, arrival: &Arrival) -> Next {
-        let (view, name) = (self.view, &self.trip.network.name);
-        let Some(network) = view.intent.networks.get(&self.trip.network.id) else {
-            let mut blocked = view.intent.blocked.iter();
-            let (text, fix) = match blocked.find(|b| b.network == Some(self.trip.network.id)) {
-                Some(blocked) => (blocked.reason.clone(), Some(blocked.fix.clone())),
-                None => (format!("it is no member of network {name}"), None),
-            };
-            return self.block("network", text, fix);
+        let view = self.view;
+        let network = match member(view, self.trip.network) {
+            Ok(network) => network,
+            Err(check) => {
+                self.hop.checks.push(check);
+                return Next::Ended;
+            }
         };
+        if let Some(mapped) = self.trip.mapped.filter(|mapped| mapped.hub == self.hop.node) {
+            return match arrival {
+                Arrival::Start => self.enter_from_underlay(network, mapped),
+                Arrival::Peer { .. } => self.return_to_underlay(network, mapped, arrival),
+            };
+        }
         self.hop.comes_in = match self.enter(network, arrival) {
             Ok(link) => link,
             Err(next) => return next,
@@ -170,44 +173,65 @@ impl<'a> Step<'a> {
                 mtu,
             } => {
                 self.hop.goes_out = Some(device.clone());
-                self.takes = self.view.mtu(device).into_iter().chain(*mtu).min();
                 let via = gateway
                     .map(|gateway| format!(" via {gateway}"))
                     .unwrap_or_default();
                 self.ok("route", format!("{by}{via} dev {device}"));
-                if let (Some(size), Some(takes)) = (self.trip.size, self.takes)
-                    && size > takes
-                {
-                    let text =
-                        format!("{device} takes packets of {takes} bytes there, and this one has {size}");
-                    let fix = format!(
-                        "send at most {takes} bytes; who sends more is told so by ICMP (\"packet too big\"), unless something drops that"
-                    );
-                    return self.block("mtu", text, Some(fix));
+                if !self.fits(device, *mtu) {
+                    return Next::Ended;
                 }
             }
-            Routed::Nowhere(text) => {
-                let fix = format!(
-                    "`sdwand compile --node {} --plane l3` shows its routes",
-                    self.hop.node
-                );
-                return self.block("route", text.clone(), Some(fix));
-            }
+            Routed::Nowhere(text) => return self.no_route(text.clone()),
         }
-        if !self.firewall() || !self.foreign(network) {
+        let connection = if self.trip.passed.contains(&self.hop.node) {
+            Connection::Known
+        } else {
+            Connection::New
+        };
+        if let Some(hook) = self.hook()
+            && !self.may_pass(network, &hook, packet, connection)
+        {
             return Next::Ended;
         }
         self.leave(network)
     }
 
+    pub(super) fn no_route(&mut self, text: String) -> Next {
+        let fix = format!(
+            "`sdwand compile --node {} --plane l3` shows its routes",
+            self.hop.node
+        );
+        self.block("route", text, Some(fix))
+    }
+
+    /// Whether it isn't too large for a link, and the route by it.
+    pub(super) fn fits(&mut self, device: &LinkName, mtu: Option<u32>) -> bool {
+        self.takes = self.view.mtu(device).into_iter().chain(mtu).min();
+        let (Some(size), Some(takes)) = (self.trip.size, self.takes) else {
+            return true;
+        };
+        if size > takes {
+            let text = format!("{device} takes packets of {takes} bytes there, and this one has {size}");
+            let fix = format!(
+                "send at most {takes} bytes; who sends more is told so by ICMP (\"packet too big\"), unless something drops that"
+            );
+            self.block("mtu", text, Some(fix));
+        }
+        size <= takes
+    }
+
     /// What can't be read on this host.
-    fn unknown(&mut self, check: &'static str, text: String) -> Next {
+    pub(super) fn unknown(&mut self, check: &'static str, text: String) -> Next {
         self.add(check, Passes::Unknown, text, Some("run as root".to_owned()));
         Next::Ended
     }
 
     /// By which interface it comes in, if WireGuard takes it from there.
-    fn enter(&mut self, network: &NetworkIntent, arrival: &Arrival) -> Result<Option<LinkName>, Next> {
+    pub(super) fn enter(
+        &mut self,
+        network: &NetworkIntent,
+        arrival: &Arrival,
+    ) -> Result<Option<LinkName>, Next> {
         let source = self.trip.packet.source;
         let (node, keys) = match arrival {
             Arrival::Start if self.view.is_local(network.id, source) => return Ok(None),
@@ -254,13 +278,19 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// Whether our table lets it pass.
-    fn firewall(&mut self) -> bool {
-        let Some(hook) = self.hook() else {
-            return true;
-        };
+    /// Whether our table lets it pass at a hook, and the chains of others.
+    pub(super) fn may_pass(
+        &mut self,
+        network: &NetworkIntent,
+        hook: &Hook,
+        packet: &Packet,
+        connection: Connection,
+    ) -> bool {
         self.hop.hook = Some(hook.name());
-        let established = self.trip.passed.contains(&self.hop.node);
+        self.firewall(hook, packet, connection) && self.foreign(network, hook, packet, connection)
+    }
+
+    fn firewall(&mut self, hook: &Hook, packet: &Packet, connection: Connection) -> bool {
         let policies = match self.view.policies() {
             Ok(policies) => policies,
             Err(error) => {
@@ -268,7 +298,7 @@ impl<'a> Step<'a> {
                 return true;
             }
         };
-        let ruling = firewall::judge(policies, &hook, self.trip.packet, established);
+        let ruling = firewall::judge(policies, hook, packet, connection);
         let at = hook.name();
         let name = &self.trip.network.name;
         let (text, fix) = match &ruling {
@@ -308,8 +338,14 @@ impl<'a> Step<'a> {
     }
 
     /// Whether the chains of others let it pass, on a host that is looked at.
-    fn foreign(&mut self, network: &NetworkIntent) -> bool {
-        let (Some(hook), Some(eyes)) = (self.hook(), self.view.eyes()) else {
+    fn foreign(
+        &mut self,
+        network: &NetworkIntent,
+        hook: &Hook,
+        packet: &Packet,
+        connection: Connection,
+    ) -> bool {
+        let Some(eyes) = self.view.eyes() else {
             return true;
         };
         let rules = match &eyes.foreign {
@@ -320,10 +356,22 @@ impl<'a> Step<'a> {
             }
         };
         // Under a VRF, what comes in bears the VRF's name from here on.
-        let seen_as = |link: &LinkName| network.vrf.as_ref().unwrap_or(link).as_str().to_owned();
-        let iif = self.hop.comes_in.as_ref().map(seen_as).unwrap_or_default();
-        let oif = self.hop.goes_out.as_ref().map_or("", |link| link.as_str());
-        let packet = self.trip.packet;
+        let is_ours = |link: &LinkName| is_link(network, link) || self.is_lan(link);
+        let seen_as = |link: &LinkName| match &network.vrf {
+            Some(vrf) if is_ours(link) => vrf.as_str().to_owned(),
+            Some(_) | None => link.as_str().to_owned(),
+        };
+        let (iif, oif) = match hook {
+            Hook::Input(from) => (seen_as(from), ""),
+            Hook::Output(to) => (String::new(), to.as_str()),
+            Hook::Forward(from, to) => (seen_as(from), to.as_str()),
+        };
+        let (established, mapped) = match connection {
+            Connection::New => (false, false),
+            Connection::Known => (true, false),
+            Connection::Mapped(_) => (false, true),
+            Connection::MappedBack(_) => (true, true),
+        };
         let fate = rules.fate(&Seen {
             hook: hook.name(),
             iif: &iif,
@@ -332,7 +380,8 @@ impl<'a> Step<'a> {
             destination: packet.destination,
             protocol: Some(packet.protocol),
             port: Some(packet.port),
-            established: self.trip.passed.contains(&self.hop.node),
+            established,
+            mapped,
         });
         match fate {
             Fate::Passes => {
@@ -383,17 +432,17 @@ impl<'a> Step<'a> {
         }
     }
 
-    fn is_lan(&self, link: &LinkName) -> bool {
+    pub(super) fn is_lan(&self, link: &LinkName) -> bool {
         let network = self.view.intent.networks.get(&self.trip.network.id);
         network.is_some_and(|network| network.lans.iter().any(|lan| lan.interface == *link))
     }
 
-    fn leave(&mut self, network: &NetworkIntent) -> Next {
+    pub(super) fn leave(&mut self, network: &NetworkIntent) -> Next {
         let destination = self.trip.packet.destination;
         let Some(link) = self.hop.goes_out.clone() else {
             return Next::Arrived;
         };
-        if !network.links.iter().any(|ours| ours.name == link) {
+        if !is_link(network, &link) {
             if self.is_lan(&link) {
                 return Next::Arrived;
             }
@@ -422,6 +471,28 @@ impl<'a> Step<'a> {
         }
         Next::Peer(name)
     }
+}
+
+/// Whether it is an overlay link of the network.
+pub(super) fn is_link(network: &NetworkIntent, device: &LinkName) -> bool {
+    network.links.iter().any(|link| link.name == *device)
+}
+
+/// What a host does in a network.
+pub(super) fn member<'v>(view: &'v View, network: &Network) -> Result<&'v NetworkIntent, Check> {
+    let mut blocked = view.intent.blocked.iter();
+    view.intent.networks.get(&network.id).ok_or_else(|| {
+        let (text, fix) = match blocked.find(|blocked| blocked.network == Some(network.id)) {
+            Some(blocked) => (blocked.reason.clone(), Some(blocked.fix.clone())),
+            None => (format!("it is no member of network {}", network.name), None),
+        };
+        Check {
+            check: "network",
+            passes: Passes::Blocked,
+            text,
+            fix,
+        }
+    })
 }
 
 fn guard_fix(guard: &Guard) -> String {

@@ -10,6 +10,7 @@ fn seen(hook: &str) -> Seen<'_> {
         protocol: Some(6),
         port: Some(443),
         established: false,
+        mapped: false,
     }
 }
 

@@ -156,6 +156,8 @@ pub struct RouteQuestion {
     pub came_in: Option<u32>,
     /// The index of the link or VRF that its socket is bound to.
     pub bound_to: Option<u32>,
+    /// Its mark (`RTA_MARK`), by which rules tell it from others.
+    pub mark: Option<u32>,
 }
 
 /// Where the kernel sends one packet.

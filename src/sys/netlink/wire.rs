@@ -218,6 +218,7 @@ pub(super) fn encode_question(asked: &RouteQuestion) -> NetlinkMessage<RouteNetl
     message.attributes.extend(addresses);
     message.attributes.extend(asked.came_in.map(RouteAttribute::Iif));
     message.attributes.extend(asked.bound_to.map(RouteAttribute::Oif));
+    message.attributes.extend(asked.mark.map(RouteAttribute::Mark));
     request(RouteNetlinkMessage::GetRoute(message), 0)
 }
 

@@ -34,6 +34,37 @@ pub(in super::super) fn lift_admissions(table: &Table, id: NetworkId) -> Admitte
     rules.filter_map(read).collect()
 }
 
+/// The admissions of an observed table. Their rules' comments have no room for the mapping's name: it is that of the same
+/// one in `wanted`, and `unknown` where there is none.
+pub(in super::super) fn named_admissions(
+    admitted: &Admitted,
+    wanted: &BTreeSet<AdmissionIntent>,
+) -> BTreeSet<AdmissionIntent> {
+    let named = admitted.iter().filter_map(|(class, port, from, to)| {
+        let protocol = protocol(class)?;
+        let same = |other: &&AdmissionIntent| {
+            (other.protocol, other.port, other.from, other.to) == (protocol, *port, *from, *to)
+        };
+        let name = wanted.iter().find(same).map(|admission| admission.name.clone());
+        Some(AdmissionIntent {
+            name: name.unwrap_or_else(|| Name::new("unknown").expect("a name")),
+            protocol,
+            port: *port,
+            from: *from,
+            to: *to,
+        })
+    });
+    named.collect()
+}
+
+fn protocol(class: &str) -> Option<Protocol> {
+    match class {
+        "tcp" => Some(Protocol::Tcp),
+        "udp" => Some(Protocol::Udp),
+        _ => None,
+    }
+}
+
 /// Reads back the mappings of a network.
 pub(in super::super) fn lift_mappings(table: &Table, id: NetworkId) -> Vec<MappingIntent> {
     let keys = |chain: &str| {
@@ -76,11 +107,7 @@ pub(in super::super) fn lift_mappings(table: &Table, id: NetworkId) -> Vec<Mappi
         let sources: AddressSet = sources.into_iter().flatten().flat_map(meet::nets_of).collect();
         Some(MappingIntent {
             name: Name::new(name).ok()?,
-            protocol: match class.as_str() {
-                "tcp" => Protocol::Tcp,
-                "udp" => Protocol::Udp,
-                _ => return None,
-            },
+            protocol: protocol(class)?,
             listen_port: listen_port.parse().ok()?,
             target_port: target_port?,
             ways,

@@ -15,7 +15,7 @@ use crate::planes::firewall::diff::{closed, leaving, met};
 use crate::planes::firewall::meet::lift;
 use crate::planes::firewall::observe::Actual;
 use crate::planes::firewall::policy::Packet;
-use crate::planes::firewall::{self, Change, Policy, State, Table, compile, diff, judge, names};
+use crate::planes::firewall::{self, Change, Connection, Policy, State, Table, compile, diff, judge, names};
 
 /// What the intent says about a packet, read line by line.
 fn naive(host: &HostIntent, seen: &Seen) -> bool {
@@ -206,15 +206,14 @@ proptest! {
     fn what_is_explained_is_what_the_table_does(host in hosts(), packets in prop::collection::vec(seen(), 64)) {
         let state = compile(&host);
         let slaves = slaves(&[&host]);
-        for mut seen in packets {
-            // What a port mapping of this host sends isn't explained: it begins on the underlay.
-            seen.mapped = None;
-            let ruling = judge(&state.policies, &hook(&seen.hook), &seen.packet, false);
+        for seen in packets {
+            let connection = seen.mapped.map_or(Connection::New, Connection::Mapped);
+            let ruling = judge(&state.policies, &hook(&seen.hook), &seen.packet, connection);
             let passes = passes(state.table.as_ref(), &slaves, &seen);
             prop_assert_eq!(ruling.passes(), passes, "{:?} {:?}", ruling, seen);
             // The same table, read back, is explained in the same way.
             let there = firewall::observed(observed(&state).table.as_ref(), &state.policies);
-            prop_assert_eq!(judge(&there, &hook(&seen.hook), &seen.packet, false).passes(), passes, "{:?}", seen);
+            prop_assert_eq!(judge(&there, &hook(&seen.hook), &seen.packet, connection).passes(), passes, "{:?}", seen);
         }
     }
 
