@@ -2,16 +2,18 @@
 # `sdwand explain`: of random fleets, and every pair of addresses in them, it says what ping, TCP and UDP observe; and of
 # this host, what is really there.
 #
-#     l1 ── n1 ──┐        n1 … n5: hubs, spokes, nodes of a mesh; n1 to n3 have a LAN with one host in it
-#     l2 ── n2 ── wan ── n4
-#     l3 ── n3 ──┘└── n5
+#     l1 ── n1 ──┐   ┌── n4       n1 … n5: hubs, spokes, nodes of a mesh; n1 to n3 have a LAN with one host in it
+#     l2 ── n2 ── wan ── n5       c1, c2: hosts of the underlay alone, who ask for the ports that hubs map
+#     l3 ── n3 ──┘   └── c1, c2
 #
 # SDWAND_EXPLAIN_FLEETS (default 8) fleets are drawn from SDWAND_EXPLAIN_SEED (default 4): 100 take eight minutes.
 . "$(dirname "$0")/lab/lib.sh"
 
 hosts=
 mkhost n1 n2 n3 n4 n5
-underlay n1 n2 n3 n4 n5
+mkns c1 c2
+underlay n1 n2 n3 n4 n5 c1 c2
+forwarding n1 n2 n3 n4 n5 # what the underlay forwards is the operator's affair, and port mappings need it
 for n in 1 2 3; do lan "n$n" lan0 "l$n" "10.$n.0.1/24" "fd00:$n::1/64"; done
 fleet_site
 for n in 1 2 3 4 5; do
@@ -21,14 +23,17 @@ for n in 1 2 3 4 5; do
   if (( n <= 3 )); then
     lan=", \"lan\": {\"ns\": \"l$n\", \"v4\": \"10.$n.0.10\", \"v6\": \"fd00:$n::10\", \"v4_net\": \"10.$n.0.0/24\", \"v6_net\": \"fd00:$n::/64\"}"
   fi
-  hosts+="${hosts:+, }\"$name\": {\"pid\": ${HOST_PID[$name]}, \"etc\": \"$LAB/hosts/$name/etc\", \"key\": \"$(<"$LAB/keys/$name.pub")\", \"endpoint\": \"${V4[$name]}\"$lan}"
+  hosts+="${hosts:+, }\"$name\": {\"pid\": ${HOST_PID[$name]}, \"etc\": \"$LAB/hosts/$name/etc\", \"key\": \"$(<"$LAB/keys/$name.pub")\", \"v4\": \"${V4[$name]}\", \"v6\": \"${V6[$name]}\"$lan}"
 done
+clients=
+for n in c1 c2; do clients+="${clients:+, }\"$n\": {\"v4\": \"${V4[$n]}\", \"v6\": \"${V6[$n]}\"}"; done
 lab_binary
 
 if has_wireguard && has_vrf; then
   fleets=${SDWAND_EXPLAIN_FLEETS:-8} seed=${SDWAND_EXPLAIN_SEED:-4}
   note "$fleets fleets of seed $seed"
-  status "explain says what packets do" 0 "$PYTHON" "$LAB_LIB/pairs.py" compare --seed "$seed" --fleets "$fleets" --hosts "{$hosts}"
+  status "explain says what packets do" 0 "$PYTHON" "$LAB_LIB/pairs.py" compare --seed "$seed" --fleets "$fleets" \
+    --hosts "{$hosts}" --clients "{$clients}"
   while read -r line; do note "$line"; done < <(grep -E '^(fleet [0-9]+:|comparisons=)' "$LAB/said" | tail -n 12)
   for n in 1 2 3 4 5; do check "n$n: down" sdw "n$n" down; done
 else

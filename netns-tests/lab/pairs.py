@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Random fleets: what `sdwand explain --from-fleet` says of every pair, against what packets do.
 
-pairs.py compare --seed N --fleets N --hosts JSON   generates, applies, asks and compares; prints a line for each fleet
+pairs.py compare --seed N --fleets N --hosts JSON --clients JSON
+                                                    generates, applies, asks and compares; prints a line for each fleet
 pairs.py agent                                      echo servers and probes in one namespace, told on standard input
 
---hosts: {name: {"pid": N, "etc": folder, "key": public key, "endpoint": address, "lan": {"pid" or "ns", "v4", "v6", …}}}.
+--hosts: {name: {"pid": N, "etc": folder, "key": public key, "v4", "v6": underlay, "lan": {"pid" or "ns", "v4", "v6", …}}}.
+--clients: {namespace: {"v4", "v6"}}: hosts of the underlay alone, who ask for the ports that hubs map.
 A probe that `explain` lets pass is tried three times; one that it blocks must not pass the first time.
 """
 
@@ -21,6 +23,7 @@ import time
 
 PORTS = [7000, 7001]
 PROBES = [("icmp", 0), ("tcp", 7000), ("tcp", 7001), ("udp", 7000)]
+MAPPED = [("tcp", 443), ("tcp", 444), ("udp", 443)]
 SLOW = int(os.environ.get("LAB_SLOW", "1"))
 SITE = "fd12:34ab:cd42"
 
@@ -204,8 +207,27 @@ def toml_selector(selector):
     return '"any"' if selector == "any" else f'{{ {selector[0]} = "{selector[1]}" }}'
 
 
-def random_fleet(rng, network, hosts):
-    """A fleet as text, its members in the order in which they are to be applied, and who has which LAN."""
+def random_mappings(rng, hubs, members, clients):
+    """Port mappings as text: ports of hubs that lead to other members, open to some of the clients."""
+    text = []
+    everyone = [f"{address}/{32 if fam == 'v4' else 128}" for client in clients.values() for fam, address in client.items()]
+    everyone += ["0.0.0.0/0", "::/0"]
+    for hub in hubs:
+        others = [name for name in members if name != hub]
+        for protocol, port in MAPPED:
+            if rng.random() < 0.3:
+                continue
+            sources = rng.sample(everyone, rng.randint(1, 3))
+            text.append(
+                f'[[networks.port_mappings]]\nname = "{hub}-{protocol}-{port}"\nhub = "{hub}"\nlisten_port = {port}\n'
+                f'protocol = "{protocol}"\nto = {{ node = "{rng.choice(others)}" }}\ntarget_port = {rng.choice(PORTS)}\n'
+                f"source_cidrs = {json.dumps(sources)}\nenabled = {json.dumps(rng.random() < 0.85)}\n"
+            )
+    return "".join(text)
+
+
+def random_fleet(rng, network, hosts, clients):
+    """A fleet as text, its members in the order in which they are to be applied, its hubs, and who has which LAN."""
     members = sorted(rng.sample(sorted(hosts), rng.randint(3, min(5, len(hosts)))))
     mesh = rng.random() < 0.4
     hubs = [] if mesh else rng.sample(members, 2 if len(members) > 3 and rng.random() < 0.3 else 1)
@@ -222,7 +244,7 @@ def random_fleet(rng, network, hosts):
         lines.append(f'  {{ node = "{name}"{role}, lans = [{shown}] }},')
     text = [f'format = 1\n[site]\nname = "site-a"\nprefix = "{SITE}::/48"\n']
     for number, name in enumerate(sorted(hosts), 1):
-        endpoints = f'["{hosts[name]["endpoint"]}"]' if name in dialable else "[]"
+        endpoints = json.dumps([hosts[name]["v4"], hosts[name]["v6"]] if name in dialable else [])
         text.append(
             f'[[nodes]]\nname = "{name}"\npublic_key = "{hosts[name]["key"]}"\nhost_id = {number}\n'
             f'endpoints = {endpoints}\ntags = {json.dumps(tags.get(name, []))}\n'
@@ -247,7 +269,8 @@ def random_fleet(rng, network, hosts):
         )
     # Who can be called first: the others' first call then finds them ready.
     order = sorted(members, key=lambda name: name not in dialable)
-    return "".join(text), order, lans
+    text.append(random_mappings(rng, hubs, members, clients))
+    return "".join(text), order, hubs, lans
 
 
 def shake_hands(places, deadline):
@@ -274,6 +297,17 @@ def ends_of(network, order, lans, hosts, places, lan_places):
         for fam in lans[name]:
             ends[fam].append(End(lan_places[name], None, hosts[name]["lan"][fam], None))
     return ends
+
+
+def from_underlay(hosts, hubs, clients, client_places):
+    """Every client asks for every port that a hub may map."""
+    return [
+        (End(client_places[client], None, of_client[fam], None), End(None, None, hosts[hub][fam], None), kind, port)
+        for client, of_client in clients.items()
+        for fam in ("v4", "v6")
+        for hub in hubs
+        for kind, port in MAPPED
+    ]
 
 
 def observe(questions, timeout):
@@ -307,13 +341,15 @@ def compare(args):
     lan_places = {
         name: Place(["nsenter", f"--net=/run/netns/{host['lan']['ns']}", "--"]) for name, host in hosts.items() if "lan" in host
     }
+    clients = json.loads(args.clients)
+    client_places = {name: Place(["nsenter", f"--net=/run/netns/{name}", "--"]) for name in clients}
     for name, place in lan_places.items():
         place.tell(do="serve", device=None, addresses=[hosts[name]["lan"]["v4"], hosts[name]["lan"]["v6"]])
         place.heard()
     rng = random.Random(args.seed)
-    total = wrong = allowed = 0
+    total = wrong = allowed = mapped = 0
     for number in range(1, args.fleets + 1):
-        text, order, lans = random_fleet(rng, number, hosts)
+        text, order, hubs, lans = random_fleet(rng, number, hosts, clients)
         start = time.monotonic()
         for name in hosts:
             with open(f"{hosts[name]['etc']}/fleet.d/fleet.toml", "w") as file:
@@ -340,6 +376,8 @@ def compare(args):
             if source is not to
             for kind, port in PROBES
         ]
+        inside = len(questions)
+        questions += from_underlay(hosts, hubs, clients, client_places)
         lines, answers = explained(binary, places[order[0]], questions)
         said = [answer["verdict"] == "allow" for answer in answers]
         seen = observe(questions, 0.5 * SLOW)
@@ -349,14 +387,15 @@ def compare(args):
                 seen[at] = passed
         differ = [at for at in range(len(questions)) if said[at] != seen[at]]
         total, wrong, allowed = total + len(questions), wrong + len(differ), allowed + sum(seen)
+        mapped += sum(seen[inside:])
         took = f"{ready - start:.1f} s to apply, {time.monotonic() - ready:.1f} s to compare"
-        print(f"fleet {number}: {len(order)} nodes, {len(questions)} comparisons, {sum(seen)} pass, {len(differ)} differ ({took})", flush=True)
+        print(f"fleet {number}: {len(order)} nodes, {len(questions)} comparisons, {sum(seen)} pass, {sum(seen[inside:])} of them by a port mapping, {len(differ)} differ ({took})", flush=True)
         if differ:
             print(text)
             for at in differ[:20]:
                 print(f"{lines[at]}: explain says {answers[at]['verdict']} ({answers[at]['rule']}, {answers[at]['blocker']}), observed {seen[at]}")
-    print(f"comparisons={total} pass={allowed} differ={wrong}")
-    return 1 if wrong or not allowed or allowed == total else 0
+    print(f"comparisons={total} pass={allowed} mapped={mapped} differ={wrong}")
+    return 1 if wrong or not mapped or allowed == total else 0
 
 
 def main():
@@ -365,6 +404,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--fleets", type=int, default=1)
     parser.add_argument("--hosts", default="{}")
+    parser.add_argument("--clients", default="{}")
     args = parser.parse_args()
     if args.mode == "agent":
         asyncio.run(agent())
