@@ -55,7 +55,7 @@ wait_for "tcpdump listens" 10 listens
 explained() { # HOST SRC DST SIZE: the verdict, and what is in the way
   { sdw "$1" explain "$2" "$3" icmp --network v6 --size "$4" --json || true; } | jq -r '"\(.verdict) \(.blocker.check) \(.mtu)"'
 }
-expect "explain: so much passes" 'allow null 1312' explained s1 s1 hub 1312
+wait_for "explain: so much passes" 10 prints 'allow null 1312' explained s1 s1 hub 1312
 expect "explain: more doesn't" 'unreachable mtu 1312' explained s1 s1 hub 1313
 
 # --- TCP never sends more than fits (MSS), before anyone was told.
@@ -134,7 +134,7 @@ wait_for "the hub's routes to s1 take what the way there takes" 10 prints 1312 r
 expect "and those to s2 what the link takes" '' route_mtu "$(v6 1 3)"
 expect "which is as it was" 1420 mtu hub 1
 expect "explain knows the route's" 'unreachable mtu 1312' explained hub hub s1 1420
-expect "and the link's" 'allow null 1420' explained hub hub s2 1420
+wait_for "and the link's" 10 prints 'allow null 1420' explained hub hub s2 1420
 expect "nothing is left to do" 0 eval 'sdw hub plan >/dev/null; echo $?'
 wait_for "s2 reaches s1 through the hub" 15 prints reply oping s2 1 "$(v6 1 2)"
 check "who sends to s1 through the hub is told 1312" told s2 "$(v6 1 2)" 1372 'mtu ?= ?1312' -I "$(device s2 1 "$(v6 1 2)")"
@@ -153,5 +153,29 @@ table inet hole {
 NFT
 wait_for "it is named, with what passes" 90 prints '*packets of 1420 bytes vanish on the way to hub at *those of 13[23]? arrive*give network v6 mtu = 13[23]?*' holes s1
 expect "doctor says the same" 'warning *packets of 1420 bytes vanish*give network v6 mtu = 13[23]?*' doctor
+passes=$(holes s1 | sed -n 's/.*those of \([0-9]*\) arrive.*/\1/p')
+check "so much really passes" fits s1 1 "$(v6 1 1)" "$passes"
+expect "and explain says so" "allow null $passes" explained s1 s1 hub "$passes"
+refute "what is larger, and no link refuses, does not" fits s1 1 "$(v6 1 1)" $((passes + 16))
+expect "and explain says so" "unreachable mtu $passes" explained s1 s1 hub $((passes + 16))
+fix() { { sdw s1 explain s1 hub icmp --network v6 --size 1420 --json || true; } | jq -r '"\(.blocker.node) \(.blocker.fix)"'; }
+expect "with the fix that status names" "s1 give network v6 mtu = $passes on every host, *" fix
+expect "of an echo reply as well" 'unreachable mtu s1 true' eval \
+  '{ sdw s1 explain hub s1 icmp --network v6 --size 1420 --json || true; } | jq -r "\"\(.verdict) \(.blocker.check) \(.blocker.node) \(.blocker.of_answer)\""'
+refute "which doesn't come" fits hub 1 "$(v6 1 2)" 1420
+noted() { sdw s1 explain s1 hub icmp --network v6 --json | jq -r '.verdict + " " + (.hops[0].checks[] | select(.check == "mtu") | .passes + " " + .text)'; }
+expect "without a size it is noted" 'allow note packets of 1420 bytes vanish on the way to hub at *' noted
 on wan nft delete table inet hole
 wait_for "once packets of full size arrive it is gone" 60 prints '' holes s1
+wait_for "explain knows that they do" 60 prints 'allow null 1420' explained s1 s1 hub 1420
+if has_wireguard; then
+  kill -STOP "${DAEMON[s1]}"
+  expect "a daemon that doesn't answer isn't waited for, and it says that this isn't known" 'unknown null 1420' explained s1 s1 hub 1420
+  kill -CONT "${DAEMON[s1]}"
+  stop_daemon s1
+  expect "nor without one" 'unknown null 1420' explained s1 s1 hub 1420
+  expect "not of what any way takes" 'allow null 1420' explained s1 s1 hub 128
+  expect "and notes it without a size" 'allow note whether large packets reach hub isn*t known: no daemon *' noted
+else
+  skip "an embedded device goes with its daemon"
+fi

@@ -32,6 +32,7 @@ use crate::model::fleet::FleetDigest;
 use crate::model::host::{HostConfig, IsolationBackend, WireguardBackend};
 use crate::model::{Fleet, LinkName, PrivateKey, PublicKey, ownership};
 use crate::planes::{PlaneName, Ways, firewall, l3, wireguard};
+use crate::reconcile::holes::Known;
 use crate::reconcile::uplinks::{Choices, Moment, Uplinks};
 use crate::reconcile::{Change, Host, Observation, Target};
 use crate::report::chain;
@@ -507,6 +508,12 @@ impl RealHost {
                 .go_on(target, actual, (seen.now, instant()), every)
                 .await;
         }
+    }
+
+    /// What is known of the ways to peers.
+    #[must_use]
+    pub fn known_ways(&self) -> Known {
+        self.holes.known()
     }
 
     /// The ways to addresses that a plan depends on; what they take is remembered for [`Self::fitted`].

@@ -47,6 +47,8 @@ pub enum Request {
     Down,
     /// What happened lately.
     Events,
+    /// What is known of the ways to peers: how large the packets are that arrive.
+    Ways,
 }
 
 /// What the daemon answers.

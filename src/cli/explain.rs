@@ -4,16 +4,23 @@ use std::fmt::Write as _;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 
 use super::offline::facts;
 use super::{CliError, Global};
+use crate::api::control::{self, Answer, ControlError, Request};
 use crate::config;
 use crate::host::explain::Sight;
 use crate::model::host::HostConfig;
 use crate::model::{Fleet, Name};
+use crate::reconcile::holes::Known;
+use crate::report::chain;
 use crate::report::explain::{Asked, Explainer, Explanation, Flow, Verdict};
+
+/// How long the daemon may take to say what it knows.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// `explain`
 #[derive(Debug, Args)]
@@ -116,7 +123,7 @@ fn answer(explainer: &mut Explainer<'_>, asked: &[Asked]) -> Result<Vec<Explanat
 /// Each answer may lead to a route that wasn't looked up yet: one for the packet and one for the answer, as this host is
 /// passed once on each way.
 async fn look(own: &HostConfig, fleet: &Fleet, asked: &[Asked]) -> Result<Vec<Explanation>, CliError> {
-    let (sight, live) = Sight::open(own, fleet)
+    let (sight, live) = Sight::open(own, fleet, known_ways(own).await)
         .await
         .map_err(|error| CliError::new(&error))?;
     let mut explainer = Explainer::live(fleet, facts(own), live);
@@ -129,6 +136,23 @@ async fn look(own: &HostConfig, fleet: &Fleet, asked: &[Asked]) -> Result<Vec<Ex
         for (lookup, found) in sight.routes(missing).await {
             explainer.learn(lookup, found);
         }
+    }
+}
+
+/// What the daemon knows of the ways to peers; why that isn't known. A daemon that is busy isn't waited for.
+async fn known_ways(own: &HostConfig) -> Result<Known, String> {
+    let socket = own.run_dir.join(control::SOCKET);
+    match tokio::time::timeout(PATIENCE, control::ask(&socket, &Request::Ways)).await {
+        Ok(Ok(Answer::Done { json, .. })) => serde_json::from_value(json).map_err(|error| error.to_string()),
+        Ok(Ok(Answer::Refused { reason: text } | Answer::BadConfig { text, .. })) => {
+            Err(format!("the daemon says: {text}"))
+        }
+        Ok(Err(ControlError::NoDaemon { .. })) => Err("no daemon runs here, which would ask".to_owned()),
+        Ok(Err(error @ ControlError::Talk { .. })) => Err(chain(&error)),
+        Err(_) => Err(format!(
+            "the daemon is busy: no answer within {} s",
+            PATIENCE.as_secs()
+        )),
     }
 }
 

@@ -355,6 +355,10 @@ impl Rounds {
             }
             Request::Down => self.down().await,
             Request::Events => self.events(),
+            Request::Ways => {
+                let known = self.host.known_ways();
+                done(&known, known.to_string(), true, 0)
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use crate::model::host::HostConfig;
 use crate::model::{Fleet, LinkName};
 use crate::planes::firewall;
 use crate::reconcile::Target;
+use crate::reconcile::holes::Known;
 use crate::report::chain;
 use crate::report::explain::{Found, Live, Lookup};
 use crate::sys::netlink::{RouteAnswer, RouteQuestion, errno};
@@ -28,14 +29,18 @@ pub struct Sight {
 }
 
 impl Sight {
-    /// Opens this host.
+    /// Opens this host, of which the daemon knows these `ways` to peers.
     ///
     /// # Errors
     /// It can't be opened, or the fleet doesn't know it.
-    pub async fn open(own: &HostConfig, fleet: &Fleet) -> Result<(Self, Live), LookError> {
+    pub async fn open(
+        own: &HostConfig,
+        fleet: &Fleet,
+        ways: Result<Known, String>,
+    ) -> Result<(Self, Live), LookError> {
         let host = RealHost::open(own, Owner::Command).await?;
         let target = host.wanted(own, fleet)?;
-        let live = look(&host, &target).await;
+        let live = look(&host, &target, ways).await;
         let intent = target.intent;
         Ok((Self { host, intent }, live))
     }
@@ -124,7 +129,7 @@ fn nowhere(lookup: &Lookup, number: i32) -> String {
     }
 }
 
-async fn look(host: &RealHost, target: &Target) -> Live {
+async fn look(host: &RealHost, target: &Target, ways: Result<Known, String>) -> Live {
     let ((l3, wireguard), firewall, foreign) = tokio::join!(
         host.observe_links(target),
         firewall::observe(&host.nft),
@@ -136,6 +141,7 @@ async fn look(host: &RealHost, target: &Target) -> Live {
         wireguard,
         firewall: firewall.map_err(|error| chain(&error)),
         foreign,
+        ways,
         now: system_now(),
     }
 }

@@ -1,6 +1,7 @@
 //! Looks for ways that swallow large packets: peers are asked with packets of all sizes, beside the rounds.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -9,9 +10,10 @@ use tokio::task::JoinHandle;
 
 use super::instant;
 use crate::log::Event;
+use crate::model::{LinkName, PublicKey};
 use crate::planes::wireguard;
 use crate::reconcile::Target;
-use crate::reconcile::holes::{Hole, Holes, Question, questions};
+use crate::reconcile::holes::{self, Hole, Holes, Known, Question, questions};
 use crate::sys::neighbour::{Heard, reaches};
 
 /// How long an answer may take.
@@ -44,6 +46,8 @@ pub(super) enum Found {
 #[derive(Debug, Default)]
 pub(super) struct Looks {
     holes: Holes,
+    /// The ways by which packets of full size arrived.
+    whole: BTreeMap<(LinkName, PublicKey), holes::Heard>,
     running: Option<JoinHandle<Vec<(Question, Found)>>>,
     last: Option<Instant>,
     turn: usize,
@@ -54,6 +58,16 @@ impl Looks {
     /// What is known.
     pub(super) const fn holes(&self) -> &Holes {
         &self.holes
+    }
+
+    /// What is known of the ways, also of those that swallow nothing.
+    pub(super) fn known(&self) -> Known {
+        let holes = self.holes.iter();
+        let holes = holes.map(|((link, _), hole)| holes::Heard::of(link, hole.clone()));
+        Known {
+            may_ask: !self.is_forbidden,
+            ways: holes.chain(self.whole.values().cloned()).collect(),
+        }
     }
 
     /// Takes what the last look found, and begins another one if `every` has passed since it began.
@@ -83,12 +97,13 @@ impl Looks {
         }
         let mut questions = questions(&target.intent, actual, now.0);
         // Of a peer that is silent or elsewhere by now nothing is known.
-        self.holes.retain(|(link, key), hole| {
-            let is_it = |asked: &Question| {
-                (&asked.link, &asked.public_key, asked.endpoint) == (link, key, hole.endpoint)
-            };
+        let is_asked = |(link, key): &(LinkName, PublicKey), endpoint: SocketAddr| {
+            let is_it =
+                |asked: &Question| (&asked.link, &asked.public_key, asked.endpoint) == (link, key, endpoint);
             questions.iter().any(is_it)
-        });
+        };
+        self.holes.retain(|key, hole| is_asked(key, hole.endpoint));
+        self.whole.retain(|key, way| is_asked(key, way.endpoint));
         if self.is_forbidden || !is_due {
             return;
         }
@@ -107,19 +122,23 @@ impl Looks {
         for (question, found) in found {
             let key = (question.link.clone(), question.public_key);
             match found {
-                Found::Unknown => {}
+                Found::Unknown => {
+                    self.whole.remove(&key);
+                }
                 Found::NotAllowed if self.is_forbidden => {}
                 Found::NotAllowed => {
                     Event::PathNotAsked.emit();
                     self.is_forbidden = true;
                 }
                 Found::Whole => {
+                    self.whole.insert(key.clone(), holes::Heard::whole(&question));
                     if let Some(hole) = self.holes.remove(&key) {
                         let (network, peer) = (hole.network.to_string(), hole.node.to_string());
                         Event::PathWhole { network, peer }.emit();
                     }
                 }
                 Found::Hole(passes) => {
+                    self.whole.remove(&key);
                     let hole = Hole::new(&question, passes);
                     if self.holes.get(&key) != Some(&hole) {
                         told(&hole).emit();
@@ -245,6 +264,33 @@ mod tests {
                 assert!(passes <= takes && passes + GRAIN > takes, "{passes} of {takes}");
             }
         }
+    }
+
+    #[test]
+    fn what_was_heard_of_a_way_is_what_was_heard_last() {
+        let question = Question {
+            network: crate::model::Name::new("prod").unwrap(),
+            link: LinkName::new("wg-sdwan-1").unwrap(),
+            public_key: PublicKey([1; 32]),
+            node: crate::model::Name::new("hub").unwrap(),
+            endpoint: "192.0.2.1:51820".parse().unwrap(),
+            link_local: "fe80::1".parse().unwrap(),
+            target: "fd00::1".parse().unwrap(),
+            size: 1_420,
+        };
+        let mut looks = Looks::default();
+        let mut passes = |found| {
+            looks.take(vec![(question.clone(), found)]);
+            let known = looks.known();
+            let passes: Vec<u32> = known.ways.iter().map(|way| way.passes).collect();
+            (known.may_ask, passes)
+        };
+        assert_eq!(passes(Found::Unknown), (true, vec![]));
+        assert_eq!(passes(Found::Whole), (true, vec![1_420]));
+        assert_eq!(passes(Found::Hole(1_312)), (true, vec![1_312]));
+        assert_eq!(passes(Found::Whole), (true, vec![1_420]));
+        assert_eq!(passes(Found::Unknown), (true, vec![]));
+        assert_eq!(passes(Found::NotAllowed), (false, vec![]));
     }
 
     #[tokio::test]

@@ -3,10 +3,12 @@
 //! know of the answers.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::SystemTime;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::intent::{HostIntent, LinkIntent, NetworkIntent, Notice, PeerIntent};
 use crate::model::{LinkName, Name, PublicKey};
@@ -49,6 +51,32 @@ pub struct Hole {
     pub passes: u32,
 }
 
+/// A way that was asked about and heard of: what is known of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    /// The link.
+    pub link: LinkName,
+    /// The network.
+    pub network: Name,
+    /// The peer.
+    pub node: Name,
+    /// Where packets to it went on the underlay.
+    pub endpoint: SocketAddr,
+    /// The largest packet that should reach it, in bytes.
+    pub size: u32,
+    /// The largest that was answered, in bytes; as large as `size` where nothing is swallowed.
+    pub passes: u32,
+}
+
+/// What a host knows of the ways to its peers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// Whether it may ask at all.
+    pub may_ask: bool,
+    /// The ways of which something is known.
+    pub ways: Vec<Heard>,
+}
+
 /// The holes that are known, by the link and the peer's key.
 pub type Holes = BTreeMap<(LinkName, PublicKey), Hole>;
 
@@ -88,6 +116,58 @@ fn question(
         link_local: peer.link_local,
         target: peer.overlay_v6,
         size: network.narrow.get(&address).copied().unwrap_or(link.mtu),
+    }
+}
+
+impl Heard {
+    /// A way by which packets of full size arrive.
+    #[must_use]
+    pub fn whole(question: &Question) -> Self {
+        Self::of(&question.link, Hole::new(question, question.size))
+    }
+
+    /// What is known of the way with this hole.
+    #[must_use]
+    pub fn of(link: &LinkName, hole: Hole) -> Self {
+        Self {
+            link: link.clone(),
+            network: hole.network,
+            node: hole.node,
+            endpoint: hole.endpoint,
+            size: hole.size,
+            passes: hole.passes,
+        }
+    }
+
+    /// The hole, if it has one.
+    #[must_use]
+    pub fn hole(&self) -> Option<Hole> {
+        (self.passes < self.size).then(|| Hole {
+            network: self.network.clone(),
+            node: self.node.clone(),
+            endpoint: self.endpoint,
+            size: self.size,
+            passes: self.passes,
+        })
+    }
+}
+
+impl fmt::Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for way in &self.ways {
+            let Heard {
+                link, node, endpoint, ..
+            } = way;
+            writeln!(
+                f,
+                "{link}: {node} at {endpoint}: {} of {} bytes",
+                way.passes, way.size
+            )?;
+        }
+        if self.may_ask {
+            return Ok(());
+        }
+        writeln!(f, "asking isn't allowed: CAP_NET_RAW is missing")
     }
 }
 

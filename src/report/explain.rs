@@ -15,6 +15,7 @@ mod live;
 mod mapped;
 mod resolve;
 mod show;
+mod swallowed;
 mod underlay;
 mod view;
 mod walk;
@@ -34,7 +35,7 @@ pub use live::{Found, Live, Lookup};
 use mapped::Mapped;
 use resolve::{Resolved, owner, resolve};
 use view::View;
-use walk::{Trip, Way};
+use walk::{Size, Trip, Way};
 
 /// What comes of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -235,7 +236,8 @@ pub struct Explanation {
     pub mapping: Option<MappedTo>,
     /// The first thing in the way.
     pub blocker: Option<Blocker>,
-    /// The smallest MTU of the links and routes on the way, in bytes.
+    /// The largest packet that gets through, in bytes: the smallest MTU of the links and routes on the way, or less where the
+    /// way from this host to a peer is known to swallow more.
     pub mtu: Option<u32>,
     /// The hosts on the way.
     pub hops: Vec<Hop>,
@@ -389,7 +391,10 @@ impl<'a> Explainer<'a> {
             passed: &BTreeSet::new(),
             advice: journey.advice,
             mapped: journey.mapped,
-            size: journey.size,
+            size: journey.size.map(|bytes| Size {
+                bytes,
+                may_be_cut: false,
+            }),
         };
         let way = self.follow(&request, journey.start, here)?;
         explanation.mtu = way.mtu;
@@ -403,7 +408,11 @@ impl<'a> Explainer<'a> {
                 passed: &passed,
                 advice: journey.answer_advice,
                 mapped: journey.mapped,
-                size: None,
+                // An echo reply is as large as its request; what else is answered isn't known.
+                size: journey.size.filter(|_| flow == Flow::Icmp).map(|bytes| Size {
+                    bytes,
+                    may_be_cut: true,
+                }),
             };
             explanation.answers = self.follow(&answer, &end, here)?.hops;
             explanation.conclude(true);

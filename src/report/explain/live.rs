@@ -7,6 +7,7 @@ use crate::intent::HostIntent;
 use crate::model::LinkName;
 use crate::model::network::NetworkId;
 use crate::planes::{firewall, l3, wireguard};
+use crate::reconcile::holes::Known;
 use crate::report::foreign::Ruleset;
 
 /// What was found; what couldn't be read says why, and isn't taken for nothing.
@@ -21,6 +22,8 @@ pub struct Live {
     pub firewall: Result<firewall::Actual, String>,
     /// The chains of others.
     pub foreign: Result<Ruleset, String>,
+    /// What its daemon knows of the ways to peers.
+    pub ways: Result<Known, String>,
     /// What time it is.
     pub now: SystemTime,
 }

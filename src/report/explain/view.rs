@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
 use ipnet::IpNet;
@@ -12,6 +12,7 @@ use crate::model::network::NetworkId;
 use crate::model::{LinkName, Name, PublicKey};
 use crate::planes::firewall::Policy;
 use crate::planes::{firewall, l3, wireguard};
+use crate::reconcile::holes::{Heard, Known};
 use crate::report::foreign::Ruleset;
 
 use super::live::{Found, Live, Lookup};
@@ -34,6 +35,7 @@ pub(super) struct Eyes {
     underlay: BTreeSet<IpAddr>,
     /// The families that the underlay forwards, for the networks that need it.
     forwarding: BTreeMap<(NetworkId, l3::Family), bool>,
+    ways: Result<Known, String>,
     routes: RefCell<BTreeMap<Lookup, Result<Found, String>>>,
     missing: RefCell<BTreeSet<Lookup>>,
 }
@@ -45,8 +47,27 @@ pub(super) struct Peer {
     /// The node; none where the fleet has no such key.
     pub(super) node: Option<Name>,
     allowed_ips: BTreeSet<IpNet>,
+    /// Where packets to it go on the underlay, where that is known.
+    endpoint: Option<SocketAddr>,
     /// When it last shook hands, where that is known.
     pub(super) last_handshake: Option<SystemTime>,
+}
+
+impl Eyes {
+    /// What is known of the way to a peer.
+    ///
+    /// # Errors
+    /// Why nothing is known of it.
+    pub(super) fn way(&self, link: &LinkName, node: &Name, peer: &Peer) -> Result<&Heard, &str> {
+        let known = self.ways.as_ref().map_err(String::as_str)?;
+        let mut ways = known.ways.iter();
+        let way = ways.find(|way| (&way.link, &way.node, Some(way.endpoint)) == (link, node, peer.endpoint));
+        way.ok_or(if known.may_ask {
+            "the daemon hasn't heard of it yet"
+        } else {
+            "the daemon may not ask: it needs CAP_NET_RAW"
+        })
+    }
 }
 
 /// Where a packet goes.
@@ -81,6 +102,7 @@ impl View {
                         let peer = Peer {
                             node: Some(peer.node),
                             allowed_ips: peer.allowed_ips,
+                            endpoint: None,
                             last_handshake: None,
                         };
                         (key, peer)
@@ -104,6 +126,7 @@ impl View {
                     let peer = Peer {
                         node: names.get(&key).cloned(),
                         allowed_ips: peer.allowed_ips,
+                        endpoint: peer.endpoint,
                         last_handshake: peer.last_handshake,
                     };
                     (key, peer)
@@ -137,6 +160,7 @@ impl View {
                 lan_addresses: lan_addresses.collect(),
                 underlay: underlay.into_keys().collect(),
                 forwarding,
+                ways: live.ways,
                 routes: RefCell::default(),
                 missing: RefCell::default(),
             }),

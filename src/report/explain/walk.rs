@@ -24,8 +24,17 @@ pub(super) struct Trip<'a> {
     pub(super) advice: &'a str,
     /// The port mapping by which its connection comes from the underlay; the packet is as it is in the network.
     pub(super) mapped: Option<&'a Mapped>,
-    /// How large it is, in bytes; any size where that isn't asked.
-    pub(super) size: Option<u32>,
+    /// How large it is; none where that isn't asked.
+    pub(super) size: Option<Size>,
+}
+
+/// How large a packet is.
+#[derive(Clone, Copy)]
+pub(super) struct Size {
+    /// In bytes, with all of its headers.
+    pub(super) bytes: u32,
+    /// Whether its sender sends it in fragments where it doesn't fit a link: an echo reply, which is as large as its request.
+    pub(super) may_be_cut: bool,
 }
 
 /// The way it went.
@@ -101,7 +110,7 @@ pub(super) struct Step<'a> {
     pub(super) view: &'a View,
     pub(super) hop: Hop,
     /// The largest packet that the way on takes, in bytes, as far as it is known.
-    takes: Option<u32>,
+    pub(super) takes: Option<u32>,
 }
 
 impl<'a> Step<'a> {
@@ -125,6 +134,11 @@ impl<'a> Step<'a> {
 
     pub(super) fn ok(&mut self, check: &'static str, text: String) {
         self.add(check, Passes::Ok, text, None);
+    }
+
+    /// What may stand in the way or not.
+    pub(super) fn in_doubt(&mut self, check: &'static str, text: String, fix: Option<String>) {
+        self.add(check, Passes::Unknown, text, fix);
     }
 
     /// What doesn't stand in the way, and is worth knowing.
@@ -207,7 +221,8 @@ impl<'a> Step<'a> {
     /// Whether it isn't too large for a link, and the route by it.
     pub(super) fn fits(&mut self, device: &LinkName, mtu: Option<u32>) -> bool {
         self.takes = self.view.mtu(device).into_iter().chain(mtu).min();
-        let (Some(size), Some(takes)) = (self.trip.size, self.takes) else {
+        let whole = self.trip.size.filter(|size| !size.may_be_cut);
+        let (Some(size), Some(takes)) = (whole.map(|size| size.bytes), self.takes) else {
             return true;
         };
         if size > takes {
@@ -466,7 +481,7 @@ impl<'a> Step<'a> {
         };
         self.ok("allowed_ips", format!("{link}: {name} carries {destination}"));
         self.hop.peer = Some(name.clone());
-        if !self.handshake(&name, peer) {
+        if !self.handshake(&name, peer) || !self.arrives(&link, &name, peer) {
             return Next::Ended;
         }
         Next::Peer(name)

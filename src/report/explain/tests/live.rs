@@ -6,6 +6,7 @@ use super::mapped::mapped;
 use super::*;
 use crate::model::ownership::{REPLY_MARK, mapping_mark};
 use crate::planes::{firewall, l3, wireguard};
+use crate::reconcile::holes::{Heard, Known};
 use crate::report::foreign::Ruleset;
 
 fn now() -> SystemTime {
@@ -50,6 +51,10 @@ fn as_it_should_be(fleet: &Fleet, node: &str) -> Live {
             ..firewall::Actual::default()
         }),
         foreign: Ok(Ruleset::default()),
+        ways: Ok(Known {
+            may_ask: true,
+            ways: Vec::new(),
+        }),
         now: now(),
         intent,
     }
@@ -200,4 +205,132 @@ fn a_mapping_that_the_table_lacks_is_no_way_in() {
     assert_eq!(refused.disagreements[0].check, "firewall");
     let admitted = explained(&fleet, as_it_should_be(&fleet, "db-1"), WEB, None, kernel);
     assert_eq!(admitted.verdict, Verdict::Allow, "{admitted}");
+}
+
+/// What the daemon has heard of the way to hub-1, when it was called at this address.
+fn heard(endpoint: &str, size: u32, passes: u32) -> Known {
+    Known {
+        may_ask: true,
+        ways: vec![Heard {
+            link: LinkName::new("wg-sdwan-20").unwrap(),
+            network: Name::new("prod").unwrap(),
+            node: Name::new("hub-1").unwrap(),
+            endpoint: endpoint.parse().unwrap(),
+            size,
+            passes,
+        }],
+    }
+}
+
+const THERE: &str = "203.0.113.1:51839";
+
+/// What web-1 says of a packet of this size, if of any, where this is known of its way to the hub.
+fn of_size(question: &str, ways: Result<Known, String>, size: Option<u32>) -> Explanation {
+    let ping = "[[networks.rules]]\nname = \"ping\"\naction = \"accept\"\nfrom = \"any\"\nto = \"any\"\nprotocol = \"icmp\"\n";
+    let fleet = fleet(&format!("{PROD}\n{ping}"));
+    let live = Live {
+        ways,
+        ..as_it_should_be(&fleet, "web-1")
+    };
+    explained(&fleet, live, question, size, |lookup| match lookup.came_in {
+        Some(_) => Found::Local,
+        None => out("wg-sdwan-20"),
+    })
+}
+
+fn note(explanation: &Explanation) -> &Check {
+    let mut checks = explanation.hops[0].checks.iter();
+    checks.find(|check| check.check == "mtu").unwrap()
+}
+
+#[test]
+fn a_way_that_swallows_large_packets_is_in_the_way_of_those() {
+    let hole = || Ok(heard(THERE, 1_420, 1_312));
+    let asked = |size| of_size("web-1 db-1 tcp/5432", hole(), size);
+    let large = asked(Some(1_400));
+    assert_eq!(large.verdict, Verdict::Unreachable);
+    let blocker = large.blocker.as_ref().unwrap();
+    assert_eq!((blocker.check, blocker.of_answer), ("mtu", false));
+    assert_eq!(
+        blocker.text,
+        "packets of 1420 bytes vanish on the way to hub-1 at 203.0.113.1:51839, those of 1312 arrive"
+    );
+    let fix = blocker.fix.as_ref().unwrap();
+    assert!(
+        fix.starts_with("give network prod mtu = 1312 on every host"),
+        "{fix}"
+    );
+    assert_eq!(
+        (asked(Some(1_312)).verdict, large.mtu),
+        (Verdict::Allow, Some(1_312))
+    );
+    // Without a size it is worth knowing.
+    let any = asked(None);
+    assert_eq!(
+        (any.verdict, any.mtu, note(&any).passes),
+        (Verdict::Allow, Some(1_312), Passes::Note)
+    );
+    assert!(
+        any.to_string()
+            .contains("    note     mtu                packets of 1420 bytes vanish"),
+        "{any}"
+    );
+    // An echo reply is as large as its request.
+    let answer = of_size("hub-1 web-1 icmp", hole(), Some(1_400));
+    assert_eq!(
+        (blocked(&answer).0, blocked(&answer).1),
+        ("mtu", true),
+        "{answer}"
+    );
+    assert_eq!(
+        of_size("hub-1 web-1 icmp", hole(), Some(1_300)).verdict,
+        Verdict::Allow
+    );
+}
+
+#[test]
+fn a_way_of_which_nothing_is_known_isnt_called_good() {
+    let question = "web-1 db-1 tcp/5432";
+    let known = of_size(question, Ok(heard(THERE, 1_420, 1_420)), Some(1_420));
+    assert_eq!(known.verdict, Verdict::Allow, "{known}");
+    let silent = Known {
+        may_ask: false,
+        ways: Vec::new(),
+    };
+    for (ways, why) in [
+        (
+            Err("no daemon runs here, which would ask".to_owned()),
+            "no daemon runs here",
+        ),
+        (
+            Ok(heard("198.51.100.9:51839", 1_420, 1_420)),
+            "the daemon hasn't heard of it yet",
+        ),
+        (
+            Ok(heard(THERE, 1_300, 1_300)),
+            "only of 1300 bytes the daemon has asked yet",
+        ),
+        (Ok(silent), "CAP_NET_RAW"),
+    ] {
+        let doubt = of_size(question, ways.clone(), Some(1_420));
+        assert_eq!(doubt.verdict, Verdict::Unknown, "{doubt}");
+        let line = doubt.verdict_line();
+        assert!(
+            line.starts_with(
+                "unknown: on web-1, mtu: whether packets of 1420 bytes reach hub-1 isn't known: "
+            ),
+            "{line}"
+        );
+        assert!(line.contains(why), "{line}");
+        assert_eq!(of_size(question, ways.clone(), Some(128)).verdict, Verdict::Allow);
+        assert_eq!(of_size(question, ways, None).verdict, Verdict::Allow);
+    }
+    let noted = of_size(question, Err("no daemon".to_owned()), None);
+    assert_eq!(
+        (note(&noted).passes, note(&noted).text.as_str()),
+        (
+            Passes::Note,
+            "whether large packets reach hub-1 isn't known: no daemon"
+        )
+    );
 }
