@@ -119,7 +119,12 @@ impl View {
     pub(super) fn of_host(live: Live) -> Self {
         let wanted = wireguard::compile(&live.intent);
         let peers = wanted.devices.values().flat_map(|device| &device.peers);
-        let names: BTreeMap<PublicKey, Name> = peers.map(|(key, peer)| (*key, peer.node.clone())).collect();
+        // While a peer changes its key, it is two.
+        let keys = peers.flat_map(|(key, peer)| {
+            let keys = [Some(*key), peer.next_public_key].into_iter().flatten();
+            keys.map(|key| (key, peer.node.clone()))
+        });
+        let names: BTreeMap<PublicKey, Name> = keys.collect();
         let devices = live.wireguard.map(|actual| {
             let devices = actual.devices.into_iter().map(|(link, device)| {
                 let peers = device.peers.into_iter().map(|(key, peer)| {
@@ -358,12 +363,12 @@ impl View {
         &self,
         network: &'a NetworkIntent,
         keys: &[PublicKey],
-    ) -> Result<Option<(&'a LinkName, PublicKey)>, &str> {
+    ) -> Result<Option<&'a LinkName>, &str> {
         let devices = self.devices.as_ref().map_err(String::as_str)?;
         Ok(network.links.iter().find_map(|link| {
             let peers = devices.get(&link.name)?;
-            let key = keys.iter().find(|key| peers.contains_key(*key))?;
-            Some((&link.name, *key))
+            let is_peer = keys.iter().any(|key| peers.contains_key(key));
+            is_peer.then_some(&link.name)
         }))
     }
 

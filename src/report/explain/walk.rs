@@ -257,14 +257,14 @@ impl<'a> Step<'a> {
             Ok(found) => found,
             Err(error) => return Err(self.unknown("source_validation", error.to_owned())),
         };
-        let Some((link, key)) = found else {
+        let Some(link) = found else {
             let text = format!("{node} is no peer of it");
             let fix = format!("give {node} or {} an endpoint", self.hop.node);
             return Err(self.block("source_validation", text, Some(fix)));
         };
         match self.view.carrier(link, source) {
             Err(error) => Err(self.unknown("source_validation", error.to_owned())),
-            Ok(Some((carrier, _))) if *carrier == key => {
+            Ok(Some((carrier, _))) if keys.contains(carrier) => {
                 self.ok(
                     "source_validation",
                     format!("{link}: {node} may send from {source}"),

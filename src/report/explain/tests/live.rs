@@ -334,3 +334,30 @@ fn a_way_of_which_nothing_is_known_isnt_called_good() {
         )
     );
 }
+
+#[test]
+fn a_peer_that_has_changed_its_key_is_the_same_peer() {
+    let next = "Q0NDQ0NDQ0NDQ0NDQ0NDQ0NDQ0NDQ0NDQ0NDQ0NDQ0M=";
+    let endpoints = "endpoints = [\"203.0.113.1\"]";
+    let rotating = format!("next_public_key = \"{next}\"\n{endpoints}");
+    let text = format!("{}\n{PROD}", NODES.replace(endpoints, &rotating));
+    let fleet = config::parse_fleet(&[("fleet.d/00.toml".into(), text)])
+        .unwrap()
+        .fleet;
+    let mut live = as_it_should_be(&fleet, "web-1");
+    // Both are there, and what the old one carried is on the new one.
+    let devices = &mut live.wireguard.as_mut().unwrap().devices;
+    let peers = &mut devices.values_mut().next().unwrap().peers;
+    let old = peers.values_mut().next().unwrap();
+    let new = old.clone();
+    old.allowed_ips.clear();
+    peers.insert(next.parse().unwrap(), new);
+    let answer = explained(&fleet, live, "web-1 db-1 tcp/5432", None, |lookup| {
+        match lookup.came_in {
+            Some(_) => Found::Local,
+            None => out("wg-sdwan-20"),
+        }
+    });
+    assert_eq!(answer.verdict_line(), "allowed by rule web-to-db", "{answer}");
+    assert_eq!(answer.disagreements, []);
+}
