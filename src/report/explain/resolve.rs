@@ -4,8 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use super::answer::{End, Named};
+use super::asked::{AskError, Asked, names};
+use super::underlay;
 use super::view::View;
-use super::{AskError, Asked, End, Named, underlay};
+
 use crate::intent::overlay_addresses;
 use crate::model::network::{Network, PortMapping};
 use crate::model::{Fleet, Name};
@@ -172,7 +175,7 @@ fn apart<'a>(fleet: &Fleet, ends: [(&String, &Term, Vec<Name>); 2]) -> Result<Re
         said.push(if networks.is_empty() {
             format!("{text} is in none of them")
         } else {
-            format!("{text} is in {}", super::asked::names(&networks))
+            format!("{text} is in {}", names(&networks))
         });
     }
     Ok(Resolved::Apart {

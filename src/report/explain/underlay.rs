@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
+use super::answer::{End, Named};
 use super::asked::{AskError, Asked, Flow};
 use super::resolve::{Resolved, Term};
 use super::view::View;
-use super::{End, Named};
 use crate::model::Name;
 use crate::model::fleet::Fleet;
 use crate::model::network::{EndpointHost, Network, PortMapping, Protocol};

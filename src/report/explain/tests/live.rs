@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::mapped::mapped;
 use super::*;
+use crate::model::LinkName;
 use crate::model::ownership::{REPLY_MARK, mapping_mark};
 use crate::planes::{firewall, l3, wireguard};
 use crate::reconcile::holes::{Heard, Known};
