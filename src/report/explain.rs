@@ -7,6 +7,8 @@
 //!            View: what the planes compile for a host, or on this host what is really there
 //! ```
 //!
+//! What a port mapping lets in from the underlay has one end outside the network: its hub translates it, there and back.
+//!
 //! Nothing is judged anew here: the routes are those of the l3 plane, AllowedIPs those of the WireGuard plane, rulings those
 //! of [`firewall::judge`](crate::planes::firewall::judge).
 

@@ -36,7 +36,11 @@ impl Step<'_> {
         let (text, fix) = match &ruling {
             Ruling::NotJudged => (format!("{at}: not judged"), None),
             Ruling::Established => (format!("{at}: the answer to what was let pass"), None),
-            Ruling::Mapping(mapping) => (format!("{at}: port mapping {mapping} sends it"), None),
+            Ruling::Mapping(mapping) => {
+                // Of several to one target, any lets it pass.
+                let mapping = self.trip.mapped.map_or(mapping, |mapped| &mapped.mapping.name);
+                (format!("{at}: port mapping {mapping} sends it"), None)
+            }
             Ruling::Rule(rule, action) => {
                 self.hop.rule = Some(rule.clone());
                 match action {

@@ -2,7 +2,16 @@
 
 use super::*;
 
+/// The first two lead to the same target.
 const PORTS: &str = r#"
+[[networks.port_mappings]]
+name = "also"
+hub = "hub-1"
+listen_port = 8080
+protocol = "tcp"
+to = { node = "db-1" }
+target_port = 8443
+source_cidrs = ["0.0.0.0/0"]
 [[networks.port_mappings]]
 name = "web"
 hub = "hub-1"
