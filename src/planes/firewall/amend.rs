@@ -14,8 +14,8 @@ use crate::model::ownership::NFT_TABLE;
 
 /// One transaction that makes a table another, with marks that connections are to be cut; none if there is nothing to do.
 ///
-/// `marks` is asked for them once it is known which networks the transaction touches otherwise, or with none if it would do
-/// nothing. A mark that is there stays: it goes when the connections are cut.
+/// `marks` is asked for them once it is known which networks the transaction touches otherwise, with an empty set if all of
+/// them, and with none if it would do nothing. A mark that is there stays: it goes when the connections are cut.
 pub(super) fn transaction(
     from: &Table,
     to: &Table,
@@ -46,7 +46,14 @@ pub(super) fn transaction(
     }
     amendment.fill_chains(from, to, suspects);
     amendment.delete_objects(from, to);
-    let marks = marks((!amendment.is_empty()).then_some(&amendment.networks));
+    amendment.note_shared(from, to, suspects);
+    let everyone = BTreeSet::new();
+    let touched = if amendment.touches_all {
+        &everyone
+    } else {
+        &amendment.networks
+    };
+    let marks = marks((!amendment.is_empty()).then_some(touched));
     amendment.add_marks(from, &marks);
     if amendment.is_empty() {
         return None;
@@ -88,6 +95,9 @@ fn amendable(from: &Table, to: &Table) -> bool {
     from.strangers.is_empty() && from.chains.iter().all(chain) && from.sets.iter().all(set)
 }
 
+/// The chain that says which segments TCP may announce.
+const SEGMENTS: &str = "segments";
+
 /// Whether an element comes or goes.
 #[derive(Clone, Copy)]
 enum Sign {
@@ -100,6 +110,8 @@ enum Sign {
 struct Amendment {
     script: Script,
     networks: BTreeSet<NetworkId>,
+    /// Whether something changes that judges for all networks.
+    touches_all: bool,
     rewritten: BTreeSet<String>,
     /// By what elements lead to, or the set they are in.
     added: BTreeMap<String, usize>,
@@ -170,6 +182,7 @@ impl Amendment {
         if has_strange_key(old) {
             self.script.flush_set(name, old);
             self.touch(name);
+            self.touches_all |= names::split(name).is_none();
             return;
         }
         let gone: Vec<(&Key, &Value)> = old
@@ -218,6 +231,36 @@ impl Amendment {
         }
     }
 
+    /// Chains that all networks share: a rule that comes or goes is of the network that its comment names, else of all. What
+    /// sizes segments have is nobody's verdict.
+    fn note_shared(&mut self, from: &Table, to: &Table, suspects: &BTreeSet<String>) {
+        let chains: BTreeSet<&String> = from.chains.keys().chain(to.chains.keys()).collect();
+        let shared = chains
+            .into_iter()
+            .filter(|name| names::split(name).is_none() && *name != SEGMENTS);
+        for name in shared {
+            let (old, new) = (from.chains.get(name), to.chains.get(name));
+            if old == new {
+                self.touches_all |= suspects.contains(name);
+                continue;
+            }
+            let tags = |chain: Option<&Chain>| -> BTreeSet<String> {
+                let rules = chain.into_iter().flat_map(|chain| &chain.rules);
+                rules.map(|rule| rule.tag.clone()).collect()
+            };
+            let (old, new) = (tags(old), tags(new));
+            let mut differing = old.symmetric_difference(&new).peekable();
+            // Only their order, or how often they come.
+            self.touches_all |= differing.peek().is_none() && !old.is_empty();
+            for tag in differing {
+                match network_of_rule(tag) {
+                    Some(network) => self.networks.extend([network]),
+                    None => self.touches_all = true,
+                }
+            }
+        }
+    }
+
     /// Sums elements up by what they lead to; their network is touched.
     fn note(&mut self, sign: Sign, set: &str, value: &Value) {
         let name = match value {
@@ -225,6 +268,9 @@ impl Amendment {
             Value::None | Value::Drop | Value::Zone(_) | Value::Strange(_) => set.to_owned(),
         };
         self.touch(&name);
+        // The keys of shared maps are interfaces: that nothing passes one any more, or in which zone, is said by its key.
+        let is_told = matches!(value, Value::Drop | Value::Zone(_)) || names::split(&name).is_some();
+        self.touches_all |= !is_told;
         if let Value::Zone(zone) = value {
             self.networks.extend(NetworkId::new(*zone));
         }
@@ -262,6 +308,19 @@ impl Amendment {
             result: None,
         }
     }
+}
+
+/// The network that a rule of a shared chain is of, by its comment.
+fn network_of_rule(tag: &str) -> Option<NetworkId> {
+    let (key, _) = tag.rsplit_once('#')?;
+    let mut words = key.split(' ');
+    let at = match words.next()? {
+        "entry4" | "entry6" | "port" | "target" | "hub" | "port-flow" | "port-reply" | "port-overlay4"
+        | "port-overlay6" => 0,
+        "port-zone" => 1,
+        _ => return None,
+    };
+    NetworkId::new(words.nth(at)?.parse().ok()?).ok()
 }
 
 /// The network of an overlay link: that its interface is no longer judged concerns it, whatever else is done.
