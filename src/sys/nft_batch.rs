@@ -32,14 +32,21 @@ const OBJECT_DATA: u16 = 4;
 /// `NFT_OBJECT_COUNTER`
 const COUNTER: [u8; 4] = 1_u32.to_be_bytes();
 
-/// Deletes counters of a table `inet <table>` in one transaction, whether they are there or not.
+/// How many counters go in one transaction: its acknowledgements must fit into the socket's buffer (212,992 bytes, of which
+/// each takes less than 1,024).
+const AT_ONCE: usize = 64;
+
+/// Deletes counters of a table `inet <table>`, whether they are there or not: up to 64 in one transaction.
 ///
 /// # Errors
-/// The kernel refused, which for a table that isn't there is `ENOENT`: nothing was changed.
+/// The kernel refused, which for a table that isn't there is `ENOENT`: of this transaction nothing was changed.
 pub fn delete_counters(table: &str, counters: &[String]) -> io::Result<()> {
-    if counters.is_empty() {
-        return Ok(());
-    }
+    counters
+        .chunks(AT_ONCE)
+        .try_for_each(|some| delete_some(table, some))
+}
+
+fn delete_some(table: &str, counters: &[String]) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
