@@ -563,6 +563,20 @@ fn probes_leave_nothing_behind() {
 }
 
 #[test]
+fn an_object_that_cannot_be_read_hides_no_other() {
+    in_namespace("an_object_that_cannot_be_read_hides_no_other", async |host| {
+        ip("link add odd0 type veth peer name odd1");
+        let not_utf8 = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&[0xff, 0xfe]);
+        let mut alias = Command::new("ip");
+        alias.args(["link", "set", "odd0", "alias"]).arg(not_utf8);
+        assert!(alias.status().unwrap().success());
+        let links = host.netlink.links().await.unwrap();
+        let names: BTreeSet<&str> = links.iter().map(|link| link.name.as_str()).collect();
+        assert!(names.contains("lo") && names.contains("odd1"), "{names:?}");
+    });
+}
+
+#[test]
 fn a_lan_by_rules_alone() {
     in_namespace("a_lan_by_rules_alone", async |host| {
         // Needs neither WireGuard nor VRFs: tables, rules and the LAN.

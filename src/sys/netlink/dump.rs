@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use netlink_packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{Socket, SocketAddr};
 
@@ -13,6 +13,8 @@ use super::{NetlinkError, errno};
 
 /// `NLM_F_DUMP_INTR`: the table changed while it was read.
 const INTERRUPTED: u16 = 0x10;
+/// `NLMSG_MIN_TYPE`: below are the messages of netlink itself.
+const FIRST_TYPE: u16 = 0x10;
 /// How often an interrupted read is tried before it is an error.
 pub(super) const ATTEMPTS: usize = 8;
 
@@ -65,6 +67,24 @@ impl Dumps {
     }
 }
 
+/// The first message of a datagram, and what is behind it. None for one that the codec doesn't understand: an object of others,
+/// whose name isn't UTF-8 for instance, must not keep everything from being read.
+fn next(datagram: &[u8]) -> io::Result<(Option<NetlinkMessage<RouteNetlinkMessage>>, &[u8])> {
+    let malformed =
+        |error: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
+    let buffer = NetlinkBuffer::new_checked(&datagram).map_err(|error| malformed(&error))?;
+    let length = usize::try_from(buffer.length()).map_err(|error| malformed(&error))?;
+    let behind = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+    match NetlinkMessage::deserialize(datagram) {
+        Ok(message) => Ok((Some(message), behind)),
+        Err(error) if buffer.message_type() < FIRST_TYPE => Err(malformed(&error)),
+        Err(error) => {
+            tracing::warn!(kind = buffer.message_type(), %error, "netlink: an object can't be read, and is left out");
+            Ok((None, behind))
+        }
+    }
+}
+
 /// Strict checking makes the kernel filter dumps; kernels before 4.20 don't know it, and we filter again.
 fn connect() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
@@ -96,16 +116,11 @@ impl Reader {
             let (datagram, _) = self.socket.recv_from_full()?;
             let mut rest = datagram.as_slice();
             while !rest.is_empty() {
-                let malformed = |error: &dyn std::fmt::Display| {
-                    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
-                };
-                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest);
-                let message = message.map_err(|error| malformed(&error))?;
-                let length = usize::try_from(message.header.length).map_err(|error| malformed(&error))?;
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-                if message.header.sequence_number != self.sequence {
+                let (message, behind) = next(rest)?;
+                rest = behind;
+                let Some(message) = message.filter(|it| it.header.sequence_number == self.sequence) else {
                     continue;
-                }
+                };
                 interrupted |= message.header.flags & INTERRUPTED != 0;
                 let code = match message.payload {
                     NetlinkPayload::InnerMessage(message) => {
