@@ -73,20 +73,28 @@ impl ConfigFiles {
     /// The folders to watch, each with what matters in it.
     fn folders(&self) -> BTreeMap<PathBuf, Matters> {
         let mut folders: BTreeMap<PathBuf, Matters> = BTreeMap::new();
-        for file in [&self.config, &self.key, &self.fleet] {
-            let names = &mut folders.entry(folder_of(file).to_owned()).or_default().names;
-            names.extend(file.file_name().map(OsStr::to_owned));
+        let paths = [&self.config, &self.key, &self.fleet];
+        // A link in the middle of a path leads elsewhere when it is exchanged.
+        let links = paths.into_iter().flat_map(|path| path.ancestors().skip(1));
+        let links = links.filter(|path| path.is_symlink());
+        for path in paths.into_iter().map(PathBuf::as_path).chain(links) {
+            let names = &mut folders.entry(folder_of(path).to_owned()).or_default().names;
+            names.extend(path.file_name().map(OsStr::to_owned));
         }
         folders.entry(self.fleet.clone()).or_default().fragments = true;
-        let targets = targets([&*self.config, &*self.key], &self.fleet);
-        if !targets.is_empty() {
-            // What leads to them may be exchanged under any name.
+        let links = linked([&*self.config, &*self.key], &self.fleet);
+        if !links.is_empty() {
+            // What leads to them may be exchanged under any name, and may lead nowhere now.
             for what in folders.values_mut() {
                 what.everything = true;
             }
         }
-        for folder in targets {
-            folders.entry(folder).or_default().everything = true;
+        let targets = links.iter().filter_map(|link| std::fs::canonicalize(link).ok());
+        for target in targets {
+            folders
+                .entry(folder_of(&target).to_owned())
+                .or_default()
+                .everything = true;
         }
         folders
     }
@@ -98,17 +106,15 @@ impl ConfigFiles {
             return std::future::pending().await;
         };
         loop {
-            match events.next().await {
-                Some(Ok(event)) => {
-                    let watch = self.watched.iter().find(|(watch, _)| *watch == event.wd);
-                    if watch.is_none_or(|(_, what)| what.concerns(event.name.as_deref())) {
-                        return;
-                    }
-                }
-                Some(Err(_)) | None => {
-                    self.events = None;
-                    return;
-                }
+            let Some(Ok(event)) = events.next().await else {
+                self.events = None;
+                return;
+            };
+            // One folder under two names is watched once, for both.
+            let watched = || self.watched.iter().filter(|(watch, _)| *watch == event.wd);
+            let concerns = |(_, what): &(_, Matters)| what.concerns(event.name.as_deref());
+            if watched().next().is_none() || watched().any(concerns) {
+                return;
             }
         }
     }
@@ -160,15 +166,12 @@ fn folder_of(file: &Path) -> &Path {
     }
 }
 
-/// The folders of what is a symbolic link here: what it leads to may change in its place.
-fn targets(files: [&Path; 2], fleet: &Path) -> Vec<PathBuf> {
+/// What is a symbolic link here: what it leads to may change in its place.
+fn linked(files: [&Path; 2], fleet: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(fleet).into_iter().flatten().flatten();
     let files = files.into_iter().map(Path::to_owned);
     let links = files.chain(entries.map(|entry| entry.path()));
-    links
-        .filter(|path| path.is_symlink())
-        .filter_map(|path| Some(std::fs::canonicalize(path).ok()?.parent()?.to_owned()))
-        .collect()
+    links.filter(|path| path.is_symlink()).collect()
 }
 
 /// The folder itself counts too: one that was made again under its old name must be watched anew, and one that may not be
@@ -281,6 +284,60 @@ mod tests {
         let config = etc.path().join("sdwand.toml");
         let mut files = ConfigFiles::watch(&config, etc.path(), &etc.path().join("node.key"));
         fs::write(&target, "format = 1 # changed").unwrap();
+        event(&mut files).await;
+        assert!(files.differ());
+    }
+
+    #[tokio::test]
+    async fn links_that_are_exchanged_count() {
+        let root = tempfile::tempdir().unwrap();
+        let etc = root.path();
+        let link = |from: &str, to: &str| {
+            let new = etc.join("new");
+            std::os::unix::fs::symlink(etc.join(to), &new).unwrap();
+            fs::rename(new, etc.join(from)).unwrap();
+        };
+        for version in ["v1", "v2"] {
+            fs::create_dir_all(etc.join(version).join("fleet.d")).unwrap();
+            fs::write(etc.join(version).join("10.toml"), version).unwrap();
+            fs::write(etc.join(version).join("fleet.d/10.toml"), version).unwrap();
+        }
+        let (config, key) = (etc.join("sdwand.toml"), etc.join("node.key"));
+
+        // In the middle of the path to the folder.
+        link("current", "v1");
+        let mut files = ConfigFiles::watch(&config, &etc.join("current/fleet.d"), &key);
+        link("current", "v2");
+        event(&mut files).await;
+        assert!(files.differ());
+
+        // On the way of a fragment, also where it leads nowhere for a while.
+        fs::create_dir(etc.join("fleet.d")).unwrap();
+        std::os::unix::fs::symlink("../current/10.toml", etc.join("fleet.d/10.toml")).unwrap();
+        let mut files = ConfigFiles::watch(&config, &etc.join("fleet.d"), &key);
+        fs::remove_file(etc.join("current")).unwrap();
+        event(&mut files).await;
+        assert!(files.differ());
+        link("current", "v1");
+        event(&mut files).await;
+        assert!(files.differ());
+    }
+
+    #[tokio::test]
+    async fn one_folder_under_two_names_is_watched_for_both() {
+        let root = tempfile::tempdir().unwrap();
+        let (etc, other) = (root.path().join("etc"), root.path().join("other"));
+        fs::create_dir(&etc).unwrap();
+        std::os::unix::fs::symlink(&etc, &other).unwrap();
+        let mut files = ConfigFiles::watch(
+            &etc.join("sdwand.toml"),
+            &etc.join("fleet.d"),
+            &other.join("node.key"),
+        );
+        fs::write(etc.join("sdwand.toml"), "x").unwrap();
+        event(&mut files).await;
+        assert!(files.differ());
+        fs::write(etc.join("node.key"), "x").unwrap();
         event(&mut files).await;
         assert!(files.differ());
     }
