@@ -93,8 +93,11 @@ pub enum Issue {
     /// A hub that nobody can dial.
     #[error("hub \"{0}\" has no endpoint")]
     HubWithoutEndpoint(Name),
-    /// A member that would be dialled through the network itself.
-    #[error("endpoint {endpoint} of node \"{node}\" is in network \"{network}\" itself")]
+    /// A member that may be dialled through the network itself.
+    #[error(
+        "endpoint {endpoint} of node \"{node}\" is in network \"{network}\" itself: where no route of the underlay is longer, \
+         WireGuard's packets go into the tunnel that they are; give another one"
+    )]
     EndpointInside {
         /// Where it is dialled.
         endpoint: IpAddr,
@@ -314,7 +317,10 @@ impl Issue {
     #[must_use]
     pub const fn severity(&self) -> Severity {
         match self {
-            Self::MatchesNothing { .. } | Self::Unreachable(_) | Self::NoMembers(_) => Severity::Notice,
+            Self::MatchesNothing { .. }
+            | Self::Unreachable(_)
+            | Self::NoMembers(_)
+            | Self::EndpointInside { .. } => Severity::Notice,
             Self::Unknown(..)
             | Self::NotAMember { .. }
             | Self::ListedTwice { .. }
@@ -324,7 +330,6 @@ impl Issue {
             | Self::NoHub(_)
             | Self::TooManyHubs { .. }
             | Self::HubWithoutEndpoint(_)
-            | Self::EndpointInside { .. }
             | Self::Overlap { .. }
             | Self::InterfaceTaken { .. }
             | Self::ViaOffLink(_)
@@ -397,9 +402,6 @@ impl Issue {
             Self::NoHub(_) => "give a member role = \"hub\", or the network topology = \"full_mesh\"",
             Self::TooManyHubs { .. } => "a spoke has one link for each hub",
             Self::HubWithoutEndpoint(_) => "give the node or the member `endpoints`: where others reach it",
-            Self::EndpointInside { .. } => {
-                "WireGuard's packets would go into the tunnel that they are: give an address outside of it"
-            }
             Self::Unreachable(_) => "give one side endpoints, or use hubs",
             Self::InterfaceTaken { .. } => "an interface joins the VRF of one network: use one VLAN for each",
             Self::ViaOffLink(_) => "list the LAN that the router is on, with its interface",
@@ -426,6 +428,7 @@ impl Issue {
             Self::NotAGateway(_) => "list it in the site's `gateways`, or remove [federation] here",
             Self::NeedsVrf { .. } => "use a kernel with VRF and isolation.backend = \"vrf\" on this host",
             Self::Unknown(..)
+            | Self::EndpointInside { .. }
             | Self::ListedTwice { .. }
             | Self::NoMembers(_)
             | Self::Overlap { .. }
