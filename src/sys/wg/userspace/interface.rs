@@ -99,10 +99,9 @@ fn watched(tun: &Arc<AsyncDevice>, mtu: u16) -> watch::Receiver<u16> {
     tokio::spawn(async move {
         loop {
             tokio::time::sleep(MTU_EVERY).await;
-            // Where it can't be read, the interface is gone.
-            let Some(Ok(mtu)) = tun.upgrade().map(|tun| tun.mtu()) else {
-                return;
-            };
+            let Some(tun) = tun.upgrade() else { return };
+            // Where it can't be read, the interface is gone, or renamed for a moment.
+            let Ok(mtu) = tun.mtu() else { continue };
             tell.send_if_modified(|known| std::mem::replace(known, mtu) != mtu);
         }
     });
