@@ -29,7 +29,12 @@ publish hub s1
 start_daemon s1
 status "down before anything was applied" 0 sdw s1 down
 stop_daemon s1
-sdw s1 apply >/dev/null || true  # without a daemon userspace WireGuard is blocked
+# A host on which no daemon has run yet has no state folder.
+sed '/^format/a state_dir = "/var/lib/sdwand/of/its/own"' "$etc/sdwand.toml" >"$etc/other.toml"
+sdw s1 --config /etc/sdwand/other.toml apply >/dev/null || true  # without a daemon userspace WireGuard is blocked
+check "apply makes the state folder, for root alone" prints 700 on s1 stat -c %a /var/lib/sdwand/of/its/own
+status "down" 0 sdw s1 --config /etc/sdwand/other.toml down
+sdw s1 apply >/dev/null || true
 sed -i 's/"ping"/"echo"/' "$etc/fleet.d/20-prod.toml"
 sdw s1 apply >/dev/null || true
 check "apply without a daemon takes the changed fleet" rule_is_there echo

@@ -15,7 +15,9 @@ pub use keys::Followed;
 pub use session::session_interfaces;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::DirBuilder;
 use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -96,11 +98,17 @@ pub struct Locks {
 }
 
 impl Locks {
-    /// Takes the state folder and the network namespace.
+    /// Takes the state folder, which is made (0700) if it isn't there, and the network namespace.
     ///
     /// # Errors
-    /// Another process has one of them.
+    /// Another process has one of them, or the folder can't be had.
     pub fn acquire(state_dir: &Path) -> Result<Self, LockError> {
+        let mut folder = DirBuilder::new();
+        let made = folder.recursive(true).mode(0o700).create(state_dir);
+        made.map_err(|source| LockError::Io {
+            path: state_dir.to_owned(),
+            source,
+        })?;
         Ok(Self {
             _file: FileLock::acquire(&state_dir.join("lock"))?,
             _namespace: NamespaceLock::acquire(NAMESPACE_LOCK)?,
