@@ -58,26 +58,27 @@ mapfile -t kernel < <(those cold vrfs one-peer no-op)
 mapfile -t native < <(those one-rule forward userspace)
 broken=0
 can_link() { unshare --net ip link add probe0 type "$@" >/dev/null 2>&1; }
-run_kernel() {
+run_kernel() { # NAME
   if can_link wireguard && can_link vrf table 10; then
-    "$here/lab/bench-kernel.sh" "${kernel[@]}"
+    "$here/lab/bench-kernel.sh" "$1"
     return
   fi
   KERNEL=$("$here/lab/mkuml.sh") || return
   export KERNEL
+  # Each in a guest of its own: what one leaves behind doesn't weigh on the next.
   MEM=${MEM:-2G} LIMIT=${SDWAND_UML_LIMIT:-1800} "$here/lab/umlrun.sh" \
     "export SDWAND_BIN=$SDWAND_BIN LAB_SLOW=2 BENCH_RUNS=$BENCH_RUNS BENCH_SCALE=$BENCH_SCALE
-     exec $here/lab/bench-kernel.sh ${kernel[*]}"
+     exec $here/lab/bench-kernel.sh $1"
 }
-# half NAME CMD…: its output goes to a log, which is shown where it failed.
-half() {
+# part NAME CMD…: its output goes to a log, which is shown where it failed.
+part() {
   local log=$work/$1.log
   shift
   "$@" >"$log" 2>&1 || { broken=1; grep -v '^FIGURE ' "$log" >&2; }
   sed -n 's/^FIGURE //p' "$log" >>"$work/figures"
 }
-if (( ${#kernel[@]} > 0 )); then half kernel run_kernel; fi
-if (( ${#native[@]} > 0 )); then half native "$here/lab/bench-native.sh" "${native[@]}"; fi
+for name in "${kernel[@]}"; do part "$name" run_kernel "$name"; done
+if (( ${#native[@]} > 0 )); then part native "$here/lab/bench-native.sh" "${native[@]}"; fi
 [[ -z ${BENCH_LOGS:-} ]] || cp "$work"/*.log "$BENCH_LOGS"
 [[ -s $work/figures ]] || { echo "$0: nothing was measured" >&2; exit 1; }
 

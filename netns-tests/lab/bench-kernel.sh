@@ -65,7 +65,8 @@ one_peer() {
   note "one peer: ours $(tr '\n' ' ' <"$LAB/peer.ours"), theirs $(tr '\n' ' ' <"$LAB/peer.theirs"), wg show dump $(median "$LAB/peer.dump")"
   figure one-peer "one peer's key changed among $peers: the daemon, from the fragment's rename until it has read back (debounce 0) / \`wg syncconf\`" \
     us "$(median "$LAB/peer.ours")" "$(median "$LAB/peer.theirs")" 'ratio<=' 0.05
-  # The same daemon, as it is then.
+  # The same daemon, once what read the tables is gone: its threads end after a second.
+  require wait_for "the daemon is idle" 20 idle hub
   figure rss "resident memory of \`sdwand run\` with $peers kernel peers" MiB \
     "$(awk '/^VmRSS/ { print $2 / 1024 }' "/proc/${DAEMON[hub]}/status")" - 'ours<=' 64
   figure rss-peak "the same, at its peak" MiB "$(awk '/^VmHWM/ { print $2 / 1024 }' "/proc/${DAEMON[hub]}/status")" - - -
@@ -73,6 +74,8 @@ one_peer() {
   unhost hub
   unhost other
 }
+
+idle() { (( $(awk '/^Threads/ { print $2 }' "/proc/${DAEMON[$1]}/status") <= 3 )); }
 
 # no_op: nothing is written, and what looking costs.
 no_op() {
