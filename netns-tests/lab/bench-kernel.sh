@@ -84,12 +84,11 @@ no_op() {
   bench_fleet "$LAB/noop.d" "$peers" 1 "$rules"
   bench_host hub "$LAB/noop.d"
   check "$peers peers, $rules rules: applied" sdw hub apply
-  on hub nft monitor >"$LAB/monitor.nft" 2>&1 &
-  local monitors=($!)
-  on hub ip monitor link address route rule >"$LAB/monitor.ip" 2>&1 &
-  monitors+=($!)
-  # `nft monitor` reads the whole ruleset before it listens.
-  require wait_for "both monitors listen" 60 monitors_hear
+  on hub "$PYTHON" "$LAB_LIB/nft_heard.py" >"$LAB/heard.nft" 2>&1 &
+  local listeners=($!)
+  on hub ip monitor link address route rule >"$LAB/heard.ip" 2>&1 &
+  listeners+=($!)
+  require wait_for "both are heard" 60 both_heard
   on hub wg show all dump | sort >"$LAB/noop.before"
   for ((run = 1; run <= BENCH_RUNS; run++)); do
     # utime and stime of the process, in microseconds.
@@ -98,18 +97,19 @@ subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(round((used.ru_utime + used.ru_stime) * 1e6))' "$SDWAND_BIN" apply >>"$LAB/noop.cpu"
   done
-  kill "${monitors[@]}"
-  wait "${monitors[@]}" 2>/dev/null || true
+  check "nftables is still listened to" kill -0 "${listeners[0]}"
+  kill "${listeners[@]}"
+  wait "${listeners[@]}" 2>/dev/null || true
   on hub wg show all dump | sort >"$LAB/noop.after"
   same "WireGuard is as it was" "$LAB/noop.before" "$LAB/noop.after"
-  writes=$(cat <(grep -vE 'table ip heard|^# new generation' "$LAB/monitor.nft") <(grep -vE '192\.0\.2\.99' "$LAB/monitor.ip") | wc -l)
+  writes=$(cat <(grep -v ' heard$' "$LAB/heard.nft") <(grep -vE '192\.0\.2\.99' "$LAB/heard.ip") | wc -l)
   figure no-op-writes "\`apply\` with nothing to do, $peers peers and $rules rules: events of nftables and rtnetlink in $BENCH_RUNS runs" writes "$writes" - 'ours<=' 0
   figure no-op-cpu "the same: CPU time of one run, files and kernel read" us "$(median "$LAB/noop.cpu")" - - -
   unhost hub
 }
-monitors_hear() { # a change of nobody's proves that both listen
+both_heard() { # a change of nobody's proves that both listen
   on hub sh -c 'nft add table ip heard; nft delete table ip heard; ip route add 192.0.2.99/32 dev lo; ip route del 192.0.2.99/32 dev lo'
-  [[ -s $LAB/monitor.nft && -s $LAB/monitor.ip ]]
+  [[ -s $LAB/heard.nft && -s $LAB/heard.ip ]]
 }
 
 if wants cold; then

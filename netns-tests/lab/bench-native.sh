@@ -56,15 +56,15 @@ table_shape() {
     if .map.elem then .map.elem |= sort else . end' | sort
 }
 
-# forward: LAN to LAN through the hub's forward path, with all the rules and with no table at all.
+# forward: LAN to LAN through the hub's forward path, with all the rules, with one, and with no table at all.
 forward() {
   local rules run
   rules=$(scaled 10000)
-  bench_fleet "$LAB/forward.d" 100 1 "$rules"
-  sed -i 's|{ node = "hub", role = "hub" }|{ node = "hub", role = "hub", lans = [{ subnet = "192.168.1.0/24", interface = "lan1" }, { subnet = "192.168.2.0/24", interface = "lan2" }] }|' \
-    "$LAB/forward.d/20-net-1.toml"
-  printf '\n[[networks.rules]]\nname = "lans"\naction = "accept"\nfrom = { lan_of = "hub" }\nto = { lan_of = "hub" }\nprotocol = "tcp"\n' \
-    >>"$LAB/forward.d/20-net-1.toml"
+  forward_fleet forward "$rules"
+  forward_fleet one 0
+  bench_host single "$LAB/one.d" '[isolation]' 'backend = "rules"'
+  sdw single compile --node hub --plane firewall >"$LAB/one.nft"
+  unhost single
   bench_host hub "$LAB/forward.d" '[reconcile]' 'interval_seconds = 3600'
   forwarding hub
   lan hub lan1 one 192.168.1.1/24
@@ -72,18 +72,32 @@ forward() {
   start_daemon hub
   require wait_for "the hub with $rules rules and two LANs: converged" 60 converged hub
   stop_daemon hub
-  on hub nft list table inet sdwand >"$LAB/forward.nft"
+  { printf 'add table inet sdwand\ndelete table inet sdwand\n'; on hub nft list table inet sdwand; } >"$LAB/forward.nft"
   expect "what no rule allows doesn't pass" "$NO_PING" pinged one 192.168.2.10
   for ((run = 1; run <= BENCH_RUNS; run++)); do
     bits two one 192.168.2.10 >>"$LAB/forward.ours"
-    check "the rules judged what passed, run $run" eval '[[ $(on hub nft list counter inet sdwand n1-r-lans) != *"packets 0 "* ]]'
+    check "the rules judged what passed, run $run" judged
+    on hub nft -f "$LAB/one.nft"
+    bits two one 192.168.2.10 >>"$LAB/forward.one"
+    check "one rule judged what passed, run $run" judged
     on hub nft delete table inet sdwand
     bits two one 192.168.2.10 >>"$LAB/forward.theirs"
     on hub nft -f "$LAB/forward.nft"
   done
-  note "forward, Mbit/s: with $(tr '\n' ' ' <"$LAB/forward.ours"), without $(tr '\n' ' ' <"$LAB/forward.theirs")"
-  figure forward "TCP from LAN to LAN through a hub (iperf3, one connection): $rules rules / no table" Mbit/s \
+  note "forward, Mbit/s: with $(tr '\n' ' ' <"$LAB/forward.ours"), with one $(tr '\n' ' ' <"$LAB/forward.one"), without $(tr '\n' ' ' <"$LAB/forward.theirs")"
+  figure forward "TCP from LAN to LAN through a hub (iperf3, one connection): $rules rules / no table, and so no connection tracking" Mbit/s \
     "$(median "$LAB/forward.ours")" "$(median "$LAB/forward.theirs")" 'ratio>=' 0.95
+  figure forward-one "the same: $rules rules / one rule" Mbit/s \
+    "$(median "$LAB/forward.ours")" "$(median "$LAB/forward.one")" - -
+}
+judged() { [[ $(on hub nft list counter inet sdwand n1-r-lans) != *"packets 0 "* ]]; }
+# forward_fleet NAME RULES: two LANs at the hub, which a rule of their own connects.
+forward_fleet() {
+  bench_fleet "$LAB/$1.d" 100 1 "$2"
+  sed -i 's|{ node = "hub", role = "hub" }|{ node = "hub", role = "hub", lans = [{ subnet = "192.168.1.0/24", interface = "lan1" }, { subnet = "192.168.2.0/24", interface = "lan2" }] }|' \
+    "$LAB/$1.d/20-net-1.toml"
+  printf '\n[[networks.rules]]\nname = "lans"\naction = "accept"\nfrom = { lan_of = "hub" }\nto = { lan_of = "hub" }\nprotocol = "tcp"\n' \
+    >>"$LAB/$1.d/20-net-1.toml"
 }
 
 # userspace: TCP over the embedded device, firewall and all, and over wireguard-go.
