@@ -1,30 +1,33 @@
 //! The real host: the planes over netlink, WireGuard and nft. Built by the daemon, and by commands where none runs.
 
+mod clock;
 pub(crate) mod doctor;
 mod events;
 pub(crate) mod explain;
 pub(crate) mod files;
 mod holes;
 mod keys;
+mod locks;
 mod resolver;
 mod session;
 mod ways;
 
+pub use clock::{system_now, unix_now};
 pub use events::Events;
 pub use keys::Followed;
+pub use locks::Locks;
 pub use session::session_interfaces;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::DirBuilder;
 use std::net::IpAddr;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
+use clock::{instant, moment};
 use resolver::Resolver;
 
 use crate::config;
@@ -35,20 +38,16 @@ use crate::model::host::{HostConfig, IsolationBackend, WireguardBackend};
 use crate::model::{Fleet, LinkName, PrivateKey, PublicKey, ownership};
 use crate::planes::{PlaneName, Ways, firewall, l3, wireguard};
 use crate::reconcile::holes::Known;
-use crate::reconcile::uplinks::{Choices, Moment, Uplinks};
+use crate::reconcile::uplinks::{Choices, Uplinks};
 use crate::reconcile::{Change, Host, Observation, Target};
 use crate::report::chain;
 use crate::report::status::{Backends, WireguardKind};
 use crate::sys::conntrack::Conntrack;
-use crate::sys::lock::{FileLock, LockError, NamespaceLock};
 use crate::sys::neighbour::{self, Asked};
 use crate::sys::netlink::{Netlink, NetlinkError};
 use crate::sys::nft::Nft;
 use crate::sys::sysctl::Sysctls;
 use crate::sys::wg;
-
-/// The abstract socket that marks a network namespace as taken.
-const NAMESPACE_LOCK: &str = "sdwand";
 
 /// How long `nft` and `conntrack` may take: 50,000 rules take a few seconds.
 const TOOL_TIME: Duration = Duration::from_secs(30);
@@ -90,32 +89,6 @@ pub enum HostError {
     Nft(#[source] std::io::Error),
 }
 
-/// Keeps others from changing the same host at the same time.
-#[derive(Debug)]
-pub struct Locks {
-    _file: FileLock,
-    _namespace: NamespaceLock,
-}
-
-impl Locks {
-    /// Takes the state folder, which is made (0700) if it isn't there, and the network namespace.
-    ///
-    /// # Errors
-    /// Another process has one of them, or the folder can't be had.
-    pub fn acquire(state_dir: &Path) -> Result<Self, LockError> {
-        let mut folder = DirBuilder::new();
-        let made = folder.recursive(true).mode(0o700).create(state_dir);
-        made.map_err(|source| LockError::Io {
-            path: state_dir.to_owned(),
-            source,
-        })?;
-        Ok(Self {
-            _file: FileLock::acquire(&state_dir.join("lock"))?,
-            _namespace: NamespaceLock::acquire(NAMESPACE_LOCK)?,
-        })
-    }
-}
-
 /// The host itself.
 pub struct RealHost {
     netlink: Netlink,
@@ -141,41 +114,6 @@ pub struct RealHost {
     /// The tables in which the routes of others matter, for who listens to events.
     followed: watch::Sender<BTreeSet<u32>>,
     key_looks: keys::Looks,
-}
-
-/// The time of day.
-#[must_use]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place that asks for the wall clock"
-)]
-pub fn system_now() -> SystemTime {
-    SystemTime::now()
-}
-
-/// Now, by both clocks.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place that asks the steady clock"
-)]
-fn moment() -> Moment {
-    Moment {
-        wall: system_now(),
-        steady: std::time::Instant::now(),
-    }
-}
-
-/// The time of day in seconds since 1970.
-#[must_use]
-pub fn unix_now() -> u64 {
-    system_now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-}
-
-/// The monotonic clock.
-fn instant() -> std::time::Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 impl RealHost {
