@@ -214,17 +214,7 @@ impl View {
         destination: IpAddr,
         came_in: Option<&LinkName>,
     ) -> Routed {
-        let Some(eyes) = &self.eyes else {
-            return self.route_of_fleet(network, destination);
-        };
-        let lookup = Lookup {
-            network: network.id,
-            source,
-            destination,
-            came_in: came_in.cloned(),
-            mark: None,
-        };
-        Self::looked_up(eyes, lookup)
+        self.sent(network, (source, destination), came_in, None)
     }
 
     /// Where the host sends a packet, from one address to another, that our table has marked on its way through a port
@@ -232,9 +222,19 @@ impl View {
     pub(super) fn marked(
         &self,
         network: &NetworkIntent,
-        (source, destination): (IpAddr, IpAddr),
+        ends: (IpAddr, IpAddr),
         came_in: Option<&LinkName>,
         mark: u32,
+    ) -> Routed {
+        self.sent(network, ends, came_in, Some(mark))
+    }
+
+    fn sent(
+        &self,
+        network: &NetworkIntent,
+        (source, destination): (IpAddr, IpAddr),
+        came_in: Option<&LinkName>,
+        mark: Option<u32>,
     ) -> Routed {
         let Some(eyes) = &self.eyes else {
             return self.route_of_fleet(network, destination);
@@ -244,7 +244,7 @@ impl View {
             source,
             destination,
             came_in: came_in.cloned(),
-            mark: Some(mark),
+            mark,
         };
         Self::looked_up(eyes, lookup)
     }
