@@ -122,8 +122,11 @@ fn amend(
         &leaving(desired, &old),
     );
     let everyone: BTreeSet<NetworkId> = desired.policies.keys().chain(old.keys()).copied().collect();
-    let (Some(wanted), Some(mut middle)) = (wanted, middle.clone()) else {
-        return remove(desired, found, middle, &everyone);
+    let Some(wanted) = wanted else {
+        return remove(desired, &old, found, middle, &everyone);
+    };
+    let Some(mut middle) = middle else {
+        return remove(desired, &old, found, None, &everyone);
     };
     let mut to_cut = marked(found);
     to_cut.extend(everyone.iter().filter(|id| !old.contains_key(id)));
@@ -166,11 +169,11 @@ fn all_if_none<'a>(
 /// The last network goes, and the table with it.
 fn remove(
     desired: &State,
+    old: &BTreeMap<NetworkId, Lifted>,
     found: &Table,
     middle: Option<Table>,
     everyone: &BTreeSet<NetworkId>,
 ) -> Vec<Change> {
-    let old = lift(found);
     let narrow = middle.and_then(|middle| transaction(found, &middle, &BTreeSet::new(), |_| BTreeSet::new()));
     let mut changes: Vec<Change> = narrow.map(Change::Narrow).into_iter().collect();
     changes.push(Change::Remove(Transaction {
@@ -183,7 +186,7 @@ fn remove(
     let marked = marked(found);
     let cuts = everyone.union(&marked).map(|id| Cut {
         marked: false,
-        ..cut_of(desired, *id, is_mapped(&old, *id))
+        ..cut_of(desired, *id, is_mapped(old, *id))
     });
     changes.extend(cuts.map(Change::CutFlows));
     changes
