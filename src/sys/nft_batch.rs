@@ -10,7 +10,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 
 use super::nft_events::NETLINK_HEADER;
-use super::nft_query::{INET, SUBSYSTEM, encode, terminated};
+use super::nft_query::{ERROR, INET, REQUEST, SUBSYSTEM, encode, next_message, terminated};
 
 /// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END`.
 const BATCH_BEGIN: u16 = 0x10;
@@ -18,12 +18,10 @@ const BATCH_END: u16 = 0x11;
 /// `NFT_MSG_NEWOBJ` and `NFT_MSG_DELOBJ` of `linux/netfilter/nf_tables.h`.
 const NEW_OBJECT: u16 = SUBSYSTEM | 0x12;
 const DELETE_OBJECT: u16 = SUBSYSTEM | 0x14;
-/// `NLM_F_REQUEST`, `NLM_F_ACK`, `NLM_F_CREATE`, `NLM_F_NESTED` and `NLMSG_ERROR` of `linux/netlink.h`.
-const REQUEST: u16 = 1;
+/// `NLM_F_ACK`, `NLM_F_CREATE` and `NLA_F_NESTED` of `linux/netlink.h`.
 const ACK: u16 = 4;
 const CREATE: u16 = 0x400;
 const NESTED: u16 = 0x8000;
-const ERROR: u16 = 2;
 /// `NFTA_OBJ_…`
 const OBJECT_TABLE: u16 = 1;
 const OBJECT_NAME: u16 = 2;
@@ -89,19 +87,14 @@ fn border(kind: u16) -> Vec<u8> {
 
 /// How many messages a datagram acknowledges.
 fn acknowledged(mut datagram: &[u8]) -> io::Result<usize> {
-    let malformed = || io::Error::from(io::ErrorKind::InvalidData);
     let mut count = 0;
     while !datagram.is_empty() {
-        let header = datagram.get(..NETLINK_HEADER).ok_or_else(malformed)?;
-        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
-        let kind = u16::from_ne_bytes([header[4], header[5]]);
-        let body = datagram.get(NETLINK_HEADER..length).ok_or_else(malformed)?;
-        datagram = &datagram[length.next_multiple_of(4).min(datagram.len())..];
-        let code = body.get(..4).and_then(|code| code.try_into().ok());
-        match code.map(i32::from_ne_bytes) {
-            Some(0) if kind == ERROR => count += 1,
-            Some(code) if kind == ERROR => return Err(io::Error::from_raw_os_error(code.saturating_neg())),
-            Some(_) | None => return Err(malformed()),
+        let (message, behind) = next_message(datagram)?;
+        datagram = behind;
+        match message.code().filter(|_| message.kind == ERROR) {
+            Some(0) => count += 1,
+            Some(code) => return Err(io::Error::from_raw_os_error(code.saturating_neg())),
+            None => return Err(io::ErrorKind::InvalidData.into()),
         }
     }
     Ok(count)

@@ -10,8 +10,8 @@ use std::io;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 
-use super::nft_events::{NETLINK_HEADER, NFGENMSG};
-use super::nft_query::{INET, SUBSYSTEM, encode, generation, terminated};
+use super::nft_events::NFGENMSG;
+use super::nft_query::{ERROR, INET, REQUEST, SUBSYSTEM, encode, generation, next_message, terminated};
 
 /// `NFT_MSG_GET…` of `linux/netfilter/nf_tables.h`.
 const GET_TABLE: u16 = SUBSYSTEM | 1;
@@ -21,11 +21,9 @@ const GET_SET: u16 = SUBSYSTEM | 0xa;
 const GET_ELEMENT: u16 = SUBSYSTEM | 0xd;
 const GET_OBJECT: u16 = SUBSYSTEM | 0x13;
 const GET_FLOWTABLE: u16 = SUBSYSTEM | 0x17;
-/// `NLM_F_REQUEST`, `NLM_F_DUMP`, `NLM_F_DUMP_INTR`, `NLMSG_ERROR`, `NLMSG_DONE` of `linux/netlink.h`.
-const REQUEST: u16 = 1;
+/// `NLM_F_DUMP`, `NLM_F_DUMP_INTR`, `NLMSG_DONE` of `linux/netlink.h`.
 const DUMP: u16 = 0x300;
 const INTERRUPTED: u16 = 0x10;
-const ERROR: u16 = 2;
 const DONE: u16 = 3;
 /// How often a dump that a transaction came across is read again.
 const ATTEMPTS: usize = 8;
@@ -244,21 +242,17 @@ impl<'a> Reader<'a> {
     fn take(&mut self, mut datagram: &[u8], found: &mut Vec<Attributes<'static>>) -> io::Result<bool> {
         let malformed = || io::Error::from(io::ErrorKind::InvalidData);
         while !datagram.is_empty() {
-            let header = datagram.get(..NETLINK_HEADER).ok_or_else(malformed)?;
-            let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
-            let kind = u16::from_ne_bytes([header[4], header[5]]);
-            let flags = u16::from_ne_bytes([header[6], header[7]]);
-            let body = datagram.get(NETLINK_HEADER..length).ok_or_else(malformed)?;
-            datagram = &datagram[length.next_multiple_of(4).min(datagram.len())..];
-            self.interrupted |= flags & INTERRUPTED != 0;
-            if kind == ERROR || kind == DONE {
-                let code = body.get(..4).and_then(|code| code.try_into().ok());
-                let code = i32::from_ne_bytes(code.unwrap_or_default());
+            let (message, behind) = next_message(datagram)?;
+            datagram = behind;
+            self.interrupted |= message.flags & INTERRUPTED != 0;
+            if message.kind == ERROR || message.kind == DONE {
+                let code = message.code().ok_or_else(malformed)?;
                 if code < 0 {
                     return Err(io::Error::from_raw_os_error(code.saturating_neg()));
                 }
                 return Ok(true);
             }
+            let body = message.body;
             let attributes = Attributes::parse(body.get(NFGENMSG..).ok_or_else(malformed)?);
             let attributes = attributes.ok_or_else(malformed)?;
             // Not every kernel filters every kind by table, and none the family.

@@ -24,8 +24,8 @@ const ATTRIBUTE_GENERATION: u16 = 1;
 pub(super) const INET: u8 = 1;
 const UNSPECIFIED: u8 = 0;
 /// `NLM_F_REQUEST` and `NLMSG_ERROR` of `linux/netlink.h`.
-const REQUEST: u16 = 1;
-const ERROR: u16 = 2;
+pub(super) const REQUEST: u16 = 1;
+pub(super) const ERROR: u16 = 2;
 
 /// Whether there is a table `inet <table>` in the network namespace of this thread.
 ///
@@ -85,6 +85,41 @@ pub(super) fn encode(kind: u16, family: u8, flags: u16, attributes: &[(u16, &[u8
     bytes.resize(NETLINK_HEADER, 0);
     bytes.extend(body);
     bytes
+}
+
+/// One message of a datagram.
+pub(super) struct Message<'a> {
+    pub kind: u16,
+    pub flags: u16,
+    /// What stands behind the header.
+    pub body: &'a [u8],
+}
+
+impl Message<'_> {
+    /// The number that an acknowledgement, a refusal (negative) or the end of a dump begins with.
+    pub fn code(&self) -> Option<i32> {
+        let code = self.body.get(..4)?.try_into().ok()?;
+        Some(i32::from_ne_bytes(code))
+    }
+}
+
+/// The first message of a datagram, and what is behind it.
+///
+/// # Errors
+/// Its length makes no sense.
+pub(super) fn next_message(datagram: &[u8]) -> io::Result<(Message<'_>, &[u8])> {
+    let malformed = || io::Error::from(io::ErrorKind::InvalidData);
+    let header = datagram.get(..NETLINK_HEADER).ok_or_else(malformed)?;
+    let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+    let message = Message {
+        kind: u16::from_ne_bytes([header[4], header[5]]),
+        flags: u16::from_ne_bytes([header[6], header[7]]),
+        body: datagram.get(NETLINK_HEADER..length).ok_or_else(malformed)?,
+    };
+    Ok((
+        message,
+        &datagram[length.next_multiple_of(4).min(datagram.len())..],
+    ))
 }
 
 /// A text as the kernel reads it.

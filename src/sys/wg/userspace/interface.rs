@@ -98,6 +98,7 @@ fn watched(tun: &Arc<AsyncDevice>, mtu: u16) -> watch::Receiver<u16> {
     let tun = Arc::downgrade(tun);
     tokio::spawn(async move {
         loop {
+            // gotatun's own watcher polls, too: a TUN device tells nobody.
             tokio::time::sleep(MTU_EVERY).await;
             let Some(tun) = tun.upgrade() else { return };
             // Where it can't be read, the interface is gone, or renamed for a moment.
