@@ -50,7 +50,7 @@ takes() { from_hub "$1"; fleet "$@"; republish "${everyone[@]}"; }
 mtu() { ip -n "$1" -o link show "wg-sdwan-$2" | sed -n 's/.* mtu \([0-9]*\) .*/\1/p'; }
 # at HOST NODE [NETWORK]: where HOST calls that node, or heard it last.
 at() { on "$1" wg show "wg-sdwan-${3:-1}" endpoints | awk -v key="$(<"$LAB/keys/$2.pub")" '$1 == key { print $2 }'; }
-sent() { on "$1" wg show "wg-sdwan-$2" transfer | awk '{ sent += $3 } END { print sent }'; }
+sent() { on "$1" wg show "wg-sdwan-$2" transfer | awk '{ sent += $3 } END { printf "%.0f\n", sent }'; }
 # sized HOST NETWORK ADDR SIZE: what a packet of SIZE bytes gets that nobody may fragment.
 sized() {
   local headers=28 device
