@@ -190,6 +190,7 @@ prefixes  = ["fd12:34ab:cd42:2::/64"]            # has no default
 name     = "prod-b"                              # has no default
 peer     = "site-b"                              # the local alias of the peer; has no default
 network  = "prod"                                # has no default
+# remote_network = "prod"                        # what the peer calls it; the same name unless given
 gateways = ["hub-a1"]                            # has no default
 import   = []
 export   = []                                    # prefixes, or { vip = "api" }

@@ -229,7 +229,8 @@ pub(super) fn read_leaks(root: &Cursor<'_>) -> Vec<(RouteLeak, Spot)> {
 /// One of `[[bridges]]`.
 pub(super) fn read_bridge(cursor: &Cursor<'_>) -> (Option<Name>, Option<Bridge>) {
     let name: Option<Name> = cursor.need("name");
-    let (peer, network) = (cursor.need("peer"), cursor.need("network"));
+    let (peer, network): (_, Option<Name>) = (cursor.need("peer"), cursor.need("network"));
+    let remote_network: Option<Name> = cursor.get("remote_network");
     let gateways: Vec<Name> = cursor.set("gateways");
     if !cursor.has("gateways") {
         cursor.missing("gateways");
@@ -253,6 +254,7 @@ pub(super) fn read_bridge(cursor: &Cursor<'_>) -> (Option<Name>, Option<Bridge>)
         (Some(name), Some(peer), Some(network)) => Some(Bridge {
             name: name.clone(),
             peer,
+            remote_network: remote_network.unwrap_or_else(|| network.clone()),
             network,
             gateways,
             import,

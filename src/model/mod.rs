@@ -11,6 +11,7 @@
 //! | `network` | one overlay network, its members, LANs and rules |
 //! | `routing` | BGP settings, route policies, leaks, bridges |
 //! | `ovn` | logical switches, ports, ACLs, tenants |
+//! | `agreement` | what other sites have agreed to |
 //! | `host` | this host's own `sdwand.toml` |
 //! | `version` | versions of the program, and ranges of them |
 //! | `naming` | every derived name, number and address |
@@ -18,6 +19,7 @@
 //! | `check` | invariants across objects, as typed findings |
 
 pub mod address;
+pub mod agreement;
 pub mod check;
 pub mod fleet;
 pub mod host;
@@ -32,6 +34,7 @@ pub mod url;
 pub mod version;
 
 pub use address::AddressSet;
+pub use agreement::{Agreement, Agreements};
 pub use fleet::{Fleet, FleetDigest, Node, Site};
 pub use key::{PresharedKey, PrivateKey, PublicKey};
 pub use name::{LinkName, Name};

@@ -158,6 +158,8 @@ pub struct Bridge {
     pub peer: Name,
     /// The network it leads into.
     pub network: Name,
+    /// What the peer calls the network at its end.
+    pub remote_network: Name,
     /// Our gateways.
     pub gateways: Vec<Name>,
     /// What we take from the peer.
