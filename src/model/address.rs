@@ -91,6 +91,49 @@ impl FromIterator<IpAddr> for AddressSet {
     }
 }
 
+/// The addresses in both sets.
+#[must_use]
+pub fn intersection(a: &AddressSet, b: &AddressSet) -> AddressSet {
+    if a == b {
+        return a.clone();
+    }
+    let v4 = in_both(a.v4(), b.v4(), Ipv4Net::network, Ipv4Net::broadcast).map(IpNet::V4);
+    let v6 = in_both(a.v6(), b.v6(), Ipv6Net::network, Ipv6Net::broadcast).map(IpNet::V6);
+    v4.chain(v6).collect()
+}
+
+/// Of two sorted lists of prefixes without overlaps, what is in both. Prefixes overlap only by containment, so each
+/// common piece is the smaller of two.
+fn in_both<N: Copy, A: Ord>(
+    a: &[N],
+    b: &[N],
+    first: impl Fn(&N) -> A,
+    last: impl Fn(&N) -> A,
+) -> impl Iterator<Item = N> {
+    // One of the lists is often a single prefix: start where the lists meet.
+    let mut i = b.first().map_or(0, |y| a.partition_point(|x| last(x) < first(y)));
+    let mut j = a.first().map_or(0, |x| b.partition_point(|y| last(y) < first(x)));
+    std::iter::from_fn(move || {
+        while let (Some(x), Some(y)) = (a.get(i), b.get(j)) {
+            let found = first(x) <= last(y) && first(y) <= last(x);
+            let (x_ends, y_ends) = (last(x) <= last(y), last(y) <= last(x));
+            let smaller = if first(x) >= first(y) && x_ends { *x } else { *y };
+            if x_ends {
+                i += 1;
+            }
+            if y_ends {
+                j += 1;
+            }
+            if found {
+                return Some(smaller);
+            }
+        }
+        None
+    })
+    .collect::<Vec<N>>()
+    .into_iter()
+}
+
 /// Whether one of the prefixes contains the other (prefixes never overlap in any other way).
 #[must_use]
 pub fn overlaps(a: &IpNet, b: &IpNet) -> bool {
@@ -117,6 +160,7 @@ pub fn canonical(nets: impl IntoIterator<Item = IpNet>) -> BTreeSet<IpNet> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn set(nets: &[&str]) -> AddressSet {
         nets.iter().map(|n| n.parse::<IpNet>().unwrap()).collect()
@@ -150,5 +194,31 @@ mod tests {
             .collect();
         assert_eq!(first_overlap(&nets), Some((0, 2)));
         assert_eq!(first_overlap(&nets[..2]), None);
+    }
+
+    fn nets() -> impl Strategy<Value = AddressSet> {
+        let v4 = (0_u32..64, 24_u8..=32)
+            .prop_map(|(a, len)| IpNet::V4(Ipv4Net::new((0x0a00_0000 + a * 5).into(), len).unwrap().trunc()));
+        let v6 = (0_u128..64, 120_u8..=128).prop_map(|(a, len)| {
+            IpNet::V6(
+                Ipv6Net::new(((0xfd_u128 << 120) | (a * 5)).into(), len)
+                    .unwrap()
+                    .trunc(),
+            )
+        });
+        prop::collection::vec(prop_oneof![v4, v6], 0..12).prop_map(|nets| nets.into_iter().collect())
+    }
+
+    proptest! {
+        #[test]
+        fn an_address_is_in_the_intersection_iff_it_is_in_both(a in nets(), b in nets(), at in 0_u32..330) {
+            let both = intersection(&a, &b);
+            let v4 = IpAddr::V4((0x0a00_0000 + at).into());
+            let v6 = IpAddr::V6(((0xfd_u128 << 120) | u128::from(at)).into());
+            for address in [v4, v6] {
+                prop_assert_eq!(both.contains(address), a.contains(address) && b.contains(address));
+            }
+            prop_assert_eq!(intersection(&b, &a), both);
+        }
     }
 }

@@ -10,9 +10,10 @@ use super::line::{Line, Step, decode_verdict_key};
 use super::mapping::{
     Admitted, lift_admissions, lift_mappings, meet_admissions, meet_mappings, named_admissions,
 };
-use super::policy::{Cell, Class, Family, Part, Policy, PolicyRule, intersection};
+use super::policy::{Cell, Class, Family, Part, Policy, PolicyRule};
 use super::state::{Key, Rule, Set, SetKind, Table, Value, names};
 use crate::intent::{IsolationMode, MappingIntent};
+use crate::model::address::intersection;
 use crate::model::network::{Action, DefaultAction, NetworkId, PortRange};
 use crate::model::{AddressSet, LinkName, Name};
 

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::super::meet;
-use super::super::policy::{Family, intersection};
+use super::super::policy::Family;
 use super::super::state::{Rule, Table, names};
 use super::text;
 use crate::intent::{AdmissionIntent, MappedWay, MappingIntent};
+use crate::model::address::intersection;
 use crate::model::network::{NetworkId, Protocol};
 use crate::model::{AddressSet, Name};
 
