@@ -3,6 +3,7 @@
 //! The checks never stop at the first finding, and none relies on another having passed.
 
 mod addresses;
+mod bridges;
 mod host;
 mod issue;
 mod membership;
@@ -317,5 +318,6 @@ pub fn check_fleet(fleet: &Fleet) -> Vec<Finding> {
     addresses::check(&view, &mut findings);
     policy::check(&view, &mut findings);
     services::check(&view, &mut findings);
+    bridges::check(&view, &mut findings);
     findings.0
 }

@@ -22,7 +22,7 @@ pub(super) fn check(view: &View<'_>, findings: &mut Findings) {
 }
 
 /// The prefixes that a network hands out addresses of, each with its key.
-fn own_prefixes(network: &Network) -> impl Iterator<Item = (IpNet, &'static str)> {
+pub(super) fn own_prefixes(network: &Network) -> impl Iterator<Item = (IpNet, &'static str)> {
     let v6 = Some((IpNet::V6(network.prefix), "prefix"));
     let v4 = network.prefix_v4.map(|prefix| (IpNet::V4(prefix), "prefix_v4"));
     let workloads = network.workload_prefix.map(|prefix| (prefix, "workload_prefix"));
@@ -31,7 +31,7 @@ fn own_prefixes(network: &Network) -> impl Iterator<Item = (IpNet, &'static str)
 
 /// Calls `report` with every pair of overlapping prefixes that `conflict` names: for each prefix, the nearest such one
 /// around it.
-fn sweep<T>(
+pub(super) fn sweep<T>(
     mut nets: Vec<(IpNet, T)>,
     conflict: impl Fn(&(IpNet, T), &(IpNet, T)) -> bool,
     mut report: impl FnMut(&(IpNet, T), &(IpNet, T)),

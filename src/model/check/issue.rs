@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::Severity;
+use crate::model::agreement::{MAX_PREFIXES, Unfit};
 use crate::model::key::PublicKey;
 use crate::model::name::{LinkName, Name};
 use crate::model::naming::MAX_HUBS;
@@ -248,6 +249,28 @@ pub enum Issue {
         /// Its network.
         other: Name,
     },
+    /// A second bridge of one peer into one network.
+    #[error("peer \"{peer}\" has a bridge into network \"{network}\" already")]
+    BridgeTwice {
+        /// The peer.
+        peer: Name,
+        /// The network.
+        network: Name,
+    },
+    /// A bridge's gateway that isn't one of the site's.
+    #[error("node \"{0}\" isn't a gateway of the site: the bridge carries nothing")]
+    GatewayUnnamed(Name),
+    /// A prefix that no other site may have.
+    #[error("{prefix} {why}")]
+    Unfit {
+        /// The prefix.
+        prefix: IpNet,
+        /// Why.
+        why: Unfit,
+    },
+    /// More prefixes than a bridge takes.
+    #[error("{0} prefixes: a bridge takes {MAX_PREFIXES} at most")]
+    TooManyPrefixes(usize),
     /// A stretched switch without a network that can carry it.
     #[error(
         "a stretched switch needs a network with isolation = \"none\" that has node \"{0}\": geneve doesn't work from inside a VRF"
@@ -320,6 +343,7 @@ impl Issue {
             Self::MatchesNothing { .. }
             | Self::Unreachable(_)
             | Self::NoMembers(_)
+            | Self::GatewayUnnamed(_)
             | Self::EndpointInside { .. } => Severity::Notice,
             Self::Unknown(..)
             | Self::NotAMember { .. }
@@ -346,6 +370,9 @@ impl Issue {
             | Self::MappingToItself(_)
             | Self::MappingFamily { .. }
             | Self::BridgeElsewhere { .. }
+            | Self::BridgeTwice { .. }
+            | Self::Unfit { .. }
+            | Self::TooManyPrefixes(_)
             | Self::StretchNeedsMainTable(_)
             | Self::LeakToItself
             | Self::ForeignPrefix { .. }
@@ -376,6 +403,7 @@ impl Issue {
                 | Self::NoIpv4 { .. }
                 | Self::MatchesNothing { .. }
                 | Self::NotAHub { .. }
+                | Self::GatewayUnnamed(_)
                 | Self::MappingFamily { .. }
                 | Self::StretchNeedsMainTable(_)
                 | Self::ForeignPrefix { .. }
@@ -421,6 +449,9 @@ impl Issue {
             Self::MappingFamily { .. } => {
                 "IPv4 isn't translated to IPv6: give the network a prefix_v4, or change source_cidrs"
             }
+            Self::BridgeTwice { .. } => "put all of it into one bridge",
+            Self::GatewayUnnamed(_) => "list it in the site's `gateways`: it runs `sdwand serve`",
+            Self::Unfit { .. } => "import what the peer really has: its /48, its LANs",
             Self::UnknownHost(_) => "`node` in sdwand.toml is a name of [[nodes]]",
             Self::KeyMismatch { .. } => {
                 "give the node this public_key (or next_public_key), or the host the right private key"
@@ -438,6 +469,7 @@ impl Issue {
             | Self::NotAHub { .. }
             | Self::MappingPortTaken { .. }
             | Self::BridgeElsewhere { .. }
+            | Self::TooManyPrefixes(_)
             | Self::StretchNeedsMainTable(_)
             | Self::LeakToItself
             | Self::ForeignPrefix { .. }

@@ -1,15 +1,14 @@
-//! What rides on a network: virtual IPs, port mappings, route policies, switches, leaks, bridges.
+//! What rides on a network: virtual IPs, port mappings, route policies, switches, leaks.
 
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
 use super::{Findings, Issue, Kind, NetworkView, Object, Place, View};
-use crate::model::address::overlaps;
 use crate::model::fleet::Fleet;
 use crate::model::name::Name;
 use crate::model::network::{Isolation, MappingTarget, Network, PortMapping, Protocol, Role, Routing};
-use crate::model::routing::{Export, PolicyScope};
+use crate::model::routing::PolicyScope;
 
 pub(super) fn check(view: &View<'_>, findings: &mut Findings) {
     for network in &view.networks {
@@ -19,11 +18,10 @@ pub(super) fn check(view: &View<'_>, findings: &mut Findings) {
     }
     port_mappings(view, findings);
     leaks(view.fleet, findings);
-    bridges(view, findings);
 }
 
 /// Notes a node that isn't a member.
-fn needs_member(
+pub(super) fn needs_member(
     fleet: &Fleet,
     view: &NetworkView<'_>,
     node: &Name,
@@ -47,7 +45,7 @@ fn needs_member(
     false
 }
 
-fn has_vip(network: &Network, vip: &Name) -> bool {
+pub(super) fn has_vip(network: &Network, vip: &Name) -> bool {
     network.virtual_ips.iter().any(|known| known.name == *vip)
 }
 
@@ -250,72 +248,4 @@ fn leaks(fleet: &Fleet, findings: &mut Findings) {
             findings.add(object().key("to"), Issue::LeakToItself);
         }
     }
-}
-
-fn bridges(view: &View<'_>, findings: &mut Findings) {
-    for bridge in view.fleet.bridges.values() {
-        let object = || Object::Bridge(bridge.name.clone());
-        let Some(network) = view.networks.iter().find(|n| n.network.name == bridge.network) else {
-            findings.add(
-                object().key("network"),
-                Issue::Unknown(Kind::Network, bridge.network.clone()),
-            );
-            continue;
-        };
-        for (index, gateway) in bridge.gateways.iter().enumerate() {
-            needs_member(
-                view.fleet,
-                network,
-                gateway,
-                object().item("gateways", index),
-                findings,
-            );
-        }
-        let site = IpNet::V6(view.fleet.site.prefix);
-        for (index, import) in bridge.import.iter().enumerate() {
-            let own = held_by(network).find(|net| overlaps(net, import));
-            if let Some(other) = own.or_else(|| overlaps(&site, import).then_some(site)) {
-                let whose = "which is ours".to_owned();
-                let issue = Issue::Overlap {
-                    prefix: *import,
-                    other,
-                    whose,
-                };
-                findings.add(object().item("import", index), issue);
-            }
-        }
-        for (index, export) in bridge.export.iter().enumerate() {
-            let at = object().item("export", index);
-            match export {
-                Export::Vip(vip) if !has_vip(network.network, vip) => {
-                    findings.add(at, Issue::Unknown(Kind::VirtualIp, vip.clone()));
-                }
-                Export::Prefix(prefix) if !held_by(network).any(|net| net.contains(prefix)) => {
-                    findings.add(
-                        at,
-                        Issue::ForeignPrefix {
-                            prefix: *prefix,
-                            network: network.name(),
-                        },
-                    );
-                }
-                Export::Vip(_) | Export::Prefix(_) => {}
-            }
-        }
-    }
-}
-
-/// Every prefix that a network has: its own, and its LANs.
-fn held_by<'a>(view: &'a NetworkView<'_>) -> impl Iterator<Item = IpNet> + 'a {
-    let network = view.network;
-    let own = [
-        Some(IpNet::V6(network.prefix)),
-        network.prefix_v4.map(IpNet::V4),
-        network.workload_prefix,
-    ];
-    let lans = view
-        .members
-        .iter()
-        .flat_map(|member| member.lans.iter().map(|lan| lan.subnet));
-    own.into_iter().flatten().chain(lans)
 }
