@@ -34,6 +34,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use crate::api::control;
+use crate::host::agreements::AgreementsFile;
 use crate::host::files::ConfigFiles;
 use crate::host::{self, RealHost};
 use crate::log::Event;
@@ -116,8 +117,15 @@ pub async fn run(config: &Path) -> Result<(), DaemonError> {
     let host = RealHost::open(&start.host, host::Owner::Daemon).await?;
     host.sweep().await;
     let files = ConfigFiles::watch(config, &start.host.fleet_dir, &start.host.private_key_file);
+    let agreements = AgreementsFile::watch(&start.host);
     let rounds = Rounds::new(config, start, host, recent);
-    let result = Box::pin(Daemon { rounds, files, calls }.run()).await;
+    let daemon = Daemon {
+        rounds,
+        files,
+        agreements,
+        calls,
+    };
+    let result = Box::pin(daemon.run()).await;
     server.abort();
     // A socket that nobody serves would make commands wait; without it they act directly.
     let _ = std::fs::remove_file(&socket);
@@ -128,6 +136,7 @@ pub async fn run(config: &Path) -> Result<(), DaemonError> {
 struct Daemon {
     rounds: Rounds,
     files: ConfigFiles,
+    agreements: AgreementsFile,
     calls: mpsc::Receiver<control::Call>,
 }
 
@@ -189,6 +198,11 @@ impl Daemon {
                 }
                 () = self.files.changed(), if timers.reload.is_none() => {
                     timers.reload = Some(Instant::now() + self.rounds.debounce());
+                    continue;
+                }
+                // A peering that is taken back is taken back at once.
+                () = self.agreements.changed(), if timers.round > Instant::now() => {
+                    timers.round = Instant::now();
                     continue;
                 }
                 patience = events.changed(), if timers.round > Instant::now() => {
@@ -256,6 +270,7 @@ impl Daemon {
         if asked || differ {
             self.rounds.reload();
             self.files.follow(self.rounds.fleet_dir(), self.rounds.key_file());
+            self.agreements.follow(self.rounds.own());
         }
         self.rounds.round().await;
         self.rounds.publish();

@@ -1,5 +1,6 @@
 //! The real host: the planes over netlink, WireGuard and nft. Built by the daemon, and by commands where none runs.
 
+pub(crate) mod agreements;
 mod clock;
 pub(crate) mod doctor;
 mod events;
@@ -111,6 +112,7 @@ pub struct RealHost {
     sizes: ways::Sizes,
     holes: holes::Looks,
     paths: PathMtus,
+    agreed: agreements::Agreed,
     /// The tables in which the routes of others matter, for who listens to events.
     followed: watch::Sender<BTreeSet<u32>>,
     key_looks: keys::Looks,
@@ -188,6 +190,7 @@ impl RealHost {
             sizes: ways::Sizes::default(),
             holes: holes::Looks::default(),
             paths: PathMtus::new(),
+            agreed: agreements::Agreed::first(own, unix_now()),
             followed: watch::Sender::new(BTreeSet::new()),
             key_looks: keys::Looks::default(),
         })
@@ -210,6 +213,11 @@ impl RealHost {
     #[must_use]
     pub fn public_key(&self) -> Option<PublicKey> {
         self.key.as_ref().map(PrivateKey::public)
+    }
+
+    /// Reads again what other sites have agreed to; whether anything else is in force than before.
+    pub fn refresh_agreements(&mut self, own: &HostConfig) -> bool {
+        self.agreed.refresh(own, unix_now())
     }
 
     /// Names the interfaces that must not be enslaved: the asking session comes through them.
@@ -247,8 +255,17 @@ impl RealHost {
             isolation: self.isolation,
             host_services_in_vrf: own.isolation.host_services_in_vrf,
             dummies: self.dummies,
+            agreements: self.agreed.in_force(),
+            federation_port: own.federation.as_ref().map(|federation| federation.listen.port()),
         };
-        let intent = intent::compile(fleet, &own.node, &facts)?;
+        let mut intent = intent::compile(fleet, &own.node, &facts)?;
+        intent
+            .notices
+            .extend(self.agreed.problem().map(|text| intent::Notice {
+                network: None,
+                object: "agreements".to_owned(),
+                text,
+            }));
         let key = self.key.as_ref().map_or(intent.public_key, PrivateKey::public);
         let target = Target::new(intent, key, &self.l3_facts);
         Ok(target.fitted(&self.paths, &self.l3_facts).unwrap_or(target))

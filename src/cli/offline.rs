@@ -102,6 +102,8 @@ pub(super) fn facts(own: &HostConfig) -> intent::Facts {
         },
         host_services_in_vrf: own.isolation.host_services_in_vrf,
         dummies: true,
+        agreements: crate::model::Agreements::NONE,
+        federation_port: None,
     }
 }
 

@@ -30,6 +30,8 @@ pub(super) struct Rounds {
     own: HostConfig,
     pub(super) host: RealHost,
     current: Option<Target>,
+    /// On a gateway with bridges, what `current` is compiled from: what other sites have agreed to changes by itself.
+    bridged: Option<(Fleet, Vec<config::Notice>)>,
     pending: Option<config::Loaded>,
     errors: Option<(Diagnostics, u64)>,
     is_down: bool,
@@ -53,15 +55,21 @@ pub(super) struct Rounds {
 impl Rounds {
     pub(super) fn new(config: &Path, start: Start, mut host: RealHost, recent: Recent) -> Self {
         host.set_key(start.key);
+        let notices = start.notices;
+        let bridged = start
+            .fleet
+            .as_ref()
+            .and_then(|fleet| bridged(&start.host, fleet, &notices));
         let current = start.fleet.and_then(|fleet| target(&host, &start.host, &fleet));
         let former = start.former.and_then(|fleet| target(&host, &start.host, &fleet));
         let current = current.map(|current| follows(current, former.as_ref()));
-        let current = current.map(|current| RealHost::noted(current, &start.notices));
+        let current = current.map(|current| RealHost::noted(current, &notices));
         Self {
             config: config.to_owned(),
             own: start.host,
             host,
             current,
+            bridged,
             pending: start.pending,
             errors: start.errors.map(|errors| (errors, unix_now())),
             is_down: false,
@@ -92,6 +100,10 @@ impl Rounds {
             let digest = pending.fleet.digest.to_string();
             Event::ConfigPending { digest }.emit();
         }
+    }
+
+    pub(super) const fn own(&self) -> &HostConfig {
+        &self.own
     }
 
     pub(super) fn fleet_dir(&self) -> &Path {
@@ -187,14 +199,31 @@ impl Rounds {
         let current = target(&self.host, &self.own, &loaded.fleet);
         let current = current.map(|current| follows(current, former.as_ref()));
         self.current = current.map(|current| RealHost::noted(current, &loaded.notices));
+        self.bridged = bridged(&self.own, &loaded.fleet, &loaded.notices);
         self.pending = None;
         self.is_settled = false;
         let digest = loaded.fleet.digest.to_string();
         Event::ConfigInForce { digest }.emit();
     }
 
+    /// Takes over what other sites have agreed to since.
+    fn follow_agreements(&mut self) {
+        if !self.host.refresh_agreements(&self.own) {
+            return;
+        }
+        let Some((fleet, notices)) = &self.bridged else {
+            return;
+        };
+        let former = self.current.take();
+        let current = target(&self.host, &self.own, fleet);
+        let current = current.map(|current| follows(current, former.as_ref()));
+        self.current = current.map(|current| RealHost::noted(current, notices));
+        self.is_settled = false;
+    }
+
     /// Looks at the host, and makes it as it should be.
     pub(super) async fn round(&mut self) {
+        self.follow_agreements();
         let Some(current) = &self.current else {
             self.is_clean = true;
             return;
@@ -337,6 +366,7 @@ impl Rounds {
 
     /// Answers a command.
     pub(super) async fn answer(&mut self, request: Request) -> Answer {
+        self.follow_agreements();
         match request {
             Request::Status => self.status().await,
             Request::Plan { protected } => {
@@ -533,6 +563,17 @@ fn target(host: &RealHost, own: &HostConfig, fleet: &Fleet) -> Option<Target> {
             None
         }
     }
+}
+
+/// The fleet, where this host is the gateway of one of its bridges.
+fn bridged(
+    own: &HostConfig,
+    fleet: &Fleet,
+    notices: &[config::Notice],
+) -> Option<(Fleet, Vec<config::Notice>)> {
+    let mut bridges = fleet.bridges.values();
+    let is_here = own.federation.is_some() && bridges.any(|bridge| bridge.gateways.contains(&own.node));
+    is_here.then(|| (fleet.clone(), notices.to_vec()))
 }
 
 /// The target with what it takes over from the one before.

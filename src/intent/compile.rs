@@ -6,12 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use super::{
-    Blocked, HostIntent, IsolationMode, LanIntent, NetworkIntent, Notice, VipIntent, firewall, topology,
+    Blocked, HostIntent, IsolationMode, LanIntent, NetworkIntent, Notice, VipIntent, bridges, firewall,
+    topology,
 };
 use crate::model::address::overlaps;
 use crate::model::fleet::{Fleet, Node, ResolvedMember};
 use crate::model::network::{Isolation, LanAttachment, Network, NetworkId, VirtualIp};
-use crate::model::{Name, PresharedKey, naming};
+use crate::model::{Agreements, Name, PresharedKey, naming};
 
 /// The kernel's main routing table (`RT_TABLE_MAIN`).
 const MAIN_TABLE: u32 = 254;
@@ -28,6 +29,10 @@ pub struct Facts {
     pub host_services_in_vrf: bool,
     /// Whether the kernel has dummy links, which hold virtual IPs.
     pub dummies: bool,
+    /// What other sites have agreed to, as far as it is in force now.
+    pub agreements: Agreements,
+    /// The port of `[federation] listen`, where this host is a gateway.
+    pub federation_port: Option<u16>,
 }
 
 /// Why no intent can be compiled.
@@ -46,6 +51,8 @@ pub(super) struct Placed<'a> {
     pub(super) link_local: Ipv6Addr,
     /// The virtual IPs it holds.
     pub(super) vips: Vec<IpAddr>,
+    /// What comes from other sites through it.
+    pub(super) imports: Vec<IpNet>,
 }
 
 impl Placed<'_> {
@@ -69,7 +76,9 @@ impl Placed<'_> {
 
     /// Everything that it alone carries.
     pub(super) fn carried(&self) -> impl Iterator<Item = IpNet> + '_ {
-        self.addresses().chain(self.lans())
+        self.addresses()
+            .chain(self.lans())
+            .chain(self.imports.iter().copied())
     }
 }
 
@@ -132,6 +141,7 @@ fn place<'a>(network: &Network, member: ResolvedMember<'a>) -> Placed<'a> {
         v4,
         link_local: naming::link_local(member.node.host_part()),
         vips: vips.map(|vip: &VirtualIp| vip.address).collect(),
+        imports: Vec::new(),
         member,
     }
 }
@@ -143,19 +153,35 @@ fn compile_network(
     facts: &Facts,
     notices: &mut Vec<Notice>,
 ) -> Option<NetworkIntent> {
-    let members: Vec<Placed> = fleet
+    let mut members: Vec<Placed> = fleet
         .members(network)
         .into_iter()
         .map(|member| place(network, member))
         .collect();
+    let names: BTreeSet<Name> = members.iter().map(|member| member.name().clone()).collect();
+    let mut imports = bridges::imports(fleet, network, |name| names.contains(name));
+    for member in &mut members {
+        member.imports = imports.remove(member.name()).unwrap_or_default();
+    }
     let own = members.iter().find(|placed| placed.name() == &me.name)?;
     let isolation = match network.isolation {
         Isolation::Vrf => facts.isolation,
         Isolation::None => IsolationMode::Main,
     };
     let lans = own_lans(own, network, notices);
-    let wiring = topology::wire(network, &members, own, notices);
-    let firewall = firewall::compile(fleet, network, &members, own, &wiring.links, &lans, notices);
+    let mut wiring = topology::wire(network, &members, own, notices);
+    let bridges = bridges::compile(fleet, network, &members, own, &facts.agreements);
+    let bound = topology::bound(network, &members).iter().collect();
+    bridges::attach(&bridges, network, &bound, &mut wiring, notices);
+    let around = firewall::Around {
+        members: &members,
+        own,
+        links: &wiring.links,
+        lans: &lans,
+        bridges: &bridges,
+        port: facts.federation_port,
+    };
+    let firewall = firewall::compile(network, &around, notices);
     Some(NetworkIntent {
         name: network.name.clone(),
         id: network.id,
@@ -177,6 +203,7 @@ fn compile_network(
         routes: wiring.routes,
         shared: wiring.shared,
         preshared_key: PresharedKey::derive(&fleet.site.prefix.to_string(), network.id.get(), None),
+        bridges,
         firewall,
     })
 }

@@ -5,40 +5,53 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 
 use super::compile::Placed;
-use super::topology::bound;
-use super::{FirewallIntent, LanIntent, LinkIntent, Notice, RuleIntent, mappings};
-use crate::model::fleet::Fleet;
-use crate::model::network::{Network, PortRange, Rule, Selector};
+use super::topology::{bound, inside};
+use super::{BridgeIntent, FirewallIntent, LanIntent, LinkIntent, Notice, RuleIntent, bridged, mappings};
+use crate::model::address::intersection;
+use crate::model::network::{Action, Network, PortRange, Rule, Selector};
 use crate::model::{AddressSet, LinkName, Name};
 
-pub(super) fn compile(
-    fleet: &Fleet,
-    network: &Network,
-    members: &[Placed<'_>],
-    own: &Placed<'_>,
-    links: &[LinkIntent],
-    lans: &[LanIntent],
-    notices: &mut Vec<Notice>,
-) -> FirewallIntent {
+/// What surrounds a network's rules on this host.
+pub(super) struct Around<'a> {
+    pub(super) members: &'a [Placed<'a>],
+    pub(super) own: &'a Placed<'a>,
+    pub(super) links: &'a [LinkIntent],
+    pub(super) lans: &'a [LanIntent],
+    pub(super) bridges: &'a [BridgeIntent],
+    /// The port of this gateway's federation API.
+    pub(super) port: Option<u16>,
+}
+
+pub(super) fn compile(network: &Network, around: &Around<'_>, notices: &mut Vec<Notice>) -> FirewallIntent {
+    let Around { members, own, .. } = *around;
     let everything: AddressSet = bound(network, members).iter().collect();
     let resolver = Resolver {
-        fleet,
         network,
         members,
+        bridges: around.bridges,
+        inside: inside(network, members).iter().collect(),
         everything: &everything,
     };
-    let rules = network
+    let mut rules: Vec<RuleIntent> = network
         .rules_in_order()
         .into_iter()
         .filter_map(|rule| resolver.rule(rule, notices))
         .collect();
+    rules.extend(bridged::implied(network, around, &everything));
+    rules.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
     FirewallIntent {
         default_action: network.default_action,
-        links: links.iter().map(|link| link.name.clone()).collect(),
-        lan_sources: lan_sources(lans),
+        links: around.links.iter().map(|link| link.name.clone()).collect(),
+        lan_sources: lan_sources(around.lans),
         own: own
             .addresses()
-            .chain(lans.iter().filter(|lan| lan.via.is_none()).map(|lan| lan.subnet))
+            .chain(
+                around
+                    .lans
+                    .iter()
+                    .filter(|lan| lan.via.is_none())
+                    .map(|lan| lan.subnet),
+            )
             .collect(),
         bound: everything.clone(),
         rules,
@@ -59,16 +72,22 @@ fn lan_sources(lans: &[LanIntent]) -> BTreeMap<LinkName, AddressSet> {
 }
 
 struct Resolver<'a> {
-    fleet: &'a Fleet,
     network: &'a Network,
     members: &'a [Placed<'a>],
+    bridges: &'a [BridgeIntent],
+    /// What is the network's own.
+    inside: AddressSet,
+    /// The same with what its bridges import.
     everything: &'a AddressSet,
 }
 
 impl Resolver<'_> {
     /// The rule, or nothing where a side matches nothing: it is never widened.
     fn rule(&self, rule: &Rule, notices: &mut Vec<Notice>) -> Option<RuleIntent> {
-        let (from, to) = (self.selector(&rule.from), self.selector(&rule.to));
+        let (from, to) = match rule.action {
+            Action::Accept => self.accepted(rule),
+            Action::Drop | Action::Reject => (self.refused(&rule.from), self.refused(&rule.to)),
+        };
         for (side, set, selector) in [("from", &from, &rule.from), ("to", &to, &rule.to)] {
             if set.is_empty() {
                 notices.push(Notice {
@@ -96,6 +115,45 @@ impl Resolver<'_> {
         })
     }
 
+    /// Both sides of a rule that accepts. What a bridge imports is accepted only where a rule names it, and then only to and
+    /// from what the bridge exports: never from one bridge to another.
+    fn accepted(&self, rule: &Rule) -> (AddressSet, AddressSet) {
+        let (from, to) = (self.selector(&rule.from), self.selector(&rule.to));
+        if self.bridges.is_empty() {
+            return (from, to);
+        }
+        let named = |selector: &Selector| bridged::named(self.bridges, selector);
+        match (named(&rule.from), named(&rule.to)) {
+            (None, None) => (self.own(&from), self.own(&to)),
+            (Some(bridge), None) => (
+                intersection(&from, &bridge.carried),
+                intersection(&self.own(&to), &bridge.export),
+            ),
+            (None, Some(bridge)) => (
+                intersection(&self.own(&from), &bridge.export),
+                intersection(&to, &bridge.carried),
+            ),
+            (Some(_), Some(_)) => (AddressSet::default(), AddressSet::default()),
+        }
+    }
+
+    fn own(&self, set: &AddressSet) -> AddressSet {
+        intersection(set, &self.inside)
+    }
+
+    /// One side of a rule that refuses: `any` is everyone, whether of this site or another.
+    fn refused(&self, selector: &Selector) -> AddressSet {
+        match selector {
+            Selector::Any => self.everything.clone(),
+            Selector::Node(_)
+            | Selector::Tag(_)
+            | Selector::LanOf(_)
+            | Selector::Vip(_)
+            | Selector::Cidr(_)
+            | Selector::Federation(_) => self.selector(selector),
+        }
+    }
+
     fn selector(&self, selector: &Selector) -> AddressSet {
         let member = |name: &Name| self.members.iter().find(|member| member.name() == name);
         match selector {
@@ -113,13 +171,10 @@ impl Resolver<'_> {
             }
             Selector::Cidr(net) => std::iter::once(*net).collect(),
             Selector::Federation(peer) => {
-                let bridges = self.fleet.bridges.values();
-                bridges
-                    .filter(|b| b.enabled && b.peer == *peer && b.network == self.network.name)
-                    .flat_map(|bridge| bridge.import.iter())
-                    .collect()
+                let bridges = self.bridges.iter().filter(|bridge| bridge.peer == *peer);
+                bridges.flat_map(|bridge| bridge.import.iter()).collect()
             }
-            Selector::Any => self.everything.clone(),
+            Selector::Any => self.inside.clone(),
         }
     }
 }

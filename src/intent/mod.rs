@@ -3,6 +3,8 @@
 //! Pure: the same on every run, for any node, offline. Planes compile their desired state from it and from nothing
 //! else of the fleet; who carries which prefix is decided here, once, for the routes, WireGuard and the firewall alike.
 
+mod bridged;
+mod bridges;
 mod compile;
 mod firewall;
 mod mappings;
@@ -19,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::fleet::FleetDigest;
 use crate::model::network::{Action, DefaultAction, Endpoint, NetworkId, PortRange, Protocol};
-use crate::model::{AddressSet, LinkName, Name, PresharedKey, PublicKey};
+use crate::model::{AddressSet, Agreement, LinkName, Name, PresharedKey, PublicKey};
 
 use compile::DEFAULT_MTU;
 pub use compile::{Facts, IntentError, compile, overlay_addresses};
@@ -118,6 +120,8 @@ pub struct NetworkIntent {
     pub shared: BTreeSet<IpNet>,
     /// The key that binds a peer to this network.
     pub preshared_key: PresharedKey,
+    /// The bridges to other sites that lead into it, by name.
+    pub bridges: Vec<BridgeIntent>,
     /// What may pass.
     pub firewall: FirewallIntent,
 }
@@ -217,15 +221,42 @@ pub enum LinkKind {
     Multipoint,
 }
 
+/// A bridge to another site, as this host has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BridgeIntent {
+    /// Its name.
+    pub name: Name,
+    /// The other site, by its alias.
+    pub peer: Name,
+    /// Our gateway that carries it.
+    pub gateway: Name,
+    /// What the fleet takes from the other site.
+    pub import: AddressSet,
+    /// What the fleet gives to it.
+    pub export: AddressSet,
+    /// Of `import`, what may pass here: all of it, and on the gateway what the other site has agreed to.
+    pub carried: AddressSet,
+    /// Whether this host is the gateway.
+    pub here: bool,
+    /// On the gateway, why it carries nothing.
+    pub waits_for: Option<String>,
+    /// On the gateway, what the other site has agreed to.
+    pub agreement: Option<Agreement>,
+}
+
 /// One WireGuard peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerIntent {
-    /// The node.
+    /// The node; of another site's gateway, what the site is called here.
     pub node: Name,
-    /// Its address in the network.
-    pub overlay_v6: Ipv6Addr,
-    /// Its link-local address on every link of the network.
-    pub link_local: Ipv6Addr,
+    /// The bridge whose other end it is, if it is another site's gateway.
+    pub bridge: Option<Name>,
+    /// Its address in the network, unless it is another site's.
+    pub overlay_v6: Option<Ipv6Addr>,
+    /// Its link-local address on every link of the network, unless it is another site's.
+    pub link_local: Option<Ipv6Addr>,
+    /// The key that binds it to the network, where that isn't the network's own.
+    pub preshared_key: Option<PresharedKey>,
     /// The key that it is about to have.
     pub next_public_key: Option<PublicKey>,
     /// Where it may be reached, best first; each with its port. Empty where it must call us.

@@ -46,6 +46,8 @@ fn host(node: &str, isolation: IsolationMode, networks: &str) -> HostIntent {
         isolation,
         host_services_in_vrf: false,
         dummies: true,
+        agreements: crate::model::Agreements::NONE,
+        federation_port: None,
     };
     compile(&parsed.fleet, &Name::new(node).unwrap(), &facts).unwrap()
 }
@@ -228,6 +230,8 @@ fn a_virtual_ip_needs_a_dummy_to_live_on() {
         isolation: IsolationMode::Vrf,
         host_services_in_vrf: false,
         dummies: false,
+        agreements: crate::model::Agreements::NONE,
+        federation_port: None,
     };
     let on = |node| compile(&parsed.fleet, &Name::new(node).unwrap(), &facts).unwrap();
     let holder = on("spoke-1");
@@ -558,6 +562,8 @@ fn a_stranger_has_no_intent() {
         isolation: IsolationMode::Vrf,
         host_services_in_vrf: false,
         dummies: true,
+        agreements: crate::model::Agreements::NONE,
+        federation_port: None,
     };
     assert!(compile(&parsed.fleet, &Name::new("nobody").unwrap(), &facts).is_err());
 }

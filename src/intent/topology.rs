@@ -28,8 +28,15 @@ pub(super) struct Wiring {
     pub(super) shared: BTreeSet<IpNet>,
 }
 
-/// Every prefix that may be a source or a destination inside the network.
+/// Every prefix that may be a source or a destination inside the network: its own, and what its bridges import.
 pub(super) fn bound(network: &Network, members: &[Placed<'_>]) -> BTreeSet<IpNet> {
+    let mut nets = inside(network, members);
+    nets.extend(members.iter().flat_map(|member| member.imports.iter().copied()));
+    nets
+}
+
+/// Every prefix of the network itself.
+pub(super) fn inside(network: &Network, members: &[Placed<'_>]) -> BTreeSet<IpNet> {
     let mut nets = vec![IpNet::V6(network.prefix)];
     nets.extend(network.prefix_v4.map(IpNet::V4));
     nets.extend(network.workload_prefix);
@@ -93,8 +100,10 @@ fn keepalive_to(network: &Network, peer: &Placed<'_>) -> u16 {
 fn peer_intent(peer: &Placed<'_>, keepalive_seconds: u16, allowed_ips: BTreeSet<IpNet>) -> PeerIntent {
     PeerIntent {
         node: peer.name().clone(),
-        overlay_v6: peer.v6,
-        link_local: peer.link_local,
+        bridge: None,
+        overlay_v6: Some(peer.v6),
+        link_local: Some(peer.link_local),
+        preshared_key: None,
         next_public_key: peer.member.node.next_public_key,
         endpoints: peer.member.endpoints.to_vec(),
         port: peer.member.listen_port,

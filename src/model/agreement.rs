@@ -35,7 +35,7 @@ pub const MAX_PREFIXES: usize = 1_000;
 pub const MAX_ENDPOINTS: usize = 8;
 
 /// Everything that is agreed with other sites.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Agreements {
     /// [`FORMAT`]
@@ -85,6 +85,13 @@ pub enum AgreementError {
 }
 
 impl Agreements {
+    /// Nothing is agreed with anybody.
+    pub const NONE: Self = Self {
+        format: FORMAT,
+        written: 0,
+        bridges: BTreeMap::new(),
+    };
+
     /// Reads what [`Self::render`] wrote.
     ///
     /// # Errors

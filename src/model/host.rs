@@ -48,6 +48,17 @@ pub struct HostConfig {
     pub log: Log,
 }
 
+impl HostConfig {
+    /// Where `sdwand serve` hands over what other sites have agreed to: a folder of its own beside the state folder, whose
+    /// user is another.
+    #[must_use]
+    pub fn agreements_dir(&self) -> PathBuf {
+        let mut name = self.state_dir.clone().into_os_string();
+        name.push("-agreements");
+        name.into()
+    }
+}
+
 /// `[reconcile]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reconcile {

@@ -93,7 +93,7 @@ pub fn questions(intent: &HostIntent, actual: &wireguard::Actual, now: SystemTim
                 let found = device.peers.get(&device.key_in_use(*key, peer.next_public_key));
                 let found = found.filter(|found| wireguard::is_fresh(found.last_handshake, now));
                 let endpoint = found.and_then(|found| found.endpoint);
-                questions.extend(endpoint.map(|at| question(network, link, (*key, peer), at)));
+                questions.extend(endpoint.and_then(|at| question(network, link, (*key, peer), at)));
             }
         }
     }
@@ -105,18 +105,20 @@ fn question(
     link: &LinkIntent,
     (public_key, peer): (PublicKey, &PeerIntent),
     endpoint: SocketAddr,
-) -> Question {
-    let address = IpNet::from(IpAddr::V6(peer.overlay_v6));
-    Question {
+) -> Option<Question> {
+    // Another site's gateway isn't asked: its firewall answers nobody.
+    let (overlay_v6, link_local) = (peer.overlay_v6?, peer.link_local?);
+    let address = IpNet::from(IpAddr::V6(overlay_v6));
+    Some(Question {
         network: network.name.clone(),
         link: link.name.clone(),
         public_key,
         node: peer.node.clone(),
         endpoint,
-        link_local: peer.link_local,
-        target: peer.overlay_v6,
+        link_local,
+        target: overlay_v6,
         size: network.narrow.get(&address).copied().unwrap_or(link.mtu),
-    }
+    })
 }
 
 impl Heard {

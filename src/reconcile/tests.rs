@@ -31,6 +31,8 @@ fn target_of(fleet: &Fleet, isolation: IsolationMode) -> Target {
         isolation,
         host_services_in_vrf: false,
         dummies: true,
+        agreements: crate::model::Agreements::NONE,
+        federation_port: None,
     };
     let intent = intent::compile(fleet, &Name::new("me").unwrap(), &facts).unwrap();
     Target::new(intent, memory::key().public(), &l3::Facts::offline())

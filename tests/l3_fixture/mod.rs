@@ -84,6 +84,7 @@ pub fn network(id: u16, isolation: IsolationMode, lan: Option<&str>) -> NetworkI
         routes: routes.into(),
         shared: BTreeSet::new(),
         preshared_key: PresharedKey::derive("fd12:34ab:cd42::/48", id, None),
+        bridges: Vec::new(),
         firewall: FirewallIntent::default(),
     }
 }

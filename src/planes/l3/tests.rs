@@ -134,6 +134,7 @@ fn network(id: u16, choice: &Choice) -> NetworkIntent {
         routes,
         shared: BTreeSet::new(),
         preshared_key: PresharedKey::derive("fd12::/48", id, None),
+        bridges: Vec::new(),
         firewall: FirewallIntent {
             mappings: (choice.mapped && choice.multipoint)
                 .then(|| mapping(id))

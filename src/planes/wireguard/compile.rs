@@ -39,7 +39,11 @@ fn compile_device(network: &NetworkIntent, link: &LinkIntent) -> DesiredDevice {
         let peer = DesiredPeer {
             node: peer.node.clone(),
             next_public_key: peer.next_public_key,
-            preshared_key: network.preshared_key.clone(),
+            preshared_key: peer
+                .preshared_key
+                .as_ref()
+                .unwrap_or(&network.preshared_key)
+                .clone(),
             endpoints: peer
                 .endpoints
                 .iter()
@@ -133,6 +137,7 @@ mod tests {
             routes: BTreeMap::new(),
             shared: BTreeSet::new(),
             preshared_key: PresharedKey::derive("fd00::/48", 1, None),
+            bridges: Vec::new(),
             firewall: FirewallIntent::default(),
         }
     }
@@ -140,9 +145,11 @@ mod tests {
     fn peer(node: &str, nets: &[&str]) -> PeerIntent {
         let endpoint = |host, port| Endpoint { host, port };
         PeerIntent {
-            overlay_v6: "fd00::2".parse().unwrap(),
-            link_local: "fe80::2".parse().unwrap(),
+            overlay_v6: Some("fd00::2".parse().unwrap()),
+            link_local: Some("fe80::2".parse().unwrap()),
             node: Name::new(node).unwrap(),
+            bridge: None,
+            preshared_key: None,
             next_public_key: None,
             endpoints: vec![
                 endpoint(EndpointHost::Address("2001:db8::1".parse().unwrap()), None),

@@ -63,6 +63,8 @@ impl Spoke {
             isolation: IsolationMode::Vrf,
             host_services_in_vrf: false,
             dummies: true,
+            agreements: crate::model::Agreements::NONE,
+            federation_port: None,
         };
         Self {
             intent: intent::compile(&parsed.fleet, &Name::new("spoke").unwrap(), &facts).unwrap(),

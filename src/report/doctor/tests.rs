@@ -532,6 +532,8 @@ fn hub(isolation: IsolationMode) -> intent::HostIntent {
         isolation,
         host_services_in_vrf: false,
         dummies: true,
+        agreements: crate::model::Agreements::NONE,
+        federation_port: None,
     };
     intent::compile(&parsed.fleet, &Name::new("hub-1").unwrap(), &facts).unwrap()
 }

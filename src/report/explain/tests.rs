@@ -74,6 +74,8 @@ const FACTS: Facts = Facts {
     isolation: IsolationMode::Vrf,
     host_services_in_vrf: false,
     dummies: true,
+    agreements: crate::model::Agreements::NONE,
+    federation_port: None,
 };
 
 fn ask(fleet: &Fleet, question: &str) -> Result<Explanation, AskError> {

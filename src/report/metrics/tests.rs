@@ -49,6 +49,8 @@ fn target() -> Target {
         isolation: IsolationMode::Vrf,
         host_services_in_vrf: false,
         dummies: true,
+        agreements: crate::model::Agreements::NONE,
+        federation_port: None,
     };
     let intent = intent::compile(&fleet, &Name::new("web-1").unwrap(), &facts).unwrap();
     Target::new(intent, PublicKey([1; 32]), &l3::Facts::offline())

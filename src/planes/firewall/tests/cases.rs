@@ -76,6 +76,7 @@ pub(super) fn network(
         routes: BTreeMap::new(),
         shared: BTreeSet::new(),
         preshared_key: PresharedKey::derive("fd00::/48", id, None),
+        bridges: Vec::new(),
         firewall,
     }
 }
