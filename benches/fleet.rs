@@ -29,6 +29,8 @@ fn facts() -> Facts {
         isolation: IsolationMode::Vrf,
         host_services_in_vrf: false,
         dummies: true,
+        agreements: sdwand::model::Agreements::NONE,
+        federation_port: None,
     }
 }
 

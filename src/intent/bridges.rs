@@ -25,7 +25,7 @@ pub(super) fn into<'a>(fleet: &'a Fleet, network: &'a Network) -> impl Iterator<
 }
 
 /// Who carries a bridge: the first of its gateways that is a member.
-pub(super) fn gateway<'b>(bridge: &'b Bridge, is_member: impl Fn(&Name) -> bool) -> Option<&'b Name> {
+pub(super) fn gateway(bridge: &Bridge, is_member: impl Fn(&Name) -> bool) -> Option<&Name> {
     bridge.gateways.iter().find(|gateway| is_member(gateway))
 }
 

@@ -1,6 +1,7 @@
 //! What bridges open, for any fragments of both sites and any word of the other one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -184,7 +185,8 @@ impl Written {
         for (n, (from, to, drops)) in self.rules.iter().enumerate() {
             let action = if *drops { "drop" } else { "accept" };
             let (from, to) = (SELECTORS[*from], SELECTORS[*to]);
-            rules += &format!(
+            let _ = write!(
+                rules,
                 "[[networks.rules]]\nname = \"r{n}\"\npriority = {n}\nfrom = {from}\nto = {to}\naction = \"{action}\"\n"
             );
         }
@@ -400,13 +402,20 @@ fn an_agreement_that_does_not_fit_carries_nothing_and_says_why() {
             host.notices
         );
     }
-    let host = intent(&fleet, "hub", agreements(&[("to-b", good.clone())]));
+    let host = intent(&fleet, "hub", agreements(&[("to-b", good)]));
     assert!(
         prod(&host).bridges[0].waits_for.is_none() && host.notices.is_empty(),
         "{:?}",
         host.notices
     );
-    // Where no gateway can be, none is called; what can be, is.
+}
+
+#[test]
+fn where_no_gateway_can_be_none_is_called() {
+    let bridge = "[[bridges]]\nname = \"to-b\"\npeer = \"site-b\"\nnetwork = \"prod\"\ngateways = [\"hub\"]\nimport = [\"10.20.0.0/16\"]\nexport = [\"10.10.0.0/24\"]\n";
+    let fleet = fleet(&[SITE_A.to_owned(), network_a("drop", ""), bridge.to_owned()]).unwrap();
+    let all = [net("10.20.0.0/16")];
+    let good = agreement("site-b", &all, &all, 40);
     let odd = [
         "127.0.0.1:1",
         "[fe80::1]:1",
