@@ -13,8 +13,9 @@ use super::{CliError, Global};
 use crate::api::control::{self, Answer, ControlError, Request};
 use crate::config;
 use crate::host::explain::Sight;
+use crate::intent::Facts;
 use crate::model::host::HostConfig;
-use crate::model::{Fleet, Name};
+use crate::model::{Agreements, Fleet, Name};
 use crate::reconcile::holes::Known;
 use crate::report::chain;
 use crate::report::explain::{Asked, Explainer, Explanation, Flow, Verdict};
@@ -106,11 +107,22 @@ pub(super) async fn explain(global: &Global, args: &Explain) -> Result<ExitCode,
     let (own, _) = config::load_host(&global.config)?;
     let fleet = config::load_fleet(&own.fleet_dir)?.fleet;
     let explanations = if args.from_fleet {
-        answer(&mut Explainer::offline(&fleet, facts(&own)), &asked)?
+        answer(
+            &mut Explainer::offline(&fleet, as_if_agreed(&own, &fleet)),
+            &asked,
+        )?
     } else {
         look(&own, &fleet, &asked).await?
     };
     print(global, args, &asked, &explanations)
+}
+
+/// What other sites have agreed to is known on the gateway alone.
+fn as_if_agreed(own: &HostConfig, fleet: &Fleet) -> Facts {
+    Facts {
+        agreements: Agreements::assumed(fleet),
+        ..facts(own)
+    }
 }
 
 fn answer(explainer: &mut Explainer<'_>, asked: &[Asked]) -> Result<Vec<Explanation>, CliError> {
@@ -126,7 +138,7 @@ async fn look(own: &HostConfig, fleet: &Fleet, asked: &[Asked]) -> Result<Vec<Ex
     let (sight, live) = Sight::open(own, fleet, known_ways(own).await)
         .await
         .map_err(|error| CliError::new(&error))?;
-    let mut explainer = Explainer::live(fleet, facts(own), live);
+    let mut explainer = Explainer::live(fleet, as_if_agreed(own, fleet), live);
     loop {
         let explanations = answer(&mut explainer, asked)?;
         let missing = explainer.missing();

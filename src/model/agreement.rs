@@ -12,9 +12,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
+use super::fleet::Fleet;
 use super::key::{PresharedKey, PublicKey};
 use super::name::Name;
+use super::routing::Bridge;
 
 /// The file's name in its folder.
 pub const FILE: &str = "agreements.json";
@@ -91,6 +94,35 @@ impl Agreements {
         written: 0,
         bridges: BTreeMap::new(),
     };
+
+    /// As if every peer had agreed to all that the fleet imports: what `explain` asks of a gateway that it can't see. The keys
+    /// in it are nobody's.
+    #[must_use]
+    pub fn assumed(fleet: &Fleet) -> Self {
+        let digest = |name: &Name| -> [u8; 32] {
+            let mut hash = Sha256::new();
+            hash.update(b"sdwand bridge assumed\0");
+            hash.update(name.as_str());
+            hash.finalize().into()
+        };
+        let agreement = |bridge: &Bridge| Agreement {
+            peer: bridge.peer.clone(),
+            network: bridge.network.clone(),
+            import: bridge.import.clone(),
+            public_key: PublicKey(digest(&bridge.name)),
+            preshared_key: PresharedKey::derive("assumed", 0, None),
+            endpoints: Vec::new(),
+            prefixes: bridge.import.clone(),
+            listener: None,
+        };
+        let bridges = fleet.bridges.iter();
+        Self {
+            bridges: bridges
+                .map(|(name, bridge)| (name.clone(), agreement(bridge)))
+                .collect(),
+            ..Self::NONE
+        }
+    }
 
     /// Reads what [`Self::render`] wrote.
     ///

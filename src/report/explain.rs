@@ -14,6 +14,7 @@
 
 mod answer;
 mod asked;
+mod crossed;
 mod judged;
 mod live;
 mod mapped;
@@ -37,7 +38,7 @@ pub use live::{Found, Live, Lookup};
 use mapped::Mapped;
 use resolve::{Resolved, resolve};
 use view::View;
-use walk::{Size, Trip, Way};
+use walk::{Arrival, Size, Trip, Way};
 
 /// Explains questions about one fleet. What it compiles for a host serves all of them.
 pub struct Explainer<'a> {
@@ -124,6 +125,7 @@ impl<'a> Explainer<'a> {
                     advice: &add_a_rule(network, &source, &destination, asked.flow),
                     answer_advice: "let the answer come the way of the request, or add a rule that lets it pass",
                     mapped: None,
+                    bridges: (source.bridge.as_ref(), destination.bridge.as_ref()),
                     size: asked.size,
                 };
                 self.there_and_back(&mut explanation, &journey, here)?;
@@ -157,6 +159,7 @@ impl<'a> Explainer<'a> {
                     advice,
                     answer_advice: advice,
                     mapped: Some(&mapped),
+                    bridges: (None, None),
                     size: asked.size,
                 };
                 self.there_and_back(&mut explanation, &journey, here)?;
@@ -188,7 +191,9 @@ impl<'a> Explainer<'a> {
                 may_be_cut: false,
             }),
         };
-        let way = self.follow(&request, journey.start, here)?;
+        let from =
+            |bridge: Option<&Name>| bridge.map_or(Arrival::Start, |name| Arrival::Bridge(name.clone()));
+        let way = self.follow(&request, (journey.start, from(journey.bridges.0)), here)?;
         explanation.mtu = way.mtu;
         let passed: BTreeSet<Name> = way.hops.iter().map(|hop| hop.node.clone()).collect();
         explanation.hops = way.hops;
@@ -206,13 +211,18 @@ impl<'a> Explainer<'a> {
                     may_be_cut: true,
                 }),
             };
-            explanation.answers = self.follow(&answer, &end, here)?.hops;
+            explanation.answers = self.follow(&answer, (&end, from(journey.bridges.1)), here)?.hops;
             explanation.conclude(true);
         }
         Ok(())
     }
 
-    fn follow(&mut self, trip: &Trip<'_>, start: &Name, here: Option<&Rc<View>>) -> Result<Way, AskError> {
+    fn follow(
+        &mut self,
+        trip: &Trip<'_>,
+        start: (&Name, Arrival),
+        here: Option<&Rc<View>>,
+    ) -> Result<Way, AskError> {
         trip.follow(&mut |node| self.view(node, here), start)
     }
 
@@ -243,6 +253,8 @@ struct Journey<'a> {
     advice: &'a str,
     answer_advice: &'a str,
     mapped: Option<&'a Mapped>,
+    /// The bridges that the source and the destination are behind.
+    bridges: (Option<&'a Name>, Option<&'a Name>),
     size: Option<u32>,
 }
 

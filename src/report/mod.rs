@@ -1,5 +1,6 @@
 //! Read-only views for people and scripts.
 
+pub mod bridges;
 pub mod doctor;
 pub mod explain;
 pub mod foreign;

@@ -14,6 +14,7 @@ use crate::model::{LinkName, Name, NetworkId, PublicKey, naming};
 use crate::planes::{PlaneName, firewall, l3, wireguard};
 use crate::reconcile::uplinks::Standing;
 use crate::reconcile::{self, ConditionState, Conditions, Observation, Target};
+use crate::report::bridges::{self, BridgeStatus};
 
 /// Whether the files are good.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -88,6 +89,8 @@ struct NetworkStatus {
     virtual_ips: Vec<VipStatus>,
     /// Ports of this host's underlay that lead into the network.
     port_mappings: Vec<MappingStatus>,
+    /// Bridges to other sites that lead into it.
+    bridges: Vec<BridgeStatus>,
     /// On a spoke of several hubs, the one that carries what isn't a hub's own; none where there is no choice.
     active_hub: Option<Name>,
     rules: Vec<RuleStatus>,
@@ -262,6 +265,7 @@ fn network_status(
             .collect(),
         virtual_ips: vip_status(network, observation),
         port_mappings: mapping_status(network, firewall),
+        bridges: bridges::of(network, devices, now),
         active_hub: choice.and_then(|choice| Some(choice.hub(&choice.carrier)?.hub.clone())),
         rules: rules.collect(),
         default_drops,
@@ -487,6 +491,9 @@ impl NetworkStatus {
                 mapping.target_port,
                 mapping.connections
             )?;
+        }
+        for bridge in &self.bridges {
+            writeln!(f, "{bridge}")?;
         }
         for rule in &self.rules {
             writeln!(

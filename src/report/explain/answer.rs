@@ -43,7 +43,7 @@ pub enum Passes {
 /// One thing that decides on one host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// Which: `network`, `source_validation`, `route`, `firewall`, `foreign_chains`, `allowed_ips`, `handshake`, `mtu`; and of
+    /// Which: `network`, `bridge`, `source_validation`, `route`, `firewall`, `foreign_chains`, `allowed_ips`, `handshake`, `mtu`; and of
     /// a port mapping `port_mapping`, `source_cidrs`, `limits`, `forwarding`.
     pub check: &'static str,
     /// How it came out.
@@ -136,6 +136,9 @@ pub struct End {
     pub address: IpAddr,
     /// The host that has it, or that its LAN is behind; none where the fleet knows nobody.
     pub node: Option<Name>,
+    /// The bridge that it is behind, if it is another site's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<Name>,
     /// What names it in a rule.
     #[serde(skip)]
     pub(super) named: Named,
@@ -146,6 +149,8 @@ pub struct End {
 pub(super) enum Named {
     Node(Name),
     VirtualIp(Name),
+    /// Another site, by its alias.
+    Federation(Name),
     Address,
 }
 
@@ -154,6 +159,7 @@ impl End {
         match &self.named {
             Named::Node(name) => format!("{{ node = \"{name}\" }}"),
             Named::VirtualIp(name) => format!("{{ vip = \"{name}\" }}"),
+            Named::Federation(peer) => format!("{{ federation = \"{peer}\" }}"),
             Named::Address => format!("{{ cidr = \"{}\" }}", IpNet::from(self.address)),
         }
     }

@@ -11,6 +11,7 @@ use super::view::View;
 
 use crate::intent::overlay_addresses;
 use crate::model::network::{Network, PortMapping};
+use crate::model::routing::Bridge;
 use crate::model::{Fleet, Name};
 
 /// Where the ends are.
@@ -63,6 +64,7 @@ impl Term {
 struct Meaning {
     node: Option<Name>,
     named: Named,
+    bridge: Option<Name>,
     v4: Option<Ipv4Addr>,
     v6: Option<Ipv6Addr>,
 }
@@ -73,7 +75,13 @@ impl Meaning {
             IpAddr::V4(v4) => (Some(v4), None),
             IpAddr::V6(v6) => (None, Some(v6)),
         };
-        Self { node, named, v4, v6 }
+        Self {
+            node,
+            named,
+            bridge: None,
+            v4,
+            v6,
+        }
     }
 
     fn end(self, asked: &str, address: IpAddr) -> End {
@@ -81,6 +89,7 @@ impl Meaning {
             asked: asked.to_owned(),
             address,
             node: self.node,
+            bridge: self.bridge,
             named: self.named,
         }
     }
@@ -204,6 +213,7 @@ fn by_name(fleet: &Fleet, network: &Network, name: &Name) -> Result<Option<Meani
             Ok(Some(Meaning {
                 node: Some(name.clone()),
                 named: Named::Node(name.clone()),
+                bridge: None,
                 v4,
                 v6: Some(v6),
             }))
@@ -245,9 +255,28 @@ fn by_address(fleet: &Fleet, network: &Network, address: IpAddr) -> Option<Meani
     if let Some((node, _)) = behind {
         return Some(Meaning::address(Some(node.name.clone()), Named::Address, address));
     }
+    if let Some((bridge, gateway)) = bridge_to(fleet, network, address) {
+        // What comes from there, or goes there, comes and goes through the gateway.
+        let named = Named::Federation(bridge.peer.clone());
+        return Some(Meaning {
+            bridge: Some(bridge.name.clone()),
+            ..Meaning::address(Some(gateway), named, address)
+        });
+    }
     let prefixes = [Some(IpNet::V6(network.prefix)), network.prefix_v4.map(IpNet::V4)];
     let mut prefixes = prefixes.into_iter().chain([network.workload_prefix]).flatten();
     prefixes
         .any(|prefix| prefix.contains(&address))
         .then(|| Meaning::address(None, Named::Address, address))
+}
+
+/// The bridge that imports an address, and the gateway that carries it.
+fn bridge_to<'a>(fleet: &'a Fleet, network: &Network, address: IpAddr) -> Option<(&'a Bridge, Name)> {
+    let bridges = fleet.bridges.values();
+    let mut into = bridges.filter(|bridge| bridge.enabled && bridge.network == network.name);
+    let bridge = into.find(|bridge| bridge.import.iter().any(|net| net.contains(&address)))?;
+    let members = fleet.members(network);
+    let is_member = |name: &&Name| members.iter().any(|member| member.node.name == **name);
+    let gateway = bridge.gateways.iter().find(is_member)?;
+    Some((bridge, gateway.clone()))
 }

@@ -2,6 +2,7 @@ use super::*;
 use crate::config;
 use crate::intent::IsolationMode;
 
+mod bridges;
 mod live;
 mod mapped;
 

@@ -75,6 +75,7 @@ fn end(asked: &str, node: Option<Name>, address: IpAddr) -> End {
         asked: asked.to_owned(),
         address,
         node,
+        bridge: None,
         named: Named::Address,
     }
 }

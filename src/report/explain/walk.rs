@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use super::crossed::leads_out;
 use super::mapped::Mapped;
 use super::view::{Peer, Routed, View};
 use super::{AskError, Check, Hop, Passes};
@@ -38,7 +39,7 @@ pub(super) struct Size {
 /// The way it went.
 pub(super) struct Way {
     pub(super) hops: Vec<Hop>,
-    /// Where it arrived.
+    /// The host where it arrived, or from which it left for another site.
     pub(super) end: Option<Name>,
     /// The smallest MTU of the links and routes on the way.
     pub(super) mtu: Option<u32>,
@@ -50,6 +51,8 @@ pub(super) enum Arrival {
     Start,
     /// From a peer.
     Peer { node: Name, keys: Vec<PublicKey> },
+    /// From another site, over this bridge.
+    Bridge(Name),
 }
 
 /// Where it goes on to.
@@ -63,13 +66,17 @@ type Views<'v> = dyn FnMut(&Name) -> Result<Rc<View>, AskError> + 'v;
 
 impl Trip<'_> {
     /// Follows it from where it starts.
-    pub(super) fn follow(&self, views: &mut Views<'_>, start: &Name) -> Result<Way, AskError> {
+    pub(super) fn follow(
+        &self,
+        views: &mut Views<'_>,
+        (start, arrival): (&Name, Arrival),
+    ) -> Result<Way, AskError> {
         let mut way = Way {
             hops: Vec::new(),
             end: None,
             mtu: None,
         };
-        let (mut node, mut arrival) = (start.clone(), Arrival::Start);
+        let (mut node, mut arrival) = (start.clone(), arrival);
         loop {
             let view = views(&node)?;
             let mut step = Step::new(self, &view);
@@ -161,7 +168,9 @@ impl<'a> Step<'a> {
         if let Some(mapped) = self.trip.mapped.filter(|mapped| mapped.hub == self.hop.node) {
             return match arrival {
                 Arrival::Start => self.enter_from_underlay(network, mapped),
-                Arrival::Peer { .. } => self.return_to_underlay(network, mapped, arrival),
+                Arrival::Peer { .. } | Arrival::Bridge(_) => {
+                    self.return_to_underlay(network, mapped, arrival)
+                }
             };
         }
         self.hop.comes_in = match self.enter(network, arrival) {
@@ -169,6 +178,9 @@ impl<'a> Step<'a> {
             Err(next) => return next,
         };
         let packet = self.trip.packet;
+        if let Some(next) = self.crosses(network) {
+            return next;
+        }
         let routed = view.route(
             network,
             packet.source,
@@ -246,10 +258,15 @@ impl<'a> Step<'a> {
         arrival: &Arrival,
     ) -> Result<Option<LinkName>, Next> {
         let source = self.trip.packet.source;
+        let other;
         let (node, keys) = match arrival {
             Arrival::Start if self.view.is_local(network.id, source) => return Ok(None),
             Arrival::Start => return Ok(View::lan_of(network, source).cloned()),
             Arrival::Peer { node, keys } => (node, keys),
+            Arrival::Bridge(bridge) => {
+                other = self.other_gateway(network, bridge)?;
+                (&other.0, &other.1)
+            }
         };
         let found = match self.view.link_to(network, keys) {
             Ok(found) => found,
@@ -292,7 +309,7 @@ impl<'a> Step<'a> {
     }
 
     /// Whether the peer that it goes to has shaken hands lately, on a host that is looked at.
-    fn handshake(&mut self, name: &Name, peer: &Peer) -> bool {
+    pub(super) fn handshake(&mut self, name: &Name, peer: &Peer) -> bool {
         let Some(eyes) = self.view.eyes() else {
             return true;
         };
@@ -354,6 +371,9 @@ impl<'a> Step<'a> {
             return self.block("allowed_ips", text, Some("sdwand apply".to_owned()));
         };
         self.ok("allowed_ips", format!("{link}: {name} carries {destination}"));
+        if let Some(bridge) = leads_out(network, *key) {
+            return self.leave_site(bridge, &link, peer);
+        }
         self.hop.peer = Some(name.clone());
         if !self.handshake(&name, peer) || !self.arrives(&link, &name, peer) {
             return Next::Ended;
