@@ -30,7 +30,7 @@ fn facts() -> Facts {
         host_services_in_vrf: false,
         dummies: true,
         agreements: sdwand::model::Agreements::NONE,
-        federation_port: None,
+        gateway: None,
     }
 }
 

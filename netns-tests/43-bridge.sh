@@ -8,10 +8,11 @@
 #     site-a fd12:34ab:cd42::/48: prod (1), ha ::1, a1 ::2, a2 ::3, LAN 10.10.0.0/24 and fd00:10::/64 behind a1
 #     site-b fd77:1:2::/48: lab (5), hb ::1, b1 ::2, b2 ::3, LAN 10.20.0.0/24 and fd00:20::/64 behind b1
 #     hb is behind NAT: only it can call. Each site imports the other's overlay and LAN.
+#     site-c fd88:1:2::/48: far (7), hc ::1. It has a bridge to site b, and tries to reach site a through that.
 . "$(dirname "$0")/lab/lib.sh"
 
-mkhost ha a1 a2 hb b1 b2
-underlay ha a1 a2
+mkhost ha a1 a2 hb b1 b2 hc
+underlay ha a1 a2 hc
 # Site b has an underlay of its own, behind one address.
 mkns lanbr
 forwarding lanbr
@@ -33,9 +34,10 @@ site() { # a|b: which site's fleet the lab's functions are about
   case $1 in
     a) SITE_PREFIX=fd12:34ab:cd42 FLEET=$LAB/fleet-a ;;
     b) SITE_PREFIX=fd77:1:2 FLEET=$LAB/fleet-b ;;
+    c) SITE_PREFIX=fd88:1:2 FLEET=$LAB/fleet-c ;;
   esac
 }
-gateway() { host_config "$1" 'state_dir = "/run/state/sdwand"' '[federation]' 'listen = "[::]:8443"' "url = \"https://$1.example:8443\""; }
+gateway() { host_config "$1" 'state_dir = "/run/state/sdwand"' '[federation]' 'listen = "[::]:8443"' "url = \"https://$1.example:8443\"" 'allow_dial = ["198.18.0.0/15"]'; }
 bridge() { # NAME PEER NETWORK GATEWAY IMPORT EXPORT [REMOTE]
   printf 'format = 1\n[[bridges]]\nname = "%s"\npeer = "%s"\nnetwork = "%s"\ngateways = ["%s"]\nimport = [%s]\nexport = [%s]\n' \
     "$1" "$2" "$3" "$4" "$5" "$6" >"$FLEET/50-bridge-$1.toml"
@@ -63,6 +65,17 @@ fleet_network lab 5 hub:hb b2 \
   '{ node = "b1", lans = [{ subnet = "10.20.0.0/24", interface = "lan0" }, { subnet = "fd00:20::/64", interface = "lan0" }] }'
 fleet_rule lab inside any any icmp
 bridge lab-a site-a lab hb '"fd12:34ab:cd42::/48", "10.10.0.0/24", "fd00:10::/64"' '"fd77:1:2:5::/64", "10.20.0.0/24", "fd00:20::/64"' prod
+bridge lab-c site-c lab hb '"fd88:1:2::/48"' '"fd77:1:2:5::/64", "fd00:20::/64"' far
+site c
+fleet_site site-c
+sed -i '/^prefix/a gateways = ["hc"]' "$FLEET/00-site.toml"
+fleet_node hc 1 "${V4[hc]}"
+gateway hc
+fleet_network far 7 hub:hc
+fleet_rule far inside any any icmp
+fleet_rule far to-b any federation=site-b any
+# It claims what is site a's as if site b had it.
+bridge far-b site-b far hc '"fd77:1:2::/48", "fd12:34ab:cd42::/48", "fd00:10::/64", "fd00:20::/64"' '"fd88:1:2:7::/64"' lab
 
 # agree HOST BRIDGE PEER NETWORK IMPORT KEY ENDPOINTS PREFIXES: what `serve` writes; lists are JSON.
 psk=$(wg genpsk)
@@ -71,8 +84,9 @@ agree() {
   mkdir -p "$folder"
   jq -n --arg name "$2" --arg peer "$3" --arg network "$4" --argjson imports "[$5]" --arg key "$6" --argjson endpoints "[$7]" \
     --argjson prefixes "[$8]" --arg psk "$psk" --argjson now "$(date +%s)" \
-    '{ format: 1, written: $now, bridges: { ($name): { peer: $peer, network: $network, import: $imports, public_key: $key,
-       preshared_key: $psk, endpoints: $endpoints, prefixes: $prefixes } } }' >"$folder/.new"
+    --argjson others "$(jq -c .bridges "$folder/agreements.json" 2>/dev/null || echo '{}')" \
+    '{ format: 1, written: $now, bridges: ($others + { ($name): { peer: $peer, network: $network, import: $imports, public_key: $key,
+       preshared_key: $psk, endpoints: $endpoints, prefixes: $prefixes } }) }' >"$folder/.new"
   chmod 0640 "$folder/.new"
   mv "$folder/.new" "$folder/agreements.json"
 }
@@ -133,14 +147,96 @@ wait_for "a peer that announces less has less" 5 prints '10.20.0.0/25 fd77:1:2:5
 agree_a "$ALL_B"
 wait_for "and all of it again" 5 prints '10.20.0.0/24 fd00:20::/64 fd77:1:2:5::/64 ' peers ha wg-sdwan-1 hb
 
+
+# --- What an operator sees.
+expect "status: the bridge carries" 'carrying null' state ha '.networks[0].bridges[0] | "\(.state) \(.waits_for)"'
+expect "status on a spoke: the gateway does" 'elsewhere ha' state a1 '.networks[0].bridges[0] | "\(.state) \(.gateway)"'
+verdict() { sdw "$@" --json | jq -r '.verdict'; }
+expect "explain, on the gateway: the LANs, tcp 7000" allow verdict ha explain 10.10.0.10 10.20.0.10 tcp/7000
+expect "explain, on the gateway: udp 7000" deny verdict ha explain 10.10.0.10 10.20.0.10 udp/7000
+expect "explain, on a spoke: tcp 7000" allow verdict a1 explain 10.10.0.10 10.20.0.10 tcp/7000
+expect "explain, what comes from there" deny verdict ha explain 10.20.0.10 10.10.0.10 tcp/7000
+
+# --- A third site has a bridge to site b, and reaches what site b lets it, never site a.
+agree hb lab-c site-c lab '"fd88:1:2::/48"' "$(<"$LAB/keys/hc.pub")" "\"${V4[hc]}:51826\"" '"fd88:1:2:7::/64"'
+agree hc far-b site-b far '"fd77:1:2::/48", "fd12:34ab:cd42::/48", "fd00:10::/64", "fd00:20::/64"' "$(<"$LAB/keys/hb.pub")" '' \
+  '"fd77:1:2:5::/64", "fd12:34ab:cd42:1::/64", "fd00:10::/64", "fd00:20::/64"'
+site c; bring_up hc
+site b; rule lab from-c federation=site-c lan_of=b1 icmp; rule lab from-c-all federation=site-c any any
+republish hb b1 b2
+site c
+wait_for "site c reaches the LAN of site b" 20 prints reply oping hc 7 fd00:20::10
+for to in fd00:10::10 "$(site a; v6 1 1)" "$(site a; v6 1 2)"; do
+  expect "site c reaches nobody of site a: $to" "$NO_PING" oping hc 7 "$to"
+done
+expect "and its packets ended at site b's gateway" 1 eval '(( $(site b; dropped hb lab) > 0 )) && echo 1'
+
+# --- Nothing of it crosses the underlay in the clear, in any of these.
+on wan tcpdump -U -n -i any -w "$LAB/wan.pcap" >"$LAB/tcpdump.log" 2>&1 &
+capture=$!
+wait_for "tcpdump listens" 10 grep -q 'listening on' "$LAB/tcpdump.log"
+
+# --- The daemons of both gateways end, are killed, and start again: no packet is lost.
+if has_wireguard; then
+  loss lana 100 0.02 10.20.0.10 >"$LAB/loss" & pinging=$!
+  sleep 0.3
+  kill_daemon ha
+  stop_daemon hb
+  start_daemon ha hb
+  wait "$pinging"
+  expect "both gateways restarted: no packet is lost" 0 cat "$LAB/loss"
+  wait_for "ha is as it was" 10 converged ha
+  wait_for "hb is as it was" 10 converged hb
+else
+  skip "kernel WireGuard: devices that outlive the daemon"
+fi
+
+# --- What serve says is believed for grace_hours, and nothing that it didn't write.
+agreements=$LAB/hosts/ha/run/state/sdwand-agreements/agreements.json
+broken() { printf '%s' "$1" >"$agreements.new"; chmod "$2" "$agreements.new"; mv "$agreements.new" "$agreements"; }
+good=$(<"$agreements")
+broken '{"format":1' 0640
+wait_for "a file that nobody can read is named" 10 prints "*agreements.json can't be used*" sdw ha status
+expect "and what was agreed goes on" reply pinged lana 10.20.0.10
+broken "$good" 0666
+wait_for "nor is one that others may write to believed" 10 prints '*others than its owner may write*' sdw ha status
+broken "$(jq ".written -= 24 * 3600 + 60" <<<"$good")" 0640
+wait_for "what serve hasn't confirmed for grace_hours ends" 10 prints '*grace_hours*' sdw ha status
+wait_for "and nothing crosses" 5 prints "$NO_PING" pinged lana 10.20.0.10
+broken "$good" 0640
+wait_for "until it is confirmed again" 20 prints reply pinged lana 10.20.0.10
+
 # --- Taken back in the middle of a stream.
 flow lana "$LAB/stream" tcp,10.20.0.10,7000
 echoes() { cat "$LAB/stream" 2>/dev/null || echo 0; }
 wait_for "a stream runs" 5 eval '(( $(echoes) > 5 ))'
+serve lanb udp,*,9999 # a witness: what arrives after the cut
 start=$(now_ms)
 retract ha
-stopped() { local before; before=$(echoes); sleep 0.3; (( $(echoes) == before )); }
-wait_for "the stream is cut" 5 stopped
-note "after $(( $(now_ms) - start - 300 )) ms"
+cut() { on ha nft list ruleset | grep -q . && [[ -z $(peers ha wg-sdwan-1 hb) ]] && ! on ha conntrack -L 2>/dev/null | grep -q 'dport=7000.*ESTABLISHED'; }
+wait_for "the stream is cut" 5 cut
+took=$(( $(now_ms) - start ))
+note "the peer is gone and the connection forgotten after $took ms"
+check "within a second" eval '(( took <= 1000 * LAB_SLOW ))'
+count=$(echoes)
 expect "the other's gateway is no peer any more" '' peers ha wg-sdwan-1 hb
+expect "there is no route there any more" '' eval 'on ha ip route show table all | grep -F "10.20.0.0/24 dev wg"'
 expect "nothing is left to do" 0 eval 'sdw ha plan >/dev/null; echo $?'
+expect "explain says why" '*prod-b carries nothing: no agreement with site-b*' sdw ha explain 10.10.0.10 10.20.0.10 tcp/7000
+expect "status, too" 'waiting' state ha '.networks[0].bridges[0].state'
+check "no echo came since" eval '(( $(echoes) == count ))'
+sleep 0.3 # tcpdump reads in batches
+kill "$capture"
+wait "$capture" || true
+captured() { tcpdump -n -r "$LAB/wan.pcap" "$@" 2>/dev/null; }
+check "the capture saw WireGuard between the gateways" eval '(( $(captured udp port 51820 | wc -l) > 20 ))'
+captured "net 10.10.0.0/24 or net 10.20.0.0/24 or net fd00::/16 or net fd12:34ab:cd42::/48 or net fd77:1:2::/48" >"$LAB/leaks" || true
+expect "and nothing of any LAN or overlay" '' head -n 5 "$LAB/leaks"
+
+# --- Down takes all of it, whatever the bridge.
+agree_a "$ALL_B"
+wait_for "and agreed anew, it carries again" 20 prints reply pinged lana 10.20.0.10
+for host in ha hb; do
+  check "$host: down" sdw "$host" down
+  expect "$host: nothing of ours is left" '' left_over "$host"
+done

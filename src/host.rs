@@ -256,7 +256,10 @@ impl RealHost {
             host_services_in_vrf: own.isolation.host_services_in_vrf,
             dummies: self.dummies,
             agreements: self.agreed.in_force(),
-            federation_port: own.federation.as_ref().map(|federation| federation.listen.port()),
+            gateway: own.federation.as_ref().map(|federation| intent::GatewayFacts {
+                port: federation.listen.port(),
+                allow_dial: federation.allow_dial.clone(),
+            }),
         };
         let mut intent = intent::compile(fleet, &own.node, &facts)?;
         intent

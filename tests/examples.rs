@@ -47,7 +47,7 @@ fn every_node_of_the_example_fleet_compiles() {
         host_services_in_vrf: false,
         dummies: true,
         agreements: sdwand::model::Agreements::NONE,
-        federation_port: None,
+        gateway: None,
     };
     for node in fleet.nodes.keys() {
         let intent = intent::compile(&fleet, node, &facts).unwrap_or_else(|error| panic!("{error}"));

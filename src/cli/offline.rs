@@ -103,7 +103,7 @@ pub(super) fn facts(own: &HostConfig) -> intent::Facts {
         host_services_in_vrf: own.isolation.host_services_in_vrf,
         dummies: true,
         agreements: crate::model::Agreements::NONE,
-        federation_port: None,
+        gateway: None,
     }
 }
 

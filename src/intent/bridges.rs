@@ -16,7 +16,7 @@ use crate::model::agreement::{self, Agreement, Agreements, MAX_ENDPOINTS, MAX_PR
 use crate::model::fleet::Fleet;
 use crate::model::network::{Endpoint, EndpointHost, Network};
 use crate::model::routing::{Bridge, Export};
-use crate::model::{AddressSet, Name, PublicKey};
+use crate::model::{AddressSet, Name, PublicKey, reach};
 
 /// The bridges that lead into a network and are in force, by name.
 pub(super) fn into<'a>(fleet: &'a Fleet, network: &'a Network) -> impl Iterator<Item = &'a Bridge> {
@@ -144,7 +144,7 @@ fn agreed<'a>(
 pub(super) fn attach(
     bridges: &[BridgeIntent],
     network: &Network,
-    bound: &AddressSet,
+    (bound, allowed): (&AddressSet, &[IpNet]),
     wiring: &mut Wiring,
     notices: &mut Vec<Notice>,
 ) {
@@ -165,8 +165,10 @@ pub(super) fn attach(
         let Some(link) = wiring.links.first_mut() else {
             continue;
         };
-        let (endpoints, unfit): (Vec<SocketAddr>, Vec<_>) =
-            agreement.endpoints.iter().partition(|at| may_call(at, bound));
+        let (endpoints, unfit): (Vec<SocketAddr>, Vec<_>) = agreement
+            .endpoints
+            .iter()
+            .partition(|at| may_call(at, bound, allowed));
         if !unfit.is_empty() {
             let unfit: Vec<String> = unfit.iter().map(ToString::to_string).collect();
             say(format!(
@@ -208,14 +210,15 @@ pub(super) fn attach(
     }
 }
 
-/// Whether another site's gateway may be there: not on this host, and not inside what a bridge reaches.
-fn may_call(at: &SocketAddr, bound: &AddressSet) -> bool {
-    let address = at.ip().to_canonical();
-    let special = match address {
-        IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.is_broadcast() || v4.octets()[0] == 0,
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified(),
-    };
-    !special && !address.is_multicast() && at.port() != 0 && !bound.contains(address)
+/// Whether another site's gateway may be there: on the Internet, or where the operator lets it; never inside what a bridge
+/// reaches.
+fn may_call(at: &SocketAddr, bound: &AddressSet, allowed: &[IpNet]) -> bool {
+    let meanings: Vec<IpAddr> = reach::meanings(at.ip().to_canonical()).collect();
+    let is_allowed = |address: &IpAddr| allowed.iter().any(|net| net.contains(address));
+    let is_there =
+        meanings.iter().any(is_allowed) || meanings.iter().all(|address| reach::is_public(*address));
+    let is_inside = meanings.iter().any(|address| bound.contains(*address));
+    at.port() != 0 && is_there && !is_inside
 }
 
 /// What each member imports for the network, by its name.

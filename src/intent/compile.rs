@@ -31,8 +31,17 @@ pub struct Facts {
     pub dummies: bool,
     /// What other sites have agreed to, as far as it is in force now.
     pub agreements: Agreements,
-    /// The port of `[federation] listen`, where this host is a gateway.
-    pub federation_port: Option<u16>,
+    /// What this host has of a gateway, if it is one.
+    pub gateway: Option<GatewayFacts>,
+}
+
+/// What a gateway's own configuration says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayFacts {
+    /// The port of `[federation] listen`.
+    pub port: u16,
+    /// `[federation] allow_dial`: where else than on the Internet other sites' gateways may be.
+    pub allow_dial: Vec<IpNet>,
 }
 
 /// Why no intent can be compiled.
@@ -172,14 +181,18 @@ fn compile_network(
     let mut wiring = topology::wire(network, &members, own, notices);
     let bridges = bridges::compile(fleet, network, &members, own, &facts.agreements);
     let bound = topology::bound(network, &members).iter().collect();
-    bridges::attach(&bridges, network, &bound, &mut wiring, notices);
+    let allowed = facts
+        .gateway
+        .as_ref()
+        .map_or(&[][..], |gateway| &gateway.allow_dial);
+    bridges::attach(&bridges, network, (&bound, allowed), &mut wiring, notices);
     let around = firewall::Around {
         members: &members,
         own,
         links: &wiring.links,
         lans: &lans,
         bridges: &bridges,
-        port: facts.federation_port,
+        port: facts.gateway.as_ref().map(|gateway| gateway.port),
     };
     let firewall = firewall::compile(network, &around, notices);
     Some(NetworkIntent {

@@ -24,7 +24,7 @@ use crate::model::network::{Action, DefaultAction, Endpoint, NetworkId, PortRang
 use crate::model::{AddressSet, Agreement, LinkName, Name, PresharedKey, PublicKey};
 
 use compile::DEFAULT_MTU;
-pub use compile::{Facts, IntentError, compile, overlay_addresses};
+pub use compile::{Facts, GatewayFacts, IntentError, compile, overlay_addresses};
 
 /// What keeps the networks of this host apart, as far as the host can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

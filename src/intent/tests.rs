@@ -47,7 +47,7 @@ fn host(node: &str, isolation: IsolationMode, networks: &str) -> HostIntent {
         host_services_in_vrf: false,
         dummies: true,
         agreements: crate::model::Agreements::NONE,
-        federation_port: None,
+        gateway: None,
     };
     compile(&parsed.fleet, &Name::new(node).unwrap(), &facts).unwrap()
 }
@@ -231,7 +231,7 @@ fn a_virtual_ip_needs_a_dummy_to_live_on() {
         host_services_in_vrf: false,
         dummies: false,
         agreements: crate::model::Agreements::NONE,
-        federation_port: None,
+        gateway: None,
     };
     let on = |node| compile(&parsed.fleet, &Name::new(node).unwrap(), &facts).unwrap();
     let holder = on("spoke-1");
@@ -563,7 +563,7 @@ fn a_stranger_has_no_intent() {
         host_services_in_vrf: false,
         dummies: true,
         agreements: crate::model::Agreements::NONE,
-        federation_port: None,
+        gateway: None,
     };
     assert!(compile(&parsed.fleet, &Name::new("nobody").unwrap(), &facts).is_err());
 }

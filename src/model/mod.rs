@@ -13,6 +13,7 @@
 //! | `ovn` | logical switches, ports, ACLs, tenants |
 //! | `agreement` | what other sites have agreed to |
 //! | `host` | this host's own `sdwand.toml` |
+//! | `reach` | which addresses are of the Internet |
 //! | `version` | versions of the program, and ranges of them |
 //! | `naming` | every derived name, number and address |
 //! | `ownership` | every marker that says "ours" |
@@ -29,6 +30,7 @@ pub mod naming;
 pub mod network;
 pub mod ovn;
 pub mod ownership;
+pub mod reach;
 pub mod routing;
 pub mod url;
 pub mod version;

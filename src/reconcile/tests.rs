@@ -32,7 +32,7 @@ fn target_of(fleet: &Fleet, isolation: IsolationMode) -> Target {
         host_services_in_vrf: false,
         dummies: true,
         agreements: crate::model::Agreements::NONE,
-        federation_port: None,
+        gateway: None,
     };
     let intent = intent::compile(fleet, &Name::new("me").unwrap(), &facts).unwrap();
     Target::new(intent, memory::key().public(), &l3::Facts::offline())

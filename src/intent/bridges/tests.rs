@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 
 use crate::config;
-use crate::intent::{Facts, HostIntent, IsolationMode, NetworkIntent, compile};
+use crate::intent::{Facts, GatewayFacts, HostIntent, IsolationMode, NetworkIntent, compile};
 use crate::model::network::{Action, DefaultAction};
 use crate::model::{AddressSet, Agreement, Agreements, Fleet, Name, NetworkId, PresharedKey, PublicKey};
 
@@ -76,7 +76,10 @@ fn intent(fleet: &Fleet, node: &str, agreements: Agreements) -> HostIntent {
         host_services_in_vrf: false,
         dummies: true,
         agreements,
-        federation_port: Some(8443),
+        gateway: Some(GatewayFacts {
+            port: 8443,
+            allow_dial: vec![net("198.51.100.0/24"), net("10.0.0.0/8")],
+        }),
     };
     compile(fleet, &name(node), &facts).unwrap()
 }
@@ -424,7 +427,9 @@ fn where_no_gateway_can_be_none_is_called() {
         "[fd12:34ab:cd42:1::1]:1",
         "0.0.0.0:1",
         "198.51.100.7:0",
+        "192.168.1.1:1",
         "198.51.100.8:51820",
+        "1.1.1.1:7",
     ];
     let odd = odd.map(|at| at.parse().unwrap()).to_vec();
     let host = intent(
@@ -443,7 +448,7 @@ fn where_no_gateway_can_be_none_is_called() {
         .iter()
         .map(|endpoint| format!("{:?}", endpoint.host))
         .collect();
-    assert_eq!(called, ["Address(198.51.100.8)"]);
+    assert_eq!(called, ["Address(198.51.100.8)", "Address(1.1.1.1)"]);
 }
 
 #[test]

@@ -64,7 +64,7 @@ impl Spoke {
             host_services_in_vrf: false,
             dummies: true,
             agreements: crate::model::Agreements::NONE,
-            federation_port: None,
+            gateway: None,
         };
         Self {
             intent: intent::compile(&parsed.fleet, &Name::new("spoke").unwrap(), &facts).unwrap(),

@@ -533,7 +533,7 @@ fn hub(isolation: IsolationMode) -> intent::HostIntent {
         host_services_in_vrf: false,
         dummies: true,
         agreements: crate::model::Agreements::NONE,
-        federation_port: None,
+        gateway: None,
     };
     intent::compile(&parsed.fleet, &Name::new("hub-1").unwrap(), &facts).unwrap()
 }

@@ -76,7 +76,7 @@ const FACTS: Facts = Facts {
     host_services_in_vrf: false,
     dummies: true,
     agreements: crate::model::Agreements::NONE,
-    federation_port: None,
+    gateway: None,
 };
 
 fn ask(fleet: &Fleet, question: &str) -> Result<Explanation, AskError> {

@@ -50,7 +50,7 @@ fn target() -> Target {
         host_services_in_vrf: false,
         dummies: true,
         agreements: crate::model::Agreements::NONE,
-        federation_port: None,
+        gateway: None,
     };
     let intent = intent::compile(&fleet, &Name::new("web-1").unwrap(), &facts).unwrap();
     Target::new(intent, PublicKey([1; 32]), &l3::Facts::offline())
