@@ -7,6 +7,8 @@
 //!                                    └─▶ calls to peers
 //! ```
 
+mod agreements;
+mod bridges;
 mod calls;
 mod clock;
 mod fleet;
@@ -48,6 +50,7 @@ use crate::log::Event;
 use crate::model::Fleet;
 use crate::model::host::{Federation, HostConfig};
 use crate::notify::{self, Manager};
+use agreements::AgreementsFile;
 use calls::Calls;
 use metrics::Monitor;
 
@@ -120,6 +123,14 @@ pub fn state_dir(own: &HostConfig) -> PathBuf {
     name.into()
 }
 
+/// Where the gateway leaves what is agreed with other sites, for `sdwand run`: in a folder of its own, which `run` can read.
+#[must_use]
+pub fn agreements_dir(own: &HostConfig) -> PathBuf {
+    let mut name = own.state_dir.clone().into_os_string();
+    name.push("-agreements");
+    name.into()
+}
+
 /// Where its sockets are: beside the run folder of `sdwand run`. Who can write to a folder can replace what is in it, and
 /// the sockets there are root's.
 #[must_use]
@@ -150,6 +161,13 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     let lock = crate::sys::lock::FileLock::acquire(&folder.join("lock"))
         .map_err(|error| at("locking", &folder)(std::io::Error::other(error.to_string())))?;
     let gateway = Arc::new(gateway(&own, &federation, fleet, &folder)?);
+    // Before anything else: what was revoked before the last end isn't in force for a moment longer.
+    let folder_of_agreements = agreements_dir(&own);
+    let mut agreements = AgreementsFile::open(&folder_of_agreements)
+        .map_err(at("preparing the agreements' folder", &folder_of_agreements))?;
+    agreements
+        .keep(gateway.agreements(wall()), monotonic())
+        .map_err(at("writing the agreements in", &folder_of_agreements))?;
     say_what_is_amiss(&gateway);
     gateway.ledger.tell(happened::tell);
     let mut leaf = gateway
@@ -186,6 +204,7 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
         own.fleet_dir.clone(),
     ));
     let spawned = tokio::spawn(spawn::follow(Arc::clone(&gateway), federation.payload.clone()));
+    let bridging = tokio::spawn(bridges::follow(Arc::clone(&gateway), agreements));
     // From here on all sockets listen.
     let mut manager = Manager::ready(monotonic());
     let driver = drive(
@@ -203,6 +222,7 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     let _ = stop.send(true);
     following.abort();
     spawned.abort();
+    bridging.abort();
     // The listener and each connection hold a receiver until they are through.
     let _ = tokio::time::timeout(LAST_WORDS, stop.closed()).await;
     last_words(&gateway);
@@ -275,6 +295,7 @@ fn gateway(
         require_explicit_axes: federation.require_explicit_axes,
         policy: Policy::of(federation),
         cluster: federation.cluster.clone(),
+        listen: Some(federation.listen.port()),
     };
     let authority = Authority::new(ca, next);
     let gateway = Gateway::new(site, own.node.clone(), authority, ledger, settings).kept_in(store);

@@ -9,8 +9,8 @@ use axum::response::{IntoResponse, Response};
 
 use crate::federation::dial::DialError;
 use crate::federation::gateway::{
-    AcceptError, BeatError, ExcerptError, GrantError, OperatorError, RenewError, ResourceError, RotateError,
-    TakeError,
+    AcceptError, BeatError, BridgeError, ExcerptError, GrantError, OperatorError, RenewError, ResourceError,
+    RotateError, TakeError,
 };
 use crate::federation::grant::TermsError;
 use crate::federation::identity::Stranger;
@@ -173,6 +173,23 @@ impl From<BeatError> for ApiError {
     }
 }
 
+impl From<BridgeError> for ApiError {
+    fn from(error: BridgeError) -> Self {
+        match error {
+            BridgeError::Stranger(stranger) => {
+                tracing::debug!(error = %stranger, "a caller isn't known");
+                Self::stranger()
+            }
+            BridgeError::Half(error) => Self::new(422, "half_refused", error.to_string()),
+            BridgeError::Id => Self::new(422, "id", error.to_string()),
+            BridgeError::Sequence(_) => Self::new(409, "sequence", error.to_string()),
+            BridgeError::Offers => Self::new(422, "too_many", error.to_string()),
+            BridgeError::TooMuch => Self::new(429, "too_many", error.to_string()),
+            BridgeError::Ledger(error) => Self::internal(&error),
+        }
+    }
+}
+
 impl From<OperatorError> for ApiError {
     fn from(error: OperatorError) -> Self {
         match &error {
@@ -263,6 +280,7 @@ impl From<DialError> for ApiError {
             | DialError::Standing(_)
             | DialError::Url(_) => Self::new(409, "conflict", error.to_string()),
             DialError::Beat(error) => error.into(),
+            DialError::Bridge(error) => error.into(),
             DialError::Pki(_) | DialError::Store(_) | DialError::Body(_) => Self::internal(&error),
         }
     }

@@ -20,18 +20,20 @@ use utoipa::openapi::{OpenApi, SecurityRequirement};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+use uuid::Uuid;
 
 use super::error::{ApiError, in_our_shape};
 use super::limits::{Limits, Source};
 use super::openapi::{GRANT, PEER, secured};
+use crate::federation::bridge::{BridgeId, Half};
 use crate::federation::gateway::{
     Asked, BeatError, Excerpts, ExcerptsAsked, Gateway, Refused, RenewError, ResourceError, Via,
 };
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Peer, PeerId, Status};
 use crate::federation::wire::{
-    API, AcceptAnswer, AcceptRequest, Envelope, HeartbeatAnswer, HeartbeatRequest, MAX_BODY, NoticeRequest,
-    RenewAnswer, RenewRequest, ResourceAnswer, TrustBundle,
+    API, AcceptAnswer, AcceptRequest, BridgeAnswer, BridgeEnd, Envelope, HeartbeatAnswer, HeartbeatRequest,
+    MAX_BODY, NoticeRequest, RenewAnswer, RenewRequest, ResourceAnswer, TrustBundle,
 };
 use crate::model::Name;
 
@@ -77,6 +79,7 @@ fn all() -> OpenApiRouter<Serving> {
         .routes(routes!(heartbeat))
         .routes(routes!(trust_bundle))
         .routes(routes!(notices))
+        .routes(routes!(bridge_put, bridge_delete))
         .routes(routes!(audit_excerpts));
     let granted = OpenApiRouter::new()
         .routes(routes!(resources))
@@ -293,6 +296,46 @@ async fn notices(
     let gateway = Arc::clone(&serving.gateway);
     let status = blocking(move || gateway.noticed(&caller.chain, notice, wall)).await??;
     Ok(Json(json!({ "success": true, "data": Noticed { status } })))
+}
+
+/// Reads a bridge's id; strangers aren't told what one looks like.
+fn bridge_id(path: Result<Path<Uuid>, PathRejection>) -> Result<BridgeId, ApiError> {
+    let Path(id) = path?;
+    Ok(BridgeId(id))
+}
+
+/// The caller's half of a bridge; the answer has ours.
+#[utoipa::path(put, context_path = API, path = "/bridges/{bridge}", tag = "peer_facing", request_body = Half, responses((status = 200, body = Envelope<BridgeAnswer>), (status = 409), (status = 422), (status = 429)))]
+async fn bridge_put(
+    State(serving): State<Serving>,
+    Extension(caller): Extension<Caller>,
+    path: Result<Path<Uuid>, PathRejection>,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let (wall, random) = ((serving.wall)(), serving.random);
+    known(&serving, &caller)?;
+    let id = bridge_id(path)?;
+    let half: Half = body(&bytes?)?;
+    let gateway = Arc::clone(&serving.gateway);
+    let answer = blocking(move || gateway.bridge_told(&caller.chain, id, half, random, wall)).await??;
+    Ok(Json(json!({ "success": true, "data": answer })))
+}
+
+/// The caller doesn't want a bridge any more.
+#[utoipa::path(delete, context_path = API, path = "/bridges/{bridge}", tag = "peer_facing", request_body = BridgeEnd, responses((status = 200, body = Envelope<BridgeAnswer>), (status = 409), (status = 422), (status = 429)))]
+async fn bridge_delete(
+    State(serving): State<Serving>,
+    Extension(caller): Extension<Caller>,
+    path: Result<Path<Uuid>, PathRejection>,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let wall = (serving.wall)();
+    known(&serving, &caller)?;
+    let id = bridge_id(path)?;
+    let BridgeEnd { sequence } = body(&bytes?)?;
+    let gateway = Arc::clone(&serving.gateway);
+    let answer = blocking(move || gateway.bridge_withdrawn(&caller.chain, id, sequence, wall)).await??;
+    Ok(Json(json!({ "success": true, "data": answer })))
 }
 
 /// What our audit has about the caller.

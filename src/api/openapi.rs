@@ -31,11 +31,12 @@ pub(super) const PEER: &str = "peer";
 pub(super) const GRANT: &str = "grant";
 
 /// What a path's parameters are.
-const PARAMETERS: [(&str, &str); 6] = [
+const PARAMETERS: [(&str, &str); 7] = [
     ("peer", "A peer's id, or the alias of a live one"),
     ("grant", "A grant's id"),
     ("capability", "An agreement's id"),
     ("jti", "A token's id"),
+    ("bridge", "A bridge's id, the same at both sites"),
     ("kind", "A kind of resources"),
     ("id", "One of them"),
 ];

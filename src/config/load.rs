@@ -183,7 +183,14 @@ fn read_folder(dir: &Path) -> Folder {
 
 /// Reads a folder; `None` where there is no fleet to check.
 fn read_fleet(session: &mut Session, dir: &Path) -> (Option<Fleet>, Vec<(PathBuf, String)>) {
-    let folder = read_folder(dir);
+    read_fragments(session, dir, read_folder(dir))
+}
+
+fn read_fragments(
+    session: &mut Session,
+    dir: &Path,
+    folder: Folder,
+) -> (Option<Fleet>, Vec<(PathBuf, String)>) {
     if let Some(excess) = &folder.excess {
         session.outside(DiagnosticKind::Limit, dir, excess.clone(), None);
         return (None, Vec::new());
@@ -207,6 +214,28 @@ fn read_fleet(session: &mut Session, dir: &Path) -> (Option<Fleet>, Vec<(PathBuf
 pub fn load_fleet(dir: &Path) -> Result<ParsedFleet, Diagnostics> {
     let mut session = Session::default();
     let (fleet, _) = read_fleet(&mut session, dir);
+    session.finish(fleet)
+}
+
+/// The same as if `path`, in that folder, held `text`, or weren't there.
+///
+/// # Errors
+/// Everything that would be wrong in any fragment, at once.
+pub(super) fn load_fleet_with(
+    dir: &Path,
+    path: &Path,
+    text: Option<&str>,
+) -> Result<ParsedFleet, Diagnostics> {
+    let mut folder = read_folder(dir);
+    folder.fragments.retain(|(other, _)| other != path);
+    if let Some(text) = text {
+        folder.fragments.push((path.to_owned(), text.to_owned()));
+        folder
+            .fragments
+            .sort_by(|(a, _), (b, _)| a.file_name().cmp(&b.file_name()));
+    }
+    let mut session = Session::default();
+    let (fleet, _) = read_fragments(&mut session, dir, folder);
     session.finish(fleet)
 }
 

@@ -18,10 +18,12 @@
 //! | `diag` | diagnostics and notices, as people and programs read them |
 //! | `keys` | the private key |
 //! | `init`, `defaults` | documents that we write |
+//! | `bridge` | the editor of a bridge |
 //! | `rotate` | the files of a key rotation |
 //!
 //! Nothing is applied of a configuration with any error. [`parse_fleet`] and [`parse_host`] need no disk.
 
+pub mod bridge;
 pub mod defaults;
 mod diag;
 mod document;

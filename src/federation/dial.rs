@@ -1,5 +1,7 @@
 //! What a gateway asks of its peers: each call under that peer's anchors alone, with the certificate that it expects.
 
+mod bridge;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,7 +12,7 @@ use serde_json::Value;
 
 use super::client::{Call, CallError, Reply, Ways, call, call_by, call_over};
 use super::endpoints::{self, Bounds};
-use super::gateway::{Basis, BeatError, Gateway, TakeError};
+use super::gateway::{Basis, BeatError, BridgeError, Gateway, TakeError};
 use super::moment::Moment;
 use super::peer::{Peer, PeerId, SpawnMode, SpawnRole, Status};
 use super::pki::authority::StoreError;
@@ -51,6 +53,9 @@ pub enum DialError {
     /// What it said can't be taken over.
     #[error(transparent)]
     Beat(#[from] BeatError),
+    /// What it said of a bridge can't be taken.
+    #[error(transparent)]
+    Bridge(#[from] BridgeError),
     /// A call can't be written.
     #[error("the call can't be written")]
     Body(#[from] serde_json::Error),
@@ -139,6 +144,7 @@ impl Gateway {
             witnessed: self.seen_of(id).map(|mark| mark.to_string()),
             trust: self.tell_trust(id),
             spawn_mode: self.spawned_as(id),
+            bridges: self.tell_bridges(id),
             said: self.said(),
         }
     }
@@ -309,7 +315,7 @@ impl Gateway {
     }
 }
 
-const fn bounds(policy: &Policy) -> Bounds<'_> {
+pub(super) const fn bounds(policy: &Policy) -> Bounds<'_> {
     Bounds {
         allow: policy.allow_dial.as_slice(),
         own: policy.own.as_slice(),
@@ -317,7 +323,7 @@ const fn bounds(policy: &Policy) -> Bounds<'_> {
 }
 
 /// Whether this host has an address: only then can a socket be bound to it.
-fn is_hosts(address: IpAddr) -> bool {
+pub(super) fn is_hosts(address: IpAddr) -> bool {
     std::net::UdpSocket::bind((address, 0)).is_ok()
 }
 

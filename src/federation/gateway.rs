@@ -4,6 +4,7 @@
 //! the clock.
 
 mod accept;
+mod bridges;
 mod children;
 mod cluster;
 mod excerpts;
@@ -31,6 +32,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 pub use accept::AcceptError;
+pub use bridges::{BridgeError, BridgeView, DueCall, Random};
 pub use children::{ChildrenError, RenewError};
 pub use excerpts::{ExcerptError, Excerpts, ExcerptsAsked};
 pub use grants::{GrantError, Granted, Granting};
@@ -90,6 +92,8 @@ pub struct Settings {
     pub policy: Policy,
     /// The cluster that our children join.
     pub cluster: Option<Cluster>,
+    /// The port of our listener, inside the overlay, too.
+    pub listen: Option<u16>,
 }
 
 impl Default for Settings {
@@ -103,6 +107,7 @@ impl Default for Settings {
             require_explicit_axes: false,
             policy: Policy::default(),
             cluster: None,
+            listen: None,
         }
     }
 }
@@ -144,6 +149,8 @@ pub struct Gateway {
     lines: lines::Lines,
     /// Who was refused, since the audit was last told.
     refusals: refusals::Refusals,
+    /// What is known of bridges beside the ledger.
+    bridging: bridges::Bridging,
 }
 
 /// Beats that change nothing but a time: told to the ledger from time to time, all at once.
@@ -222,6 +229,7 @@ impl Gateway {
             proofs: Proofs::default(),
             heads: heads::Heads::default(),
             refusals: refusals::Refusals::default(),
+            bridging: bridges::Bridging::default(),
         }
     }
 
@@ -241,6 +249,7 @@ impl Gateway {
     /// Tells it the site's fleet.
     pub fn tell_fleet(&self, fleet: Fleet) {
         *self.fleet.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(fleet));
+        self.bridges_changed();
     }
 
     /// Where we are reached, for peers.
@@ -309,6 +318,7 @@ impl Gateway {
             ledger_epoch: _,
             audit_head: _,
             witnessed,
+            bridges,
         } = request;
         self.hear_heads(&peer, mark, witnessed.as_deref(), wall)?;
         let peer = self
@@ -317,6 +327,7 @@ impl Gateway {
         self.hear_emancipation(&peer, spawn_mode.as_deref(), wall)?;
         self.hear_trust(peer.id, &trust, wall)?;
         let status = self.beat(&peer, said, wall)?;
+        self.hear_bridges(peer.id, bridges.as_deref());
         let Mark { epoch, head } = self.mark();
         let answer = HeartbeatAnswer {
             status,
@@ -330,6 +341,7 @@ impl Gateway {
             witnessed: self.seen_of(peer.id).map(|mark| mark.to_string()),
             cluster: self.cluster_for(&peer),
             spawn_mode: self.spawned_as(peer.id),
+            bridges: self.tell_bridges(peer.id),
             trust: self.tell_trust(peer.id),
             said: Said {
                 endpoints: None,
@@ -383,6 +395,7 @@ impl Gateway {
         };
         said.check()?;
         self.hear_trust(id, &answer.trust, wall)?;
+        self.hear_bridges(id, answer.bridges.as_deref());
         let peer = self.ledger.read(|book| book.peer(&id).cloned());
         let peer = peer
             .filter(|peer| peer.status.may_call())

@@ -51,6 +51,7 @@ impl Probe {
                 | DialError::Unsound(_)
                 | DialError::Url(_)
                 | DialError::Beat(_)
+                | DialError::Bridge(_)
                 | DialError::Body(_)
                 | DialError::Store(_)
                 | DialError::Standing(_)

@@ -9,6 +9,7 @@
 //! | `peer` | a peer, where it stands, and the whole transition table |
 //! | `token` | the acceptance token and the six words |
 //! | `anchors` | how a peer's anchors move on |
+//! | `bridge` | what is agreed with a peer about one network of each |
 //! | `capability` | what is agreed with a peer about kinds of resources |
 //! | `grant` | what a peer may read here, and from where |
 //! | `resources` | what can be granted to be read |
@@ -29,6 +30,7 @@
 //! Nothing here touches the host: it only changes data.
 
 pub mod anchors;
+pub mod bridge;
 pub mod capability;
 pub mod client;
 pub mod dial;

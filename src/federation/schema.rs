@@ -6,6 +6,7 @@ use utoipa::openapi::schema::{KnownFormat, Object, ObjectBuilder, SchemaFormat, 
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+use super::bridge::BridgeId;
 use super::capability::CapabilityId;
 use super::grant::GrantId;
 use super::ledger::Head;
@@ -45,6 +46,7 @@ described! {
     Moment: known(KnownFormat::DateTime);
     PeerId: known(KnownFormat::Uuid);
     GrantId: known(KnownFormat::Uuid);
+    BridgeId: known(KnownFormat::Uuid);
     CapabilityId: known(KnownFormat::Uuid);
     Fingerprint: text().pattern(Some("^[0-9a-f]{64}$")).build();
     Head: text().pattern(Some("^[0-9]+:[0-9a-f]{64}$")).build();

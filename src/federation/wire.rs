@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::bridge::{BridgeId, Half};
 use super::grant::GrantId;
 use super::moment::Moment;
 use super::number;
@@ -343,6 +344,9 @@ pub struct HeartbeatRequest {
     /// own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spawn_mode: Option<String>,
+    /// The bridges that the caller has with us: absent is unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bridges: Option<Vec<BridgeMark>>,
     /// What it says of itself.
     #[serde(flatten)]
     pub said: Said,
@@ -378,12 +382,46 @@ pub struct HeartbeatAnswer {
     /// As in the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spawn_mode: Option<String>,
+    /// The bridges that we have with the caller: absent is unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridges: Option<Vec<BridgeMark>>,
     /// What we say of our anchors.
     #[serde(flatten)]
     pub trust: TrustNews,
     /// What we say of ourselves, as in the request: so one beat does for both.
     #[serde(flatten)]
     pub said: Said,
+}
+
+/// A bridge that who says it has: with whom it can be dialled, who lacks this makes the exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct BridgeMark {
+    /// Which.
+    pub id: BridgeId,
+    /// The number of its half.
+    #[serde(deserialize_with = "number::integer")]
+    #[schema(minimum = 0, maximum = 18_446_744_073_709_551_615_u64)]
+    pub sequence: u64,
+}
+
+/// `DELETE bridges/{id}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct BridgeEnd {
+    /// Later than that of the half which is taken back.
+    #[serde(deserialize_with = "number::integer")]
+    #[schema(minimum = 0, maximum = 18_446_744_073_709_551_615_u64)]
+    pub sequence: u64,
+}
+
+/// What `PUT` and `DELETE bridges/{id}` answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct BridgeAnswer {
+    /// As it was asked.
+    pub id: BridgeId,
+    /// `proposed`, `active`, `suspended` or `revoked`; `offered` where the fleet of who answers has no such bridge.
+    pub state: String,
+    /// The half of who answers; none where it has none.
+    pub half: Option<Half>,
 }
 
 /// What `trust_bundle` answers.

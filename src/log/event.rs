@@ -309,6 +309,9 @@ catalogue! {
         "ledger.put_back" Error LedgerPutBack { why: String = "how that is known" }
             "the ledger was put back: every peer waits for `sdwand peer resume`"
             "look at each peer, then `sdwand peer resume`; grants and tokens are void.";
+        "agreements.not_written" Error AgreementsNotWritten { path: String = "the file", error: String = "why" }
+            "what is agreed with other sites can't be handed to `sdwand run`"
+            "make room, and let the folder be written: `run` goes by what it has, at most for [federation] grace_hours.";
         "ledger.not_written" Error LedgerNotWritten { what: String = "what wasn't", error: String = "why" }
             "the ledger can't be written"
             "make room, and let the state folder be written: peers stay as they are until then.";

@@ -16,6 +16,10 @@ const FIELDS: &[Field] = &[
         meaning: "the grant's id, where it is about one",
     },
     Field {
+        name: "bridge",
+        meaning: "the bridge's name, where it is about one",
+    },
+    Field {
         name: "reason",
         meaning: "why, where that was said",
     },
@@ -141,6 +145,31 @@ pub const HAPPENINGS: &[Kind] = &[
         "a parent names another cluster",
         NOTHING,
     ),
+    kind(
+        "federation.bridge.proposed",
+        Info,
+        "a bridge waits for its peer",
+        "nothing, unless it stays so: `sdwand peer show` says what it waits for.",
+    ),
+    kind("federation.bridge.active", Info, "a bridge is agreed", NOTHING),
+    kind(
+        "federation.bridge.changed",
+        Info,
+        "what this site says of a bridge is other than before",
+        NOTHING,
+    ),
+    kind(
+        "federation.bridge.suspended",
+        Warning,
+        "a bridge carries nothing for the time being",
+        "see the reason.",
+    ),
+    kind(
+        "federation.bridge.revoked",
+        Warning,
+        "a bridge is over",
+        "see the reason; what the fleet still wants is proposed anew.",
+    ),
     kind("federation.grant.created", Info, "a grant was given", NOTHING),
     kind("federation.grant.revoked", Info, "a grant was revoked", NOTHING),
     kind(
@@ -186,6 +215,8 @@ pub struct Happened {
     pub alias: Option<String>,
     /// The grant's id, where it is about one.
     pub grant: Option<String>,
+    /// The bridge's name, where it is about one.
+    pub bridge: Option<String>,
     /// Why, where that was said.
     pub reason: Option<String>,
     /// The operator who did it, where one did.
@@ -202,6 +233,7 @@ impl Happened {
             peer: None,
             alias: None,
             grant: None,
+            bridge: None,
             reason: None,
             by: None,
         })
@@ -218,6 +250,7 @@ impl Happened {
                     peer = self.peer,
                     alias = self.alias,
                     grant = self.grant,
+                    bridge = self.bridge,
                     reason = self.reason,
                     by = self.by,
                     "{}",

@@ -26,6 +26,7 @@ fn event(happening: &Happening, peer: Option<&Peer>) -> Option<Happened> {
         peer: happening.peer.map(|id| id.to_string()),
         alias: peer.map(|peer| peer.alias.to_string()),
         grant: said("grant"),
+        bridge: said("bridge"),
         reason: said("reason")
             .or_else(|| said("degraded_reason"))
             .or_else(|| said("notice")),

@@ -16,6 +16,7 @@
 mod again;
 mod answers;
 mod audit;
+mod bridges;
 mod children;
 mod clock;
 mod connections;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::view::PeerView;
-use crate::federation::gateway::{Rotating, SoftStep, Witness};
+use crate::federation::gateway::{BridgeView, Rotating, SoftStep, Witness};
 use crate::federation::grant::{Axis, Grant, GrantId, Origin, Scope, State};
 use crate::federation::ledger::{AuditRecord, Head};
 use crate::federation::moment::Moment;
@@ -42,6 +42,8 @@ pub(super) struct PeerDetails {
     pub(super) capabilities_count: usize,
     /// None where the fleet can't be read.
     pub(super) bridges_count: Option<usize>,
+    /// Those of the fleet, and those that only the peer has.
+    pub(super) bridges: Vec<BridgeView>,
     /// Until when it may manage us as our parent, or we it as our child.
     pub(super) managed_until: Option<Moment>,
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `peers`, `listing` | `/api/v1/system/platform/peers` |
 //! | `grants` | `/api/v1/system/platform/peers/{peer}/{grants,capabilities,call}` |
+//! | `bridges` | `/api/v1/system/platform/peers/{peer}/bridges` |
 //! | `ledger` | `/api/v1/system/federation/ledger/backup` |
 //! | `audit` | `/api/v1/system/federation/{audit,site,pki,governance}` |
 //! | `sweep` | `/api/v1/system/federation/sweep` |
@@ -13,6 +14,7 @@
 
 mod answers;
 mod audit;
+mod bridges;
 mod change;
 mod grants;
 mod ledger;
@@ -90,6 +92,7 @@ fn all() -> OpenApiRouter<Operating> {
     let Routes { read, invite, manage } = peers::routes()
         .and(change::routes())
         .and(grants::routes())
+        .and(bridges::routes())
         .and(audit::routes())
         .and(sweep::routes());
     let on_the_gateway = tokens::routes().merge(ledger::routes());

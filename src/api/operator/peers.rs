@@ -118,10 +118,15 @@ async fn show(
             grants_count: book.grants().filter(|grant| grant.peer == id).count(),
             capabilities_count: book.capabilities_of(id).count(),
             bridges_count: bridges,
+            bridges: Vec::new(),
             managed_until: authority.next().map(|grant| grant.expires_at),
         })
     });
-    let data = details.ok_or_else(|| ApiError::from(OperatorError::Unknown(id)))?;
+    let details = details.ok_or_else(|| ApiError::from(OperatorError::Unknown(id)))?;
+    let data = PeerDetails {
+        bridges: gateway.bridges_of(id),
+        ..details
+    };
     Ok(Data { data })
 }
 

@@ -1,6 +1,7 @@
 //! Commands of a site's gateway: `serve`, and what its operator asks it over `api.sock`.
 
 pub(super) mod audit;
+mod bridge;
 pub(super) mod grant;
 pub(super) mod ledger;
 pub(super) mod peer;

@@ -82,6 +82,16 @@ With `--token -` the token is read from standard input, where other users of thi
 One that answers isn't made active by that: its heartbeats are waited for a while longer.
 Exit status: 0 nobody was degraded (or, in a dry run, is silent) and no certificate needs an operator, 1 otherwise.")]
     Sweep(super::sweep::Sweep),
+    /// Lead a network of this site to a peer's: writes the fleet's fragment, and waits until both sites have agreed
+    #[command(after_help = "Examples:
+  sdwand peer bridge site-b --network prod --dry-run
+  sdwand peer bridge site-b --network prod --import fd77:1:2:1::/64 --export fd12:34ab:cd42:1::/64 vip:k3s-api
+  sdwand peer bridge site-b --network prod --remove
+
+The peer's operator does the same. What both want is in force; firewall rules still have to let anything in.
+The fragment, 50-bridge-<name>.toml, belongs on every host of the site.
+Exit status: 0 it is active (or removed, or shown), 2 it waits for something, 1 an error.")]
+    Bridge(super::bridge::BridgeArgs),
     /// Read a resource at a peer, with a grant that its operator gave you
     #[command(after_help = "Example:
   sdwand peer call site-a network --grant token.txt
@@ -242,6 +252,7 @@ pub(crate) async fn peer(global: &Global, command: PeerCommand) -> Result<ExitCo
             Ok(ExitCode::SUCCESS)
         }
         PeerCommand::Sweep(asked) => super::sweep::sweep(global, &api, asked).await,
+        PeerCommand::Bridge(asked) => super::bridge::bridge(global, &api, asked).await,
         PeerCommand::Call(asked) => super::grant::call(global, &api, asked).await,
     }
 }
@@ -328,6 +339,9 @@ fn show(global: &Global, peer: &Value) -> Result<ExitCode, CliError> {
                 let _ = writeln!(text, "{key:<28} {value}");
             }
         }
+    }
+    for bridge in peer["bridges"].as_array().into_iter().flatten() {
+        text.push_str(&super::bridge::line(bridge));
     }
     global.print(peer, &text)?;
     Ok(ExitCode::SUCCESS)

@@ -182,6 +182,7 @@ impl Gateway {
         let accepted = self.ledger.transact(wall, |draft| {
             self.accept_in(draft, &token, version, shown, request.said, secret)
         });
+        self.bridges_changed();
         accepted.map_err(|aborted| match aborted {
             Aborted::ByCaller(error) => error,
             Aborted::ByLedger(error) => AcceptError::Ledger(error),

@@ -271,9 +271,11 @@ impl Gateway {
             }
             if change(draft, &mut peer) {
                 draft.put_peer(peer.clone())?;
+                self.settle_peer_in(draft, id);
             }
             Ok::<_, OperatorError>(peer)
         })?;
+        self.bridges_changed();
         Ok(peer)
     }
 
@@ -307,8 +309,10 @@ impl Gateway {
                 json!({ "reason": peer.reason, "verified": peer.verified, "by": by }),
             );
             draft.put_peer(peer.clone())?;
+            self.settle_peer_in(draft, id);
             Ok::<_, OperatorError>(peer)
         })?;
+        self.bridges_changed();
         if !peer.status.may_call() {
             self.hang_up(id);
         }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Gateway, OperatorError, VERSION};
+use crate::federation::bridge::BridgeRow;
 use crate::federation::governance::{Finding, Scene, Seen, scan, scan_peer};
 use crate::federation::grant::{Grant, Origin};
 use crate::federation::ledger::Draft;
@@ -150,6 +151,15 @@ impl Gateway {
     /// What of the overlay a peer is attached to.
     #[must_use]
     pub fn attachment(&self, peer: &Peer) -> Value {
+        let attached = self.ledger.read(|book| {
+            let rows: Vec<&BridgeRow> = book.bridges_of(peer.id).map(AsRef::as_ref).collect();
+            self.bridge_attachment(peer, &rows)
+        });
+        attached.unwrap_or_else(|| self.unattached(peer))
+    }
+
+    /// Why a peer isn't attached.
+    fn unattached(&self, peer: &Peer) -> Value {
         let overlay = self.grounds().policy.overlay;
         let reason = if !overlay.has_networks {
             "no_overlay_network"

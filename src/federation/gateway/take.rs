@@ -174,6 +174,7 @@ impl Gateway {
                 Aborted::ByLedger(error) => TakeError::Ledger(error),
             }
         })?;
+        self.bridges_changed();
         self.forget_waiting(peer.id);
         if accepting.request.csr_pem.is_some() {
             self.lacks_us(peer.id);

@@ -8,6 +8,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::audit::Head;
+use crate::federation::bridge::{BridgeId, BridgeRow};
 use crate::federation::capability::{Capability, CapabilityId};
 use crate::federation::grant::{Grant, GrantId};
 use crate::federation::moment::Moment;
@@ -89,6 +90,7 @@ pub struct Book {
     pub(super) answers: BTreeMap<TokenDigest, KeptAnswer>,
     pub(super) grants: BTreeMap<GrantId, Arc<Grant>>,
     pub(super) capabilities: BTreeMap<CapabilityId, Arc<Capability>>,
+    pub(super) bridges: BTreeMap<(PeerId, BridgeId), Arc<BridgeRow>>,
     pub(super) own_trust: Option<OwnTrust>,
     pub(super) operator_tokens: BTreeMap<Uuid, IssuedToken>,
     /// Where the audit's chain ends.
@@ -179,6 +181,23 @@ impl Book {
     /// What is agreed with a peer about kinds of resources, oldest first.
     pub fn capabilities_of(&self, peer: PeerId) -> impl Iterator<Item = &Arc<Capability>> {
         self.capabilities.values().filter(move |found| found.peer == peer)
+    }
+
+    /// What is known of a bridge with a peer.
+    #[must_use]
+    pub fn bridge(&self, peer: PeerId, id: BridgeId) -> Option<&Arc<BridgeRow>> {
+        self.bridges.get(&(peer, id))
+    }
+
+    /// All bridges, by peer.
+    pub fn bridges(&self) -> impl Iterator<Item = &Arc<BridgeRow>> {
+        self.bridges.values()
+    }
+
+    /// The bridges with a peer.
+    pub fn bridges_of(&self, peer: PeerId) -> impl Iterator<Item = &Arc<BridgeRow>> {
+        let all = (peer, BridgeId(Uuid::nil()))..=(peer, BridgeId(Uuid::max()));
+        self.bridges.range(all).map(|(_, row)| row)
     }
 
     /// An operator's token that was issued and isn't expired.
@@ -298,6 +317,12 @@ impl Book {
                 None => self.capabilities.remove(&id),
             };
         }
+        for (key, row) in changes.bridges {
+            match row {
+                Some(row) => self.bridges.insert(key, Arc::new(row)),
+                None => self.bridges.remove(&key),
+            };
+        }
         self.operator_tokens.extend(changes.operator_tokens);
         self.operator_tokens.retain(|_, issued| now < issued.expires_at);
         self.latest = Some(changes.set_back.unwrap_or_else(|| self.now(now)));
@@ -314,6 +339,8 @@ pub(super) struct Changes {
     pub(super) grants: BTreeMap<GrantId, Grant>,
     /// None where it is removed.
     pub(super) capabilities: BTreeMap<CapabilityId, Option<Capability>>,
+    /// None where it is removed.
+    pub(super) bridges: BTreeMap<(PeerId, BridgeId), Option<BridgeRow>>,
     pub(super) operator_tokens: BTreeMap<Uuid, IssuedToken>,
     pub(super) happenings: Vec<Happening>,
     /// None of the answers that are kept is told again.
@@ -498,6 +525,32 @@ impl<'a> Draft<'a> {
     /// Removes what was agreed.
     pub fn remove_capability(&mut self, id: CapabilityId) {
         self.changes.capabilities.insert(id, None);
+    }
+
+    /// What is known of a bridge with a peer, as it is after what was changed so far.
+    #[must_use]
+    pub fn bridge(&self, peer: PeerId, id: BridgeId) -> Option<&BridgeRow> {
+        match self.changes.bridges.get(&(peer, id)) {
+            Some(changed) => changed.as_ref(),
+            None => self.book.bridge(peer, id).map(AsRef::as_ref),
+        }
+    }
+
+    /// All bridges, by peer, as they are after what was changed so far.
+    pub fn bridges(&self) -> impl Iterator<Item = &BridgeRow> {
+        let changed = self.changes.bridges.keys();
+        let keys: BTreeSet<_> = self.book.bridges.keys().chain(changed).copied().collect();
+        keys.into_iter().filter_map(|(peer, id)| self.bridge(peer, id))
+    }
+
+    /// Writes what is known of a bridge.
+    pub fn put_bridge(&mut self, row: BridgeRow) {
+        self.changes.bridges.insert((row.peer, row.id), Some(row));
+    }
+
+    /// Forgets a bridge.
+    pub fn remove_bridge(&mut self, peer: PeerId, id: BridgeId) {
+        self.changes.bridges.insert((peer, id), None);
     }
 
     /// An operator's token that was issued and isn't expired.

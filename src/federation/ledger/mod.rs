@@ -36,10 +36,10 @@ use mark::{Found, Mark, MarkFile};
 use rows::{meta, read_book, write};
 
 /// What leads from each version of the schema to the next. A step that was released never changes.
-const STEPS: [&str; 2] = [CREATE, GRANTS];
+const STEPS: [&str; 3] = [CREATE, GRANTS, BRIDGES];
 
 /// The version of the schema that this program writes.
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
 
 const CREATE: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -58,6 +58,10 @@ const GRANTS: &str = "
 CREATE TABLE grants (id TEXT PRIMARY KEY, peer TEXT NOT NULL, doc TEXT NOT NULL) STRICT;
 CREATE TABLE capabilities (id TEXT PRIMARY KEY, peer TEXT NOT NULL, doc TEXT NOT NULL) STRICT;
 CREATE TABLE operator_tokens (jti TEXT PRIMARY KEY, until INTEGER NOT NULL, doc TEXT NOT NULL) STRICT;
+";
+
+const BRIDGES: &str = "
+CREATE TABLE bridges (id TEXT NOT NULL, peer TEXT NOT NULL, doc TEXT NOT NULL, PRIMARY KEY (peer, id)) STRICT;
 ";
 
 /// Why the ledger can't be read or written.

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 
 use super::book::Changes;
 use super::{Book, Fuse, Head, KeptAnswer, LedgerError, Writer, audit};
+use crate::federation::bridge::BridgeRow;
 use crate::federation::capability::Capability;
 use crate::federation::grant::Grant;
 use crate::federation::moment::Moment;
@@ -98,6 +99,20 @@ fn put_docs(transaction: &Transaction<'_>, fuse: &mut Fuse, changes: &Changes) -
             None => transaction.execute("DELETE FROM capabilities WHERE id = ?1", [id.to_string()])?,
         };
     }
+    for ((peer, id), row) in &changes.bridges {
+        fuse.carry()?;
+        let (peer, id) = (peer.to_string(), id.to_string());
+        match row {
+            Some(row) => transaction.execute(
+                "INSERT OR REPLACE INTO bridges (id, peer, doc) VALUES (?1, ?2, ?3)",
+                params![id, peer, &*zeroize::Zeroizing::new(json(row)?)],
+            )?,
+            None => transaction.execute(
+                "DELETE FROM bridges WHERE peer = ?1 AND id = ?2",
+                params![peer, id],
+            )?,
+        };
+    }
     for issued in changes.operator_tokens.values() {
         fuse.carry()?;
         transaction.execute(
@@ -164,6 +179,9 @@ pub(super) fn read_book(connection: &Connection, path: &Path) -> Result<Book, Le
             book.capabilities.insert(capability.id, Arc::new(capability));
         },
     )?;
+    docs(connection, path, "bridges", "id", |row: BridgeRow| {
+        book.bridges.insert((row.peer, row.id), Arc::new(row));
+    })?;
     docs(
         connection,
         path,

@@ -1,0 +1,389 @@
+//! The bridges of this site: what the fleet wants of each, what its peer says, and what is agreed.
+//!
+//! ```text
+//! fleet, peers ──┐
+//!                ├─▶ settle ─▶ rows in the ledger ─┬─▶ calls to peers (`server::bridges`)
+//! PUT, DELETE ───┘                                 └─▶ agreements, for `sdwand run`
+//! ```
+
+mod talk;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+pub use talk::{BridgeError, DueCall};
+pub use view::BridgeView;
+
+use super::Gateway;
+use crate::federation::bridge::half::ordered;
+use crate::federation::bridge::{
+    self, BridgeId, BridgeRow, Change, Half, Ours, Place, PresharedHalf, State, WaitsFor, Want, share, step,
+};
+use crate::federation::dial::{bounds, is_hosts};
+use crate::federation::endpoints;
+use crate::federation::ledger::{Aborted, Draft, Happening, LedgerError};
+use crate::federation::moment::Moment;
+use crate::federation::peer::{Peer, PeerId, Status};
+use crate::model::agreement::{Agreements, FORMAT};
+use crate::model::routing::Bridge;
+use crate::model::{Fleet, Name, PublicKey};
+
+/// Draws random bytes.
+pub type Random = fn(&mut [u8]);
+
+/// What is known of bridges beside the ledger.
+#[derive(Debug, Default)]
+pub(super) struct Bridging {
+    /// Something may have to be done about bridges.
+    news: Notify,
+    /// What each peer has last said that it has, with the numbers.
+    marks: Mutex<BTreeMap<PeerId, BTreeMap<BridgeId, u64>>>,
+}
+
+impl Bridging {
+    fn marks(&self) -> std::sync::MutexGuard<'_, BTreeMap<PeerId, BTreeMap<BridgeId, u64>>> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The rows and peers as they are, in the ledger or in a draft.
+struct Scene<'a> {
+    fleet: Option<&'a Fleet>,
+    peers: BTreeMap<PeerId, &'a Peer>,
+    rows: BTreeMap<(PeerId, BridgeId), &'a BridgeRow>,
+    now: Moment,
+}
+
+/// The secret of a new row.
+type Draw<'d> = dyn FnMut() -> Option<PresharedHalf> + 'd;
+
+fn drawn(random: Random) -> impl FnMut() -> Option<PresharedHalf> {
+    move || {
+        let mut secret = [0; 32];
+        random(&mut secret);
+        Some(PresharedHalf::new(secret))
+    }
+}
+
+impl Gateway {
+    /// Waits until something may have to be done about bridges.
+    pub async fn bridge_news(&self) {
+        self.bridging.news.notified().await;
+    }
+
+    /// Says that something may have to be done about bridges.
+    pub(super) fn bridges_changed(&self) {
+        self.bridging.news.notify_one();
+    }
+
+    /// Makes the rows what the fleet wants and the peers' standing allows. Says whether anything was to be changed.
+    ///
+    /// # Errors
+    /// The ledger can't be written.
+    pub fn settle_bridges(&self, random: Random, wall: Moment) -> Result<bool, LedgerError> {
+        let fleet = self.fleet();
+        let is_settled = self.ledger.read(|book| {
+            let scene = Scene {
+                fleet: fleet.as_deref(),
+                peers: book.peers().map(|peer| (peer.id, &**peer)).collect(),
+                rows: book.bridges().map(|row| ((row.peer, row.id), &**row)).collect(),
+                now: book.now(wall),
+            };
+            self.settled(&scene, None, &mut drawn(random)).is_empty()
+        });
+        if is_settled {
+            return Ok(false);
+        }
+        let settled = self.ledger.transact(wall, |draft| {
+            self.settle_in(draft, None, &mut drawn(random));
+            Ok::<_, std::convert::Infallible>(())
+        });
+        match settled {
+            Ok(()) => Ok(true),
+            Err(Aborted::ByLedger(error)) => Err(error),
+            Err(Aborted::ByCaller(never)) => match never {},
+        }
+    }
+
+    /// The same as part of a transaction: of one peer's bridges, or of all.
+    fn settle_in(&self, draft: &mut Draft<'_>, of: Option<PeerId>, draw: &mut Draw<'_>) {
+        let fleet = self.fleet();
+        let scene = Scene {
+            fleet: fleet.as_deref(),
+            peers: draft.peers().map(|peer| (peer.id, peer)).collect(),
+            rows: draft.bridges().map(|row| ((row.peer, row.id), row)).collect(),
+            now: draft.now(),
+        };
+        for (row, changes) in self.settled(&scene, of, draw) {
+            for change in &changes {
+                draft.note(happening(&row, change));
+            }
+            if row.ours.is_none() && row.theirs.is_none() {
+                draft.remove_bridge(row.peer, row.id);
+            } else {
+                draft.put_bridge(row);
+            }
+        }
+    }
+
+    /// What a peer's bridges become with the peer, as part of the transaction that changes it. New rows are the driver's.
+    pub(super) fn settle_peer_in(&self, draft: &mut Draft<'_>, id: PeerId) {
+        self.settle_in(draft, Some(id), &mut || None);
+    }
+
+    fn settled(
+        &self,
+        scene: &Scene<'_>,
+        of: Option<PeerId>,
+        draw: &mut Draw<'_>,
+    ) -> Vec<(BridgeRow, Vec<Change>)> {
+        let wants = self.wants(scene);
+        let keys: BTreeSet<_> = scene.rows.keys().chain(wants.keys()).copied().collect();
+        let own_keys = own_keys(scene.fleet);
+        let mut held = held(scene);
+        let mut settled = Vec::new();
+        for key in keys
+            .into_iter()
+            .filter(|(peer, _)| of.is_none_or(|of| of == *peer))
+        {
+            let mut row = scene
+                .rows
+                .get(&key)
+                .map_or_else(|| BridgeRow::new(key.0, key.1), |row| (*row).clone());
+            let is_ended = scene
+                .peers
+                .get(&key.0)
+                .is_none_or(|peer| peer.status == Status::Revoked);
+            if scene.fleet.is_none() && !is_ended {
+                // What the fleet wants isn't known.
+                continue;
+            }
+            let before = row.clone();
+            let ended = if is_ended {
+                row.theirs = None;
+                "the peer was revoked"
+            } else {
+                "the fleet doesn't want it any more"
+            };
+            let mut want = wants.get(&key).cloned();
+            if let (Some(want), Some(theirs)) = (&mut want, &row.theirs) {
+                let at = (want.network.clone(), theirs.half.gateway_public_key);
+                let is_anothers = held.get(&at).is_some_and(|holder| *holder != key);
+                if own_keys.contains(&at.1) || is_anothers {
+                    want.obstacle.get_or_insert(WaitsFor::Key);
+                } else {
+                    held.insert(at, key);
+                }
+            }
+            let changes = step(&mut row, want.as_ref(), ended, draw, scene.now);
+            if row != before {
+                settled.push((row, changes));
+            }
+        }
+        settled
+    }
+
+    /// What the fleet wants of each bridge whose other end is known.
+    fn wants(&self, scene: &Scene<'_>) -> BTreeMap<(PeerId, BridgeId), Want> {
+        let Some(fleet) = scene.fleet else {
+            return BTreeMap::new();
+        };
+        let aliases: BTreeSet<&Name> = fleet.bridges.values().map(|bridge| &bridge.peer).collect();
+        let live = scene
+            .peers
+            .values()
+            .filter(|peer| peer.status.is_live() && aliases.contains(&peer.alias));
+        let peers: BTreeMap<&Name, &Peer> = live.map(|peer| (&peer.alias, *peer)).collect();
+        let mut wants = BTreeMap::new();
+        for bridge in self.negotiated(fleet) {
+            let Some(peer) = peers.get(&bridge.peer) else {
+                continue;
+            };
+            let Some(id) = self.bridge_id(peer, &bridge.network, &bridge.remote_network) else {
+                continue;
+            };
+            let content = share(fleet, &self.node, bridge, self.settings.listen);
+            let obstacle = self
+                .bridge_obstacle(peer)
+                .or_else(|| content.is_none().then_some(WaitsFor::Export));
+            let want = Want {
+                name: bridge.name.clone(),
+                network: bridge.network.clone(),
+                remote_network: bridge.remote_network.clone(),
+                import: ordered(&bridge.import),
+                content,
+                obstacle,
+            };
+            wants.insert((peer.id, id), want);
+        }
+        wants
+    }
+
+    /// The bridges of the fleet that this gateway negotiates: one for each peer and network, by name.
+    fn negotiated<'f>(&self, fleet: &'f Fleet) -> Vec<&'f Bridge> {
+        let mut led = BTreeSet::new();
+        let ours = |bridge: &&Bridge| bridge.enabled && bridge.gateways.first() == Some(&self.node);
+        let all = fleet.bridges.values().filter(ours);
+        all.filter(|bridge| led.insert((&bridge.peer, &bridge.network)))
+            .collect()
+    }
+
+    /// The id of a bridge with a peer; none where no trust was exchanged with it.
+    #[must_use]
+    pub fn bridge_id(&self, peer: &Peer, network: &Name, remote_network: &Name) -> Option<BridgeId> {
+        let site = &peer.trust.as_ref()?.site;
+        Some(BridgeId::of((&self.site, network), (site, remote_network)))
+    }
+
+    /// What of a peer stands against every bridge with it.
+    #[must_use]
+    pub fn bridge_obstacle(&self, peer: &Peer) -> Option<WaitsFor> {
+        match peer.status {
+            Status::Suspended => return Some(WaitsFor::Resume),
+            Status::Proposed | Status::Accepted | Status::Revoked => return Some(WaitsFor::Trust),
+            Status::Enrolled | Status::Active | Status::Degraded => {}
+        }
+        if peer.trust.is_none() {
+            Some(WaitsFor::Trust)
+        } else if !self.is_verified(peer) {
+            Some(WaitsFor::Verification)
+        } else if !self.border(peer).is_open() {
+            Some(WaitsFor::Residency)
+        } else {
+            None
+        }
+    }
+
+    /// What is agreed with all peers, and in force at this moment, for `sdwand run`.
+    #[must_use]
+    pub fn agreements(&self, wall: Moment) -> Agreements {
+        let fleet = self.fleet();
+        let mut all = Agreements {
+            format: FORMAT,
+            written: wall.seconds(),
+            bridges: BTreeMap::new(),
+        };
+        let Some(fleet) = fleet else { return all };
+        self.ledger.read(|book| {
+            for bridge in self.negotiated(&fleet) {
+                let of_peer = book
+                    .bridges()
+                    .filter(|row| row.live().is_some_and(|ours| ours.name == bridge.name));
+                for row in of_peer {
+                    let peer = book
+                        .peer(&row.peer)
+                        .filter(|peer| peer.alias == bridge.peer && self.bridge_obstacle(peer).is_none());
+                    if let Some(agreement) = peer.and_then(|_| row.agreement(bridge)) {
+                        all.bridges.insert(bridge.name.clone(), agreement);
+                    }
+                }
+            }
+        });
+        all
+    }
+
+    /// Of a half's endpoints, what may be called of those that are addresses; and whether there are names, too.
+    fn callable(&self, half: &Half) -> (Vec<SocketAddr>, bool) {
+        let places = half.endpoints.iter().filter_map(|text| Place::parse(text));
+        let (mut addresses, mut has_names) = (Vec::new(), false);
+        for place in places {
+            match place {
+                Place::Address(address) => addresses.push(address),
+                Place::Name(..) => has_names = true,
+            }
+        }
+        (self.may_call(&addresses), has_names)
+    }
+
+    /// Which of some addresses may be called for a peer's gateway: as with URLs that it names.
+    pub(in crate::federation) fn may_call(&self, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+        let policy = self.policy();
+        let may = endpoints::dialable(addresses, bounds(&policy), is_hosts);
+        if may.len() < addresses.len() {
+            let (named, may) = (addresses.len(), may.len());
+            tracing::warn!(
+                named,
+                may,
+                "of the endpoints that a peer names for a bridge, some may not be called: see allow_dial of [federation]"
+            );
+        }
+        may
+    }
+}
+
+/// Who has which key in which network.
+type Held = BTreeMap<(Name, PublicKey), (PeerId, BridgeId)>;
+
+fn held(scene: &Scene<'_>) -> Held {
+    let agreed = scene.rows.iter().filter_map(|(key, row)| {
+        let ours = row.live().filter(|ours| ours.state != State::Proposed)?;
+        let theirs = row.theirs.as_ref()?;
+        Some(((ours.network.clone(), theirs.half.gateway_public_key), *key))
+    });
+    agreed.collect()
+}
+
+/// The WireGuard keys of this site's nodes.
+fn own_keys(fleet: Option<&Fleet>) -> BTreeSet<PublicKey> {
+    let nodes = fleet.into_iter().flat_map(|fleet| fleet.nodes.values());
+    nodes
+        .flat_map(|node| std::iter::once(node.public_key).chain(node.next_public_key))
+        .collect()
+}
+
+/// The record of a change: names, ids and prefixes, and nothing that is secret.
+fn happening(row: &BridgeRow, change: &Change) -> Happening {
+    let (kind, severity, ours): (String, _, &Ours) = match change {
+        Change::Moved(ours) => (
+            format!("federation.bridge.{}", ours.state),
+            ours.state.severity(),
+            ours,
+        ),
+        Change::Amended(ours) => ("federation.bridge.changed".to_owned(), "low", ours),
+    };
+    let half = ours.half.as_ref();
+    Happening {
+        kind,
+        severity,
+        peer: Some(row.peer),
+        payload: json!({
+            "bridge": ours.name, "id": row.id, "generation": ours.generation,
+            "network": ours.network, "remote_network": ours.remote_network,
+            "import": ours.import, "export": half.map(|half| &half.prefixes),
+            "announced": row.theirs.as_ref().map(|theirs| &theirs.half.prefixes),
+            "reason": ours.reason,
+        }),
+    }
+}
+
+impl Gateway {
+    /// What of the overlay a peer is attached to, for the acceptance: the first bridge to it, by name.
+    #[must_use]
+    pub fn bridge_attachment(&self, peer: &Peer, rows: &[&BridgeRow]) -> Option<Value> {
+        let mut live: Vec<&&BridgeRow> = rows.iter().filter(|row| row.live().is_some()).collect();
+        live.sort_by_key(|row| row.live().map(|ours| &ours.name));
+        let obstacle = self.bridge_obstacle(peer);
+        let told = |id: BridgeId, state: State, network: &Name, waits_for: Option<WaitsFor>| {
+            json!({
+                "status": if state == State::Suspended { "error" } else { "attached" },
+                "bridge_id": id, "bridge_state": state, "sdwan_network_id": network, "waits_for": waits_for,
+            })
+        };
+        if let Some((row, ours)) = live.first().and_then(|row| Some((row, row.live()?))) {
+            let waits_for = bridge::standing(row, obstacle);
+            return Some(told(row.id, ours.state, &ours.network, waits_for));
+        }
+        // The row begins as soon as the peer is known here.
+        let fleet = self.fleet()?;
+        let mut wanted = self.negotiated(&fleet).into_iter();
+        let bridge = wanted.find(|bridge| bridge.peer == peer.alias)?;
+        let id = self.bridge_id(peer, &bridge.network, &bridge.remote_network)?;
+        let waits_for = Some(obstacle.unwrap_or(WaitsFor::Peer));
+        Some(told(id, State::Proposed, &bridge.network, waits_for))
+    }
+}

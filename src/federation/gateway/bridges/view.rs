@@ -1,0 +1,163 @@
+//! The bridges with a peer, as operators are shown them: nothing of their secrets.
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::Gateway;
+use crate::federation::bridge::{self, BridgeId, BridgeRow, State, WaitsFor, intersection, share};
+use crate::federation::moment::Moment;
+use crate::federation::peer::{Peer, PeerId};
+use crate::model::routing::Bridge;
+use crate::model::{Fleet, Name};
+
+/// A bridge, or what a peer offers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = Bridge)]
+pub struct BridgeView {
+    /// The same at both sites; none where no trust was exchanged yet.
+    pub id: Option<BridgeId>,
+    /// What this site's fleet calls it; none where only the peer has it.
+    pub name: Option<Name>,
+    /// The network here.
+    pub network: Name,
+    /// The network there, as it is called there.
+    pub remote_network: Name,
+    /// `proposed`, `active`, `suspended` or `revoked`; `offered` where only the peer has it.
+    pub state: &'static str,
+    /// What keeps it from being active.
+    pub waits_for: Option<WaitsFor>,
+    /// The same in words.
+    pub advice: Option<&'static str>,
+    /// What this site takes.
+    #[schema(value_type = Vec<String>)]
+    pub import: Vec<IpNet>,
+    /// What this site gives.
+    #[schema(value_type = Vec<String>)]
+    pub export: Vec<IpNet>,
+    /// What the peer gives.
+    #[schema(value_type = Vec<String>)]
+    pub announced: Vec<IpNet>,
+    /// What of that this site takes.
+    #[schema(value_type = Vec<String>)]
+    pub agreed: Vec<IpNet>,
+    /// Where the peer's gateway may be called.
+    #[schema(value_type = Vec<String>)]
+    pub endpoints: Vec<std::net::SocketAddr>,
+    /// Since when it stands so.
+    pub since: Option<Moment>,
+    /// Why, where that was said.
+    pub reason: Option<String>,
+}
+
+impl Gateway {
+    /// The bridges with a peer: what stands in the ledger, and what the fleet wants besides.
+    #[must_use]
+    pub fn bridges_of(&self, id: PeerId) -> Vec<BridgeView> {
+        let fleet = self.fleet();
+        self.ledger.read(|book| {
+            let Some(peer) = book.peer(&id) else {
+                return Vec::new();
+            };
+            let rows: Vec<&BridgeRow> = book.bridges_of(id).map(AsRef::as_ref).collect();
+            let mut views: Vec<BridgeView> = rows.iter().filter_map(|row| self.view(peer, row)).collect();
+            let has_row = |bridge: &Bridge| {
+                let mut live = rows.iter().filter_map(|row| row.live());
+                live.any(|ours| ours.name == bridge.name)
+            };
+            let fleet = fleet.as_deref().filter(|_| peer.status.is_live());
+            let wanted = fleet.into_iter().flat_map(|fleet| fleet.bridges.values());
+            let rest =
+                wanted.filter(|bridge| bridge.peer == peer.alias && bridge.enabled && !has_row(bridge));
+            views.extend(rest.filter_map(|bridge| self.rowless(fleet?, peer, bridge)));
+            views.sort_by(|a, b| (&a.network, &a.name, a.id).cmp(&(&b.network, &b.name, b.id)));
+            views
+        })
+    }
+
+    fn view(&self, peer: &Peer, row: &BridgeRow) -> Option<BridgeView> {
+        let theirs = row.theirs.as_ref();
+        let announced = theirs.map_or_else(Vec::new, |theirs| theirs.half.prefixes.clone());
+        let view = BridgeView {
+            id: Some(row.id),
+            name: None,
+            network: theirs
+                .map(|theirs| theirs.half.remote_network.clone())
+                .or_else(|| Some(row.ours.as_ref()?.network.clone()))?,
+            remote_network: theirs
+                .map(|theirs| theirs.half.network.clone())
+                .or_else(|| Some(row.ours.as_ref()?.remote_network.clone()))?,
+            state: "offered",
+            waits_for: None,
+            advice: None,
+            import: Vec::new(),
+            export: Vec::new(),
+            agreed: Vec::new(),
+            announced,
+            endpoints: theirs.map_or_else(Vec::new, |theirs| theirs.endpoints.clone()),
+            since: None,
+            reason: None,
+        };
+        let Some(ours) = row.ours.as_ref().filter(|_| !row.is_offered()) else {
+            return Some(BridgeView {
+                advice: Some("this site's fleet has no such bridge: `sdwand peer bridge` answers it"),
+                ..view
+            });
+        };
+        let obstacle = self.bridge_obstacle(peer);
+        let waits_for = match ours.state {
+            State::Proposed | State::Suspended => bridge::standing(row, obstacle).or(Some(WaitsFor::Key)),
+            State::Active | State::Revoked => None,
+        };
+        Some(BridgeView {
+            name: Some(ours.name.clone()),
+            state: ours.state.as_str(),
+            waits_for,
+            advice: waits_for.map(WaitsFor::advice),
+            agreed: if ours.state == State::Active {
+                intersection(&ours.import, &view.announced)
+            } else {
+                Vec::new()
+            },
+            import: ours.import.clone(),
+            export: ours
+                .half
+                .as_ref()
+                .map_or_else(Vec::new, |half| half.prefixes.clone()),
+            since: Some(ours.since),
+            reason: ours.reason.clone(),
+            ..view
+        })
+    }
+
+    /// A bridge of the fleet that has no row, and why; none where another gateway leads it.
+    fn rowless(&self, fleet: &Fleet, peer: &Peer, bridge: &Bridge) -> Option<BridgeView> {
+        if bridge.gateways.first() != Some(&self.node) {
+            return None;
+        }
+        let is_led = self.negotiated(fleet).iter().any(|led| led.name == bridge.name);
+        let content = share(fleet, &self.node, bridge, self.settings.listen);
+        let waits_for = if !is_led {
+            WaitsFor::Duplicate
+        } else if content.is_none() {
+            WaitsFor::Export
+        } else {
+            self.bridge_obstacle(peer).unwrap_or(WaitsFor::Peer)
+        };
+        Some(BridgeView {
+            id: self.bridge_id(peer, &bridge.network, &bridge.remote_network),
+            name: Some(bridge.name.clone()),
+            network: bridge.network.clone(),
+            remote_network: bridge.remote_network.clone(),
+            state: State::Proposed.as_str(),
+            waits_for: Some(waits_for),
+            advice: Some(waits_for.advice()),
+            import: bridge.import.clone(),
+            export: content.map_or_else(Vec::new, |content| content.prefixes),
+            announced: Vec::new(),
+            agreed: Vec::new(),
+            endpoints: Vec::new(),
+            since: None,
+            reason: None,
+        })
+    }
+}
