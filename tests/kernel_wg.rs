@@ -82,6 +82,7 @@ fn peer(node: &str, endpoint: &str, nets: &[&str]) -> DesiredPeer {
             port: Some(51_820),
         }],
         left: Vec::new(),
+        is_foreign: false,
         keepalive: 0,
         allowed_ips: nets.iter().map(|text| net(text)).collect(),
     }

@@ -65,6 +65,7 @@ fn desired(shape: &Shape) -> Desired {
             preshared_key: PresharedKey::derive("fd01::/48", 1, None),
             endpoints: Vec::new(),
             left: Vec::new(),
+            is_foreign: false,
             keepalive: 0,
             allowed_ips: allowed_ips.clone(),
         };

@@ -53,6 +53,7 @@ fn compile_device(network: &NetworkIntent, link: &LinkIntent) -> DesiredDevice {
                 })
                 .collect(),
             left: Vec::new(),
+            is_foreign: peer.bridge.is_some(),
             keepalive: peer.keepalive_seconds,
             allowed_ips: allowed_ips.filter(|net| taken.insert(*net)).collect(),
         };

@@ -83,6 +83,7 @@ fn pair(
     let idle = DesiredPeer {
         endpoints: Vec::new(),
         left: Vec::new(),
+        is_foreign: false,
         keepalive: 0,
         allowed_ips: BTreeSet::new(),
         ..peer.clone()
@@ -130,14 +131,17 @@ fn has_turned(current: Option<&ActualPeer>, next: Option<&ActualPeer>) -> bool {
 }
 
 /// Whether a peer of a node that changes keys is to be made anew, with what it received: its next key, when its preshared
-/// key changes after it was heard; and then the former one, too, unless the next one waits again.
+/// key changes after it was heard; and then the former one, too, unless the next one waits again. Another site's gateway is
+/// with each new agreement: who can't call it would wait for it to find out that its session is of the former one.
 pub(super) fn is_made_anew(
     desired: &DesiredDevice,
     found: &ActualDevice,
     (public_key, peer): (&PublicKey, &DesiredPeer),
 ) -> bool {
     let Some(next) = peer.next_public_key else {
-        return false;
+        let known = found.peers.get(public_key);
+        let has_another = |known: &ActualPeer| known.preshared_key.as_ref() != Some(&peer.preshared_key);
+        return peer.is_foreign && known.is_some_and(has_another);
     };
     let (Some(wanted), Some(known)) = (desired.peers.get(&next), found.peers.get(&next)) else {
         return false;

@@ -82,6 +82,8 @@ pub struct DesiredPeer {
     pub endpoints: Vec<Endpoint>,
     /// Where the fleet that was in force before had it, and this one doesn't: see [`Desired::leave`].
     pub left: Vec<Endpoint>,
+    /// Whether it is another site's gateway, whose preshared key is of one agreement alone.
+    pub is_foreign: bool,
     /// Seconds between keepalives; 0 sends none.
     pub keepalive: u16,
     /// What it may send, and what is sent to it.

@@ -61,6 +61,7 @@ fn peer(nets: &[u8], endpoints: &[&str]) -> DesiredPeer {
         preshared_key: psk(1),
         endpoints: endpoints.iter().map(|host| endpoint(host)).collect(),
         left: Vec::new(),
+        is_foreign: false,
         keepalive: 25,
         allowed_ips: nets.iter().map(|n| net(*n)).collect(),
     }
