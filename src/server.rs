@@ -170,6 +170,7 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
         .map_err(at("writing the agreements in", &folder_of_agreements))?;
     say_what_is_amiss(&gateway);
     gateway.ledger.tell(happened::tell);
+    begin(&gateway)?;
     let mut leaf = gateway
         .ca
         .issue(&gateway.site, &gateway.node, Usage::Serve, wall())?;
@@ -240,6 +241,13 @@ fn create(folder: &Path, mode: u32) -> Result<(), ServeError> {
         .map_err(at("creating", folder))
 }
 
+/// Says what is amiss, has what happens from here on told, and ends what a restart ends.
+fn begin(gateway: &Gateway) -> Result<(), LedgerError> {
+    say_what_is_amiss(gateway);
+    gateway.ledger.tell(happened::tell);
+    gateway.void_lost_approvals(wall())
+}
+
 /// Says what an operator must know of the ledger before it is used.
 fn say_what_is_amiss(gateway: &Gateway) {
     if let Some(why) = gateway.ledger.doubt() {
@@ -296,6 +304,7 @@ fn gateway(
         policy: Policy::of(federation),
         cluster: federation.cluster.clone(),
         listen: Some(federation.listen.port()),
+        approvals: own.approvals.clone(),
     };
     let authority = Authority::new(ca, next);
     let gateway = Gateway::new(site, own.node.clone(), authority, ledger, settings).kept_in(store);
@@ -409,6 +418,9 @@ fn now_and_then(gateway: &Gateway, current: &CurrentLeaf, leaf: &mut Leaf) {
     }
     if let Err(error) = gateway.promote(wall()) {
         unwritten("that the next CA takes over", &error);
+    }
+    if let Err(error) = gateway.expire_approvals(wall()) {
+        unwritten("what became of approvals", &error);
     }
     if let Err(error) = gateway.archive_grants(wall()) {
         unwritten("which grants are over", &error);

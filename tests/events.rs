@@ -114,6 +114,10 @@ fn what_the_audit_says_is_an_event_or_left_out_by_name() {
             "federation.operator_token." => {
                 audited.extend(["issued", "revoked"].map(|what| format!("{start}{what}")));
             }
+            "federation.approval." => {
+                let all = ["requested", "approved", "denied", "expired", "failed", "voided"];
+                audited.extend(all.map(|what| format!("{start}{what}")));
+            }
             // What a peer may read of which kind: `grant` tells of what follows from it.
             "federation.capability." => {}
             _ => panic!("{start}{{{name}: say which there are"),

@@ -44,6 +44,12 @@ impl ApiError {
         self
     }
 
+    /// What it says to people.
+    #[must_use]
+    pub fn words(&self) -> &str {
+        &self.error
+    }
+
     /// What everyone hears whom we don't know.
     #[must_use]
     pub fn stranger() -> Self {

@@ -31,8 +31,9 @@ pub(super) const PEER: &str = "peer";
 pub(super) const GRANT: &str = "grant";
 
 /// What a path's parameters are.
-const PARAMETERS: [(&str, &str); 7] = [
+const PARAMETERS: [(&str, &str); 8] = [
     ("peer", "A peer's id, or the alias of a live one"),
+    ("approval", "An approval's id"),
     ("grant", "A grant's id"),
     ("capability", "An agreement's id"),
     ("jti", "A token's id"),

@@ -67,7 +67,7 @@ plain_http = false                               # http instead, on a loopback a
 [approvals]                                      # each "none" or "require": a second operator
 propose       = "none"
 accept        = "none"
-revoke        = "none"
+revoke        = "none"                           # nothing else: what must stop waits for nobody
 bridge        = "none"
 anchor        = "none"
 tenant        = "none"

@@ -18,7 +18,16 @@ use crate::model::host::{
 use crate::model::url::PeerUrl;
 
 /// Tables whose plane isn't there yet.
-const LATER: [&str; 3] = ["frr", "ovn", "approvals"];
+const LATER: [&str; 2] = ["frr", "ovn"];
+
+/// Keys of `[approvals]` whose actions aren't there yet, and whether they are set.
+const fn unasked(approvals: &Approvals) -> [(&'static str, bool); 3] {
+    [
+        ("bridge", approvals.bridge),
+        ("tenant", approvals.tenant),
+        ("compose", approvals.compose),
+    ]
+}
 
 /// Reads `sdwand.toml`. Relative paths in it begin at its folder.
 ///
@@ -58,6 +67,14 @@ impl Session {
                 );
             }
             host = read_root(root, &folder);
+            let approvals = host.as_ref().map(|host: &HostConfig| &host.approvals);
+            if let (Some(approvals), Some(cursor)) = (approvals, root.child("approvals")) {
+                for (key, _) in unasked(approvals).into_iter().filter(|(_, is_set)| *is_set) {
+                    let message = format!("not yet applied: {key} in [approvals]");
+                    let notice = session.files.notice(cursor.spot_of(key), None, message);
+                    session.notices.push(notice);
+                }
+            }
         });
         let file = self.files.last();
         let is_wrong = |object: &str| {
@@ -365,10 +382,13 @@ fn read_loopback(cursor: &Cursor<'_>, key: &'static str, like: &str) -> Option<S
 fn read_approvals(root: &Cursor<'_>) -> Approvals {
     section(root, "approvals", Approvals::default(), |cursor| {
         let requires = |key: &'static str| cursor.or(key, Approval(false)).0;
+        if requires("revoke") {
+            let bad = Bad::new("to revoke needs no approval: what must stop waits for nobody");
+            cursor.fail("revoke", bad.hint("leave it out, or \"none\""));
+        }
         Approvals {
             propose: requires("propose"),
             accept: requires("accept"),
-            revoke: requires("revoke"),
             bridge: requires("bridge"),
             anchor: requires("anchor"),
             tenant: requires("tenant"),

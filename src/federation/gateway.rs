@@ -4,6 +4,7 @@
 //! the clock.
 
 mod accept;
+mod approvals;
 mod bridges;
 mod children;
 mod cluster;
@@ -24,6 +25,7 @@ mod spawned;
 mod sweep;
 mod take;
 mod trust;
+mod weigh;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -32,6 +34,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 pub use accept::AcceptError;
+pub use approvals::{ApprovalError, Approved, Gate, GateError};
 pub use bridges::{BridgeError, BridgeView, DueCall, Random};
 pub use children::{ChildrenError, RenewError};
 pub use excerpts::{ExcerptError, Excerpts, ExcerptsAsked};
@@ -60,7 +63,7 @@ use super::url::PeerUrl;
 use super::version;
 use super::wire::{HeartbeatAnswer, HeartbeatRequest, Notice, Said, TooLong};
 use super::witness::Mark;
-use crate::model::host::{Cluster, Verify};
+use crate::model::host::{Approvals, Cluster, Verify};
 use crate::model::{Fleet, Name};
 use rustls::pki_types::CertificateDer;
 
@@ -94,6 +97,8 @@ pub struct Settings {
     pub cluster: Option<Cluster>,
     /// The port of our listener, inside the overlay, too.
     pub listen: Option<u16>,
+    /// Which actions wait for a second operator.
+    pub approvals: Approvals,
 }
 
 impl Default for Settings {
@@ -108,6 +113,7 @@ impl Default for Settings {
             policy: Policy::default(),
             cluster: None,
             listen: None,
+            approvals: Approvals::default(),
         }
     }
 }
@@ -151,6 +157,8 @@ pub struct Gateway {
     refusals: refusals::Refusals,
     /// What is known of bridges beside the ledger.
     bridging: bridges::Bridging,
+    /// What waits for a second operator, as far as it isn't in the ledger.
+    parked: approvals::Parked,
 }
 
 /// Beats that change nothing but a time: told to the ledger from time to time, all at once.
@@ -230,6 +238,7 @@ impl Gateway {
             heads: heads::Heads::default(),
             refusals: refusals::Refusals::default(),
             bridging: bridges::Bridging::default(),
+            parked: approvals::Parked::default(),
         }
     }
 

@@ -10,6 +10,7 @@
 //! | `token` | the acceptance token and the six words |
 //! | `anchors` | how a peer's anchors move on |
 //! | `bridge` | what is agreed with a peer about one network of each |
+//! | `approval` | what waits for a second operator, and the whole transition table |
 //! | `capability` | what is agreed with a peer about kinds of resources |
 //! | `grant` | what a peer may read here, and from where |
 //! | `resources` | what can be granted to be read |
@@ -30,6 +31,7 @@
 //! Nothing here touches the host: it only changes data.
 
 pub mod anchors;
+pub mod approval;
 pub mod bridge;
 pub mod capability;
 pub mod client;

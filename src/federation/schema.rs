@@ -6,6 +6,7 @@ use utoipa::openapi::schema::{KnownFormat, Object, ObjectBuilder, SchemaFormat, 
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+use super::approval::ApprovalId;
 use super::bridge::BridgeId;
 use super::capability::CapabilityId;
 use super::grant::GrantId;
@@ -45,6 +46,7 @@ macro_rules! described {
 described! {
     Moment: known(KnownFormat::DateTime);
     PeerId: known(KnownFormat::Uuid);
+    ApprovalId: known(KnownFormat::Uuid);
     GrantId: known(KnownFormat::Uuid);
     BridgeId: known(KnownFormat::Uuid);
     CapabilityId: known(KnownFormat::Uuid);

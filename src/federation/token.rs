@@ -166,6 +166,12 @@ impl AcceptanceToken {
         TokenDigest(Sha256::digest(self.secret).into())
     }
 
+    /// The same text without its secret: another site's words may repeat it.
+    #[must_use]
+    pub fn redacted(&self, text: &str) -> String {
+        text.replace(&BASE64.encode(self.secret), "…")
+    }
+
     /// The CA of the site that made it.
     #[must_use]
     pub const fn ca(&self) -> Fingerprint {
@@ -325,6 +331,14 @@ mod tests {
             !printed.contains(&secret) && !printed.contains("7, 7"),
             "{printed}"
         );
+    }
+
+    #[test]
+    fn words_that_repeat_a_token_lose_its_secret() {
+        let (token, secret) = (token(), BASE64.encode([7; 32]));
+        let told = token.redacted(&format!("no such token: {}", token.reveal()));
+        assert!(told.starts_with("no such token: sdw1.…."), "{told}");
+        assert!(!told.contains(&secret) && !token.redacted(&secret).contains(&secret));
     }
 
     #[test]

@@ -20,6 +20,10 @@ const FIELDS: &[Field] = &[
         meaning: "the bridge's name, where it is about one",
     },
     Field {
+        name: "approval",
+        meaning: "the approval's id, where it is about one",
+    },
+    Field {
         name: "reason",
         meaning: "why, where that was said",
     },
@@ -173,6 +177,42 @@ pub const HAPPENINGS: &[Kind] = &[
     kind("federation.grant.created", Info, "a grant was given", NOTHING),
     kind("federation.grant.revoked", Info, "a grant was revoked", NOTHING),
     kind(
+        "federation.approval.requested",
+        Warning,
+        "a request waits for a second operator",
+        "`sdwand approvals show`, then `approve` or `deny`.",
+    ),
+    kind(
+        "federation.approval.approved",
+        Info,
+        "a request was approved: it is performed now",
+        NOTHING,
+    ),
+    kind(
+        "federation.approval.denied",
+        Info,
+        "a request was denied",
+        NOTHING,
+    ),
+    kind(
+        "federation.approval.expired",
+        Info,
+        "nobody approved a request in time",
+        "ask again, if it is still wanted.",
+    ),
+    kind(
+        "federation.approval.failed",
+        Warning,
+        "an approved request failed",
+        "see the reason; ask again once it is mended.",
+    ),
+    kind(
+        "federation.approval.voided",
+        Warning,
+        "a request that waited can't be performed any more",
+        "ask again, if it is still wanted.",
+    ),
+    kind(
         "federation.operator_token.issued",
         Info,
         "an operator's token was issued",
@@ -217,6 +257,8 @@ pub struct Happened {
     pub grant: Option<String>,
     /// The bridge's name, where it is about one.
     pub bridge: Option<String>,
+    /// The approval's id, where it is about one.
+    pub approval: Option<String>,
     /// Why, where that was said.
     pub reason: Option<String>,
     /// The operator who did it, where one did.
@@ -234,6 +276,7 @@ impl Happened {
             alias: None,
             grant: None,
             bridge: None,
+            approval: None,
             reason: None,
             by: None,
         })
@@ -251,6 +294,7 @@ impl Happened {
                     alias = self.alias,
                     grant = self.grant,
                     bridge = self.bridge,
+                    approval = self.approval,
                     reason = self.reason,
                     by = self.by,
                     "{}",

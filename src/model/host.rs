@@ -277,15 +277,13 @@ pub struct Api {
     pub plain_http: bool,
 }
 
-/// `[approvals]`: which actions need a second operator.
+/// `[approvals]`: which actions need a second operator. To revoke isn't among them: it needs none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Approvals {
     /// Propose a peer.
     pub propose: bool,
     /// Accept a peer.
     pub accept: bool,
-    /// Revoke a peer or grant.
-    pub revoke: bool,
     /// Bridge a network.
     pub bridge: bool,
     /// Rotate a trust anchor.
@@ -303,7 +301,6 @@ impl Default for Approvals {
         Self {
             propose: false,
             accept: false,
-            revoke: false,
             bridge: false,
             anchor: false,
             tenant: false,

@@ -27,6 +27,7 @@ fn event(happening: &Happening, peer: Option<&Peer>) -> Option<Happened> {
         alias: peer.map(|peer| peer.alias.to_string()),
         grant: said("grant"),
         bridge: said("bridge"),
+        approval: said("approval"),
         reason: said("reason")
             .or_else(|| said("degraded_reason"))
             .or_else(|| said("notice")),

@@ -83,7 +83,7 @@ impl Monitor {
             until: until.to_offset().into(),
         });
         let certificates = certificates.collect();
-        let fleet = gateway.fleet();
+        let (fleet, approvals) = (gateway.fleet(), gateway.pending_approvals(wall));
         gateway.ledger.read(|book| {
             let now = book.now(wall);
             let mut peers: BTreeMap<&'static str, u64> =
@@ -113,6 +113,7 @@ impl Monitor {
                     .filter(|grant| grant.state(now) == State::Active)
                     .count(),
                 proposals: book.open_offers(wall),
+                approvals,
                 audit_records: book.head().sequence.unsigned_abs(),
                 ledger_epoch: book.epoch(),
                 ledger_bytes: size(&self.ledger),

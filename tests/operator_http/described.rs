@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::routes;
 use crate::site::{FEDERATION, PEERS, Site, bearer, json_of, request};
 
-fn document() -> Value {
+pub(crate) fn document() -> Value {
     serde_json::to_value(sdwand::api::openapi::operators()).unwrap()
 }
 
@@ -79,7 +79,7 @@ fn close(schema: &mut Value, is_part: bool) {
 }
 
 /// Whether an answer is what the document says of it, and nothing besides.
-fn is_described(
+pub(crate) fn is_described(
     document: &Value,
     method: &str,
     path: &str,

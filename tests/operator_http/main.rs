@@ -11,6 +11,7 @@
     reason = "tests look at the clock, and say so when they fail"
 )]
 
+mod approvals;
 mod described;
 mod site;
 
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 use sdwand::federation::operators::{Permission, Principal};
 use serde_json::{Value, json};
 
-use site::{FEDERATION, PEERS, Site, bearer, json_of, request, wall};
+use site::{APPROVALS, FEDERATION, PEERS, Site, bearer, json_of, request, wall};
 
 /// What a route needs: a permission, or to be asked over `api.sock`.
 type Need = Option<Permission>;
@@ -34,6 +35,7 @@ fn routes() -> Vec<(&'static str, String, Need)> {
     let id = "00000000-0000-7000-8000-000000000001";
     let peer = |rest: &str| format!("{PEERS}/{id}{rest}");
     let federation = |rest: &str| format!("{FEDERATION}/{rest}");
+    let approvals = |rest: &str| format!("{APPROVALS}{rest}");
     vec![
         ("GET", PEERS.to_owned(), read),
         ("GET", peer(""), read),
@@ -53,6 +55,10 @@ fn routes() -> Vec<(&'static str, String, Need)> {
         ("POST", peer("/capabilities"), manage),
         ("DELETE", peer(&format!("/capabilities/{id}")), manage),
         ("POST", peer("/call"), manage),
+        ("GET", approvals(""), read),
+        ("GET", approvals(&format!("/{id}")), read),
+        ("POST", approvals(&format!("/{id}/approve")), manage),
+        ("POST", approvals(&format!("/{id}/deny")), manage),
         ("GET", federation("audit"), read),
         ("GET", federation("audit/export"), read),
         ("GET", federation("site"), read),

@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 
 pub(crate) const PEERS: &str = "/api/v1/system/platform/peers";
+pub(crate) const APPROVALS: &str = "/api/v1/system/platform/approvals";
 pub(crate) const FEDERATION: &str = "/api/v1/system/federation";
 pub(crate) const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
 
@@ -48,6 +49,11 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) async fn new(name: &str, number: u16) -> Self {
+        Self::with(name, number, Settings::default()).await
+    }
+
+    /// A site whose operator has set something else.
+    pub(crate) async fn with(name: &str, number: u16, settings: Settings) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let prefix: Ipv6Net = format!("fd00:0:{number:x}::/48").parse().unwrap();
         let site = SiteId::of(&Name::new(name).unwrap(), prefix);
@@ -57,7 +63,7 @@ impl Site {
         let (key, _) = OperatorKey::generate().unwrap();
         let operators = Arc::new(Operators::new(site.clone(), key, Arc::clone(&ledger)));
         let node = Name::new("hub-1").unwrap();
-        let gateway = Arc::new(Gateway::new(site, node, ca, ledger, Settings::default()));
+        let gateway = Arc::new(Gateway::new(site, node, ca, ledger, settings));
         let names = NAMES.map(str::to_owned);
         let usage = Usage::Operate { names: &names };
         let leaf = gateway
@@ -101,8 +107,17 @@ impl Site {
     }
 
     pub(crate) fn issue(&self, permissions: &[Permission], life: Option<Duration>) -> (uuid::Uuid, String) {
+        self.issue_to("alice", permissions, life)
+    }
+
+    pub(crate) fn issue_to(
+        &self,
+        sub: &str,
+        permissions: &[Permission],
+        life: Option<Duration>,
+    ) -> (uuid::Uuid, String) {
         let asked = Issue {
-            sub: "alice".to_owned(),
+            sub: sub.to_owned(),
             permissions: permissions.iter().copied().collect(),
             life,
         };

@@ -7,6 +7,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::view::PeerView;
+use crate::federation::approval::{Action, Approval, ApprovalId, Standing, State as Stands};
 use crate::federation::gateway::{BridgeView, Rotating, SoftStep, Witness};
 use crate::federation::grant::{Axis, Grant, GrantId, Origin, Scope, State};
 use crate::federation::ledger::{AuditRecord, Head};
@@ -213,4 +214,104 @@ pub(super) struct Issued {
     pub(super) issued: IssuedToken,
     /// It is shown once.
     pub(super) token: String,
+}
+
+/// What waits for a second operator.
+#[derive(Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the contract's name")]
+pub(super) struct Pending {
+    /// By which it is approved.
+    pending_id: ApprovalId,
+    action: Action,
+    /// What was asked for, in words.
+    summary: String,
+    /// `uid:<user id>`, or `sub:<name>`.
+    requested_by: String,
+    /// Until when it can be approved.
+    expires_at: Moment,
+}
+
+impl Pending {
+    pub(super) fn of(approval: &Approval) -> Self {
+        Self {
+            pending_id: approval.id,
+            action: approval.deed.action(),
+            summary: approval.summary.clone(),
+            requested_by: approval.requested_by.clone(),
+            expires_at: approval.expires_at,
+        }
+    }
+}
+
+/// Another CA, or what waits for that.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "what is answered is one or the other; this says so")]
+pub(super) enum RotatingOrPending {
+    Rotating(Rotating),
+    Pending(Pending),
+}
+
+/// What an operator asked for, and what became of it: all but a token.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Approval)]
+pub(super) struct ApprovalView {
+    id: ApprovalId,
+    action: Action,
+    /// What was asked for, in words.
+    summary: String,
+    state: Stands,
+    /// The peer that it is about, where there is one yet.
+    peer_id: Option<PeerId>,
+    /// `uid:<user id>`, or `sub:<name>`.
+    requested_by: String,
+    requested_at: Moment,
+    expires_at: Moment,
+    /// Who said yes or no.
+    decided_by: Option<String>,
+    /// When that was; of what failed, when it did.
+    decided_at: Option<Moment>,
+    /// Why it was denied, failed or is void.
+    reason: Option<String>,
+}
+
+impl ApprovalView {
+    pub(super) fn of(approval: &Approval, now: Moment) -> Self {
+        let (by, at, reason) = match &approval.standing {
+            Standing::Pending => (None, None, None),
+            Standing::Performing { by, at } | Standing::Approved { by, at } => (Some(by), Some(*at), None),
+            Standing::Denied { by, at, reason } => (Some(by), Some(*at), reason.as_ref()),
+            Standing::Failed { by, at, reason } => (Some(by), Some(*at), Some(reason)),
+            Standing::Expired { at } => (None, Some(*at), None),
+            Standing::Void { at, reason } => (None, Some(*at), Some(reason)),
+        };
+        Self {
+            id: approval.id,
+            action: approval.deed.action(),
+            summary: approval.summary.clone(),
+            state: approval.state(now),
+            peer_id: approval.deed.peer(),
+            requested_by: approval.requested_by.clone(),
+            requested_at: approval.requested_at,
+            expires_at: approval.expires_at,
+            decided_by: by.cloned(),
+            decided_at: at,
+            reason: reason.cloned(),
+        }
+    }
+}
+
+/// What was approved, and what it answers.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Decided {
+    pub(super) approval: ApprovalView,
+    /// What the action's own path answers as `data`.
+    #[schema(value_type = Object)]
+    pub(super) result: Value,
+}
+
+/// What was denied.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Denied {
+    pub(super) approval: ApprovalView,
 }

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
@@ -13,11 +13,13 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::answers::{Audit, Data, Site, Verdict};
-use super::{FEDERATION, Operating, Routes, find};
+use super::answers::{Audit, Data, RotatingOrPending, Site, Verdict};
+use super::ways::Access;
+use super::{FEDERATION, Operating, Routes, deeds, find};
 use crate::api::error::ApiError;
 use crate::api::federation_api::blocking;
-use crate::federation::gateway::{Rotating, Verified};
+use crate::federation::approval::Deed;
+use crate::federation::gateway::Verified;
 use crate::federation::governance::Finding;
 use crate::federation::ledger::Window;
 use crate::federation::moment::Moment;
@@ -196,12 +198,13 @@ async fn site(State(operating): State<Operating>) -> Data<Site> {
     Data { data }
 }
 
-/// Draws another CA: peers take it up by and by.
-#[utoipa::path(post, context_path = FEDERATION, path = "/pki/rotate", tag = "site", responses((status = 202, body = Data<Rotating>), (status = 409)))]
-async fn rotate(State(operating): State<Operating>) -> Result<(StatusCode, Data<Rotating>), ApiError> {
-    let (gateway, wall) = (Arc::clone(&operating.gateway), (operating.wall)());
-    let rotation = blocking(move || gateway.rotate(wall)).await??;
-    Ok((StatusCode::ACCEPTED, Data { data: rotation }))
+/// Draws another CA: peers take it up by and by. Or it waits for a second operator.
+#[utoipa::path(post, context_path = FEDERATION, path = "/pki/rotate", tag = "site", responses((status = 202, body = Data<RotatingOrPending>), (status = 409), (status = 429)))]
+async fn rotate(
+    State(operating): State<Operating>,
+    Extension(access): Extension<Access>,
+) -> Result<Response, ApiError> {
+    deeds::ask(&operating, &access, Deed::RotateCa, None).await
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -5,6 +5,7 @@
 //! | `peers`, `listing` | `/api/v1/system/platform/peers` |
 //! | `grants` | `/api/v1/system/platform/peers/{peer}/{grants,capabilities,call}` |
 //! | `bridges` | `/api/v1/system/platform/peers/{peer}/bridges` |
+//! | `approvals`, `deeds` | `/api/v1/system/platform/approvals`, and what may wait there |
 //! | `ledger` | `/api/v1/system/federation/ledger/backup` |
 //! | `audit` | `/api/v1/system/federation/{audit,site,pki,governance}` |
 //! | `sweep` | `/api/v1/system/federation/sweep` |
@@ -13,9 +14,11 @@
 //! | `ways`, `listen` | who asks, by which way, and what that allows |
 
 mod answers;
+mod approvals;
 mod audit;
 mod bridges;
 mod change;
+mod deeds;
 mod grants;
 mod ledger;
 pub mod listen;
@@ -50,6 +53,8 @@ use crate::federation::wire::MAX_BODY;
 
 /// Where the peers are.
 pub const API: &str = "/api/v1/system/platform/peers";
+/// Where what waits for a second operator is.
+pub const APPROVALS: &str = "/api/v1/system/platform/approvals";
 /// Where the federation as a whole is.
 pub const FEDERATION: &str = "/api/v1/system/federation";
 /// Where this API is described.
@@ -93,6 +98,7 @@ fn all() -> OpenApiRouter<Operating> {
         .and(change::routes())
         .and(grants::routes())
         .and(bridges::routes())
+        .and(approvals::routes())
         .and(audit::routes())
         .and(sweep::routes());
     let on_the_gateway = tokens::routes().merge(ledger::routes());

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -15,17 +14,18 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::answers::{Accepted, Changed, Data, PeerDetails, Proposed, Retried};
+use super::answers::{Accepted, Changed, Data, PeerDetails, Pending, Proposed, Retried};
 use super::view::{ListedView, PeerView};
 use super::ways::Access;
-use super::{API, Operating, Routes, find, listing, optional};
+use super::{API, Operating, Routes, deeds, find, listing, optional};
 use crate::api::error::ApiError;
 use crate::api::federation_api::{blocking, body};
 use crate::api::openapi::url;
-use crate::federation::gateway::{Gateway, OperatorError, Order, Proposal, Proposed as Offered, SoftStep};
+use crate::federation::approval::Deed;
+use crate::federation::gateway::{Gateway, OperatorError, Order, Proposal, SoftStep, TakeError};
 use crate::federation::number;
 use crate::federation::peer::{Peer, PeerId, SpawnMode, SpawnRole, Status};
-use crate::federation::spawn::Payload;
+use crate::federation::token::AcceptanceToken;
 use crate::federation::url::{PeerUrl, UrlError};
 use crate::federation::wire::Notice;
 use crate::model::Name;
@@ -164,13 +164,13 @@ pub(super) fn word<T: for<'a> Deserialize<'a> + Default>(
     }
 }
 
-/// Proposes a peer: the answer has the token, once.
-#[utoipa::path(post, context_path = API, path = "", tag = "peers", request_body = Propose, responses((status = 201, body = Data<Proposed>), (status = 409), (status = 422)))]
+/// Proposes a peer: the answer has the token, once. Or it waits for a second operator.
+#[utoipa::path(post, context_path = API, path = "", tag = "peers", request_body = Propose, responses((status = 201, body = Data<Proposed>), (status = 202, body = Data<Pending>), (status = 409), (status = 422), (status = 429)))]
 async fn propose(
     State(operating): State<Operating>,
     Extension(access): Extension<Access>,
     bytes: Bytes,
-) -> Result<(StatusCode, Data<Proposed>), ApiError> {
+) -> Result<Response, ApiError> {
     let asked: Propose = body(&bytes)?;
     let url = asked.remote_instance_url.filter(|url| !url.trim().is_empty());
     let url = url.ok_or_else(|| ApiError::new(400, "bad_request", "remote_instance_url is missing"))?;
@@ -208,38 +208,7 @@ async fn propose(
             .and_then(|seconds| u64::try_from(seconds).ok()),
         expect_ca: expect_ca.map_err(|error: &str| ApiError::new(422, "bad_fingerprint", error))?,
     };
-    let (mut secret, mut id) = ([0; 32], [0; 10]);
-    (operating.random)(&mut secret);
-    (operating.random)(&mut id);
-    let (gateway, order) = (Arc::clone(&operating.gateway), access.order((operating.wall)()));
-    let proposed = blocking(move || gateway.propose(&proposal, secret, id, order)).await??;
-    let url = operating.gateway.settings.url.as_ref();
-    let undialable =
-        "this site can't be dialled, so nobody can bring the token to it: let the other operator propose";
-    let spawns = url.filter(|_| proposed.peer.role == SpawnRole::Parent);
-    let data = Proposed {
-        spawn_payload: spawns.map(|url| Payload {
-            parent_url: url.to_string(),
-            acceptance_token: proposed.token.reveal(),
-            spawn_mode: proposed.peer.mode,
-            parent_peer_id: Some(proposed.peer.id),
-            contract_version: json!("v1"),
-            name: Name::new(operating.gateway.site.name()).ok(),
-        }),
-        warnings: url.map_or_else(|| vec![undialable], |_| Vec::new()),
-        ..shown_once(&operating, &proposed)
-    };
-    Ok((StatusCode::CREATED, Data { data }))
-}
-
-/// A peer, and its token.
-fn shown_once(operating: &Operating, proposed: &Offered) -> Proposed {
-    Proposed {
-        peer: peer_view(&operating.gateway, &proposed.peer),
-        acceptance_token: proposed.token.reveal(),
-        spawn_payload: None,
-        warnings: Vec::new(),
-    }
+    deeds::ask(&operating, &access, Deed::Propose(proposal), None).await
 }
 
 /// A token to take to a peer.
@@ -271,28 +240,21 @@ struct Life {
     token_ttl_seconds: Option<i64>,
 }
 
-/// Takes a token to the peer that issued it.
-#[utoipa::path(post, context_path = API, path = "/{peer}/accept", tag = "peers", request_body = Accept, responses((status = 200, body = Data<Accepted>), (status = 409), (status = 422), (status = 429), (status = 502)))]
+/// Takes a token to the peer that issued it. Or that waits for a second operator.
+#[utoipa::path(post, context_path = API, path = "/{peer}/accept", tag = "peers", request_body = Accept, responses((status = 200, body = Data<Accepted>), (status = 202, body = Data<Pending>), (status = 409), (status = 422), (status = 429), (status = 502)))]
 async fn accept(
     State(operating): State<Operating>,
+    Extension(access): Extension<Access>,
     Path(peer): Path<String>,
     bytes: Bytes,
-) -> Result<Data<Accepted>, ApiError> {
+) -> Result<Response, ApiError> {
     let id = find(&operating, &peer)?;
     let token = optional::<Accept>(&bytes)?
         .acceptance_token
         .filter(|token| !token.trim().is_empty());
     let token = token.ok_or_else(|| ApiError::new(400, "bad_request", "acceptance_token is missing"))?;
-    let gateway = &operating.gateway;
-    let peer = gateway.take(id, &token, (operating.wall)()).await?;
-    let scan = gateway.retry(id, SoftStep::Governance, (operating.wall)())?;
-    let data = Accepted {
-        peer: peer_view(gateway, &peer),
-        sdwan_attach: gateway.attachment(&peer),
-        governance: scan.outcome,
-        warnings: scan.warnings,
-    };
-    Ok(Data { data })
+    let token = AcceptanceToken::parse(&token).map_err(TakeError::Token)?;
+    deeds::ask(&operating, &access, Deed::Accept { peer: id }, Some(token)).await
 }
 
 /// One change of one peer, which it is told of: best effort, the change stands without.
@@ -409,23 +371,21 @@ async fn retry(
     Ok(Data { data })
 }
 
-/// Draws another token for a proposal.
-#[utoipa::path(post, context_path = API, path = "/{peer}/rotate-token", tag = "peers", request_body = Option<Life>, responses((status = 200, body = Data<Proposed>), (status = 409), (status = 422)))]
+/// Draws another token for a proposal. Or that waits for a second operator, as a proposal does.
+#[utoipa::path(post, context_path = API, path = "/{peer}/rotate-token", tag = "peers", request_body = Option<Life>, responses((status = 200, body = Data<Proposed>), (status = 202, body = Data<Pending>), (status = 409), (status = 422), (status = 429)))]
 async fn rotate_token(
     State(operating): State<Operating>,
     Extension(access): Extension<Access>,
     Path(peer): Path<String>,
     bytes: Bytes,
-) -> Result<Data<Proposed>, ApiError> {
+) -> Result<Response, ApiError> {
     let id = find(&operating, &peer)?;
     let ttl = optional::<Life>(&bytes)?
         .token_ttl_seconds
         .and_then(|seconds| u64::try_from(seconds).ok());
-    let mut secret = [0; 32];
-    (operating.random)(&mut secret);
-    let (gateway, order) = (Arc::clone(&operating.gateway), access.order((operating.wall)()));
-    let proposed = blocking(move || gateway.rotate_token(id, ttl, secret, order)).await??;
-    Ok(Data {
-        data: shown_once(&operating, &proposed),
-    })
+    let deed = Deed::RotateToken {
+        peer: id,
+        token_ttl_seconds: ttl,
+    };
+    deeds::ask(&operating, &access, deed, None).await
 }

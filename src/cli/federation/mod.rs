@@ -1,5 +1,6 @@
 //! Commands of a site's gateway: `serve`, and what its operator asks it over `api.sock`.
 
+pub(super) mod approvals;
 pub(super) mod audit;
 mod bridge;
 pub(super) mod grant;

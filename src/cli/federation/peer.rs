@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use hyper::Method;
 use serde_json::{Value, json};
 
+use super::approvals::parked;
 use super::{Api, which};
 use crate::api::operator::API;
 use crate::cli::{CliError, Global};
@@ -210,6 +211,9 @@ pub(crate) async fn peer(global: &Global, command: PeerCommand) -> Result<ExitCo
                 }
             }
             let mut answer = api.ask(Method::POST, API, Some(body)).await?;
+            if let Some(parked) = parked(global, &answer)? {
+                return Ok(parked);
+            }
             match &asked.payload {
                 Some(path) => left(global, &mut answer, path),
                 None => offered(global, &answer),
@@ -236,7 +240,7 @@ pub(crate) async fn peer(global: &Global, command: PeerCommand) -> Result<ExitCo
         PeerCommand::RotateToken(which) => {
             let path = format!("{API}/{}/rotate-token", which.peer);
             let answer = api.ask(Method::POST, &path, Some(json!({}))).await?;
-            offered(global, &answer)
+            parked(global, &answer)?.map_or_else(|| offered(global, &answer), Ok)
         }
         PeerCommand::Retry(asked) => {
             let path = format!("{API}/{}/retry", asked.peer);
@@ -380,7 +384,11 @@ async fn accept(global: &Global, api: &Api, asked: Accept) -> Result<ExitCode, C
         let body = json!({
             "remote_instance_url": url, "alias": asked.name, "spawn_role": asked.role, "spawn_mode": asked.mode,
         });
-        api.ask(Method::POST, API, Some(body)).await?["peer"]["id"].clone()
+        let answer = api.ask(Method::POST, API, Some(body)).await?;
+        if let Some(parked) = parked(global, &answer)? {
+            return Ok(parked);
+        }
+        answer["peer"]["id"].clone()
     };
     let id = id.as_str().unwrap_or_default().to_owned();
     step("taking the token to its site");
@@ -388,6 +396,9 @@ async fn accept(global: &Global, api: &Api, asked: Accept) -> Result<ExitCode, C
     let answer = api
         .ask(Method::POST, &format!("{API}/{id}/accept"), Some(body))
         .await?;
+    if let Some(parked) = parked(global, &answer)? {
+        return Ok(parked);
+    }
     for warning in answer["warnings"].as_array().into_iter().flatten() {
         eprintln!("warning: {}", crate::cli::plain(warning.as_str().unwrap_or("-")));
     }

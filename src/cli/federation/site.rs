@@ -34,6 +34,9 @@ pub(crate) async fn pki(global: &Global, command: PkiCommand) -> Result<ExitCode
         let rotation = api
             .ask(Method::POST, &format!("{FEDERATION}/pki/rotate"), None)
             .await?;
+        if let Some(parked) = super::approvals::parked(global, &rotation)? {
+            return Ok(parked);
+        }
         global.print(&rotation, &rotating(&rotation))?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -6,17 +6,18 @@ use super::{Gateway, Order, note_status};
 use crate::federation::ledger::{Aborted, Conflict, Draft, Happening, LedgerError};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Event, Offer, Peer, PeerId, SpawnMode, SpawnRole, Status, TransitionError};
-use crate::federation::token::{AcceptanceToken, DEFAULT_TTL_SECONDS, Fingerprint};
+use crate::federation::token::{AcceptanceToken, DEFAULT_TTL_SECONDS, Fingerprint, TokenDigest};
 use crate::federation::url::PeerUrl;
 use crate::federation::wire::{Said, TooLong};
 use crate::model::Name;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 /// The longest that a token may live: a year.
 const MAX_TTL_SECONDS: u64 = 365 * 86_400;
 
 /// A new peer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposal {
     /// Where its API is.
     pub url: PeerUrl,
@@ -94,23 +95,9 @@ impl Gateway {
         let Order { wall, by } = order.into();
         let token = AcceptanceToken::new(secret, self.ca.fingerprint());
         let id = PeerId(wall.uuid(id_random));
-        let peer = self.ledger.transact(wall, |draft| {
-            let now = draft.now();
-            let alias = alias_of(draft, proposal)?;
-            let peer = Peer {
-                role: proposal.role,
-                mode: proposal.mode,
-                offer: Some(Offer {
-                    digest: token.digest(),
-                    expires_at: now.after(life(proposal.token_ttl_seconds)),
-                    expect_ca: proposal.expect_ca,
-                }),
-                ..Peer::new(id, alias, proposal.url.to_string(), now)
-            };
-            note_status(draft, &peer, json!({ "url": peer.url, "by": by }));
-            draft.put_peer(peer.clone())?;
-            Ok::<_, OperatorError>(peer)
-        })?;
+        let peer = self
+            .ledger
+            .transact(wall, |draft| propose_in(draft, proposal, id, token.digest(), &by))?;
         Ok(Proposed { peer, token })
     }
 
@@ -127,31 +114,9 @@ impl Gateway {
     ) -> Result<Proposed, OperatorError> {
         let Order { wall, by } = order.into();
         let token = AcceptanceToken::new(secret, self.ca.fingerprint());
-        let peer = self.ledger.transact(wall, |draft| {
-            let now = draft.now();
-            let mut peer = draft.peer(&id).cloned().ok_or(OperatorError::Unknown(id))?;
-            if peer.status != Status::Proposed {
-                return Err(TransitionError {
-                    from: peer.status,
-                    event: Event::Accept,
-                }
-                .into());
-            }
-            let expect_ca = peer.offer.as_ref().and_then(|offer| offer.expect_ca);
-            peer.offer = Some(Offer {
-                digest: token.digest(),
-                expires_at: now.after(life(ttl)),
-                expect_ca,
-            });
-            draft.note(Happening {
-                kind: "federation.peer.token_rotated".to_owned(),
-                severity: "medium",
-                peer: Some(id),
-                payload: json!({ "by": by }),
-            });
-            draft.put_peer(peer.clone())?;
-            Ok::<_, OperatorError>(peer)
-        })?;
+        let peer = self
+            .ledger
+            .transact(wall, |draft| rotate_token_in(draft, id, ttl, token.digest(), &by))?;
         Ok(Proposed { peer, token })
     }
 
@@ -318,6 +283,64 @@ impl Gateway {
         }
         Ok(peer)
     }
+}
+
+/// A new peer, as it stands in the ledger.
+pub(super) fn propose_in(
+    draft: &mut Draft<'_>,
+    proposal: &Proposal,
+    id: PeerId,
+    digest: TokenDigest,
+    by: &str,
+) -> Result<Peer, OperatorError> {
+    let now = draft.now();
+    let alias = alias_of(draft, proposal)?;
+    let peer = Peer {
+        role: proposal.role,
+        mode: proposal.mode,
+        offer: Some(Offer {
+            digest,
+            expires_at: now.after(life(proposal.token_ttl_seconds)),
+            expect_ca: proposal.expect_ca,
+        }),
+        ..Peer::new(id, alias, proposal.url.to_string(), now)
+    };
+    note_status(draft, &peer, json!({ "url": peer.url, "by": by }));
+    draft.put_peer(peer.clone())?;
+    Ok(peer)
+}
+
+/// Another token for a peer that is still proposed.
+pub(super) fn rotate_token_in(
+    draft: &mut Draft<'_>,
+    id: PeerId,
+    ttl: Option<u64>,
+    digest: TokenDigest,
+    by: &str,
+) -> Result<Peer, OperatorError> {
+    let now = draft.now();
+    let mut peer = draft.peer(&id).cloned().ok_or(OperatorError::Unknown(id))?;
+    if peer.status != Status::Proposed {
+        return Err(TransitionError {
+            from: peer.status,
+            event: Event::Accept,
+        }
+        .into());
+    }
+    let expect_ca = peer.offer.as_ref().and_then(|offer| offer.expect_ca);
+    peer.offer = Some(Offer {
+        digest,
+        expires_at: now.after(life(ttl)),
+        expect_ca,
+    });
+    draft.note(Happening {
+        kind: "federation.peer.token_rotated".to_owned(),
+        severity: "medium",
+        peer: Some(id),
+        payload: json!({ "by": by }),
+    });
+    draft.put_peer(peer.clone())?;
+    Ok(peer)
 }
 
 fn life(ttl: Option<u64>) -> Duration {

@@ -74,12 +74,11 @@ struct Given {
 }
 
 impl Gateway {
-    /// Prepares the call by which a token is taken to its site. Nothing changes yet.
+    /// The peer to which a token can be taken as things stand here.
     ///
     /// # Errors
-    /// The token is damaged or our own, or the peer isn't one that can be accepted.
-    pub fn accepting(&self, id: PeerId, token: &str) -> Result<Accepting, TakeError> {
-        let token = AcceptanceToken::parse(token)?;
+    /// The token is our own, or the peer isn't one that can be accepted.
+    pub(super) fn takeable(&self, id: PeerId, token: &AcceptanceToken) -> Result<Peer, TakeError> {
         if self.ca.is_own(token.ca()) {
             return Err(TakeError::Own);
         }
@@ -88,6 +87,16 @@ impl Gateway {
             .read(|book| book.peer(&id).map(|peer| (**peer).clone()));
         let peer = peer.ok_or(TakeError::Unknown(id))?;
         peer.clone().happen(Event::Accept, None, peer.since)?;
+        Ok(peer)
+    }
+
+    /// Prepares the call by which a token is taken to its site. Nothing changes yet.
+    ///
+    /// # Errors
+    /// The token is damaged or our own, or the peer isn't one that can be accepted.
+    pub fn accepting(&self, id: PeerId, token: &str) -> Result<Accepting, TakeError> {
+        let token = AcceptanceToken::parse(token)?;
+        let peer = self.takeable(id, &token)?;
         let csr_pem = is_signed_for(&peer).then(|| self.asking(id)).transpose()?;
         let request = AcceptRequest {
             acceptance_token: Some(token.reveal()),

@@ -128,6 +128,12 @@ impl Gateway {
         Ok(())
     }
 
+    /// Whether another CA can be drawn as things stand.
+    pub(super) fn may_rotate(&self) -> Result<(), RotateError> {
+        let rotation = self.ledger.read(|book| book.own_trust().rotation.clone());
+        rotation.map_or(Ok(()), |rotation| Err(RotateError::UnderWay(rotation.since)))
+    }
+
     /// Draws the CA that shall sign next, and begins to tell peers of it.
     ///
     /// # Errors
@@ -135,9 +141,7 @@ impl Gateway {
     pub fn rotate(&self, wall: Moment) -> Result<Rotating, RotateError> {
         // One at a time: the files are written ahead of the ledger.
         let _turn = self.turn();
-        if let Some(rotation) = self.ledger.read(|book| book.own_trust().rotation.clone()) {
-            return Err(RotateError::UnderWay(rotation.since));
-        }
+        self.may_rotate()?;
         let (next, secret) = SiteCa::generate(&self.site, wall).map_err(StoreError::Pki)?;
         if let Some(store) = &self.store {
             store.keep_next(self.ca.fingerprint(), &next, &secret)?;

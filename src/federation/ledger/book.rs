@@ -8,6 +8,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::audit::Head;
+use crate::federation::approval::{Approval, ApprovalId};
 use crate::federation::bridge::{BridgeId, BridgeRow};
 use crate::federation::capability::{Capability, CapabilityId};
 use crate::federation::grant::{Grant, GrantId};
@@ -93,6 +94,7 @@ pub struct Book {
     pub(super) bridges: BTreeMap<(PeerId, BridgeId), Arc<BridgeRow>>,
     pub(super) own_trust: Option<OwnTrust>,
     pub(super) operator_tokens: BTreeMap<Uuid, IssuedToken>,
+    pub(super) approvals: BTreeMap<ApprovalId, Arc<Approval>>,
     /// Where the audit's chain ends.
     pub(super) head: Head,
     /// The latest time that was ever written: a clock that goes back wakes nothing that had expired.
@@ -325,6 +327,12 @@ impl Book {
         }
         self.operator_tokens.extend(changes.operator_tokens);
         self.operator_tokens.retain(|_, issued| now < issued.expires_at);
+        for (id, approval) in changes.approvals {
+            match approval {
+                Some(approval) => self.approvals.insert(id, Arc::new(approval)),
+                None => self.approvals.remove(&id),
+            };
+        }
         self.latest = Some(changes.set_back.unwrap_or_else(|| self.now(now)));
         stops
     }
@@ -342,6 +350,8 @@ pub(super) struct Changes {
     /// None where it is removed.
     pub(super) bridges: BTreeMap<(PeerId, BridgeId), Option<BridgeRow>>,
     pub(super) operator_tokens: BTreeMap<Uuid, IssuedToken>,
+    /// None where it is forgotten.
+    pub(super) approvals: BTreeMap<ApprovalId, Option<Approval>>,
     pub(super) happenings: Vec<Happening>,
     /// None of the answers that are kept is told again.
     pub(super) void_answers: bool,
@@ -369,7 +379,7 @@ pub enum Conflict {
 
 /// A book with a transaction's changes on top. Nothing is in force before it is committed.
 pub struct Draft<'a> {
-    book: &'a Book,
+    pub(super) book: &'a Book,
     pub(super) changes: Changes,
     now: Moment,
 }

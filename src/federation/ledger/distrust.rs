@@ -31,8 +31,7 @@ impl Cause<'_> {
 }
 
 /// Begins `epoch`: suspends who was on, revokes who was only proposed, with their tokens, revokes grants
-/// and operators' tokens,
-/// and forgets kept answers.
+/// and operators' tokens, makes void what waits for approval, and forgets kept answers.
 pub(super) fn distrust(draft: &mut Draft<'_>, epoch: u64, cause: Cause<'_>) {
     let (now, what) = (draft.now(), cause.what());
     let suspension = format!("{what}: `sdwand peer resume`");
@@ -88,9 +87,11 @@ pub(super) fn distrust(draft: &mut Draft<'_>, epoch: u64, cause: Cause<'_>) {
     (trust.signs, trust.rotation) = (None, None);
     draft.put_own_trust(trust);
     let void = draft.void_answers();
+    let approvals = draft.void_approvals(&format!("{what}: ask again"));
     draft.changes.epoch = Some(epoch);
     let mut payload = json!({
         "epoch": epoch, "suspended": suspended, "revoked": revoked, "answers_void": void, "grants_revoked": grants,
+        "approvals_void": approvals,
     });
     let kind = match cause {
         Cause::Restored(why) => {

@@ -7,6 +7,7 @@
 //! Everything that one step of the protocol changes is one transaction: a crash leaves it whole or not there at all.
 //! Writers take turns; readers look at the book and never wait for the disk.
 
+mod asked;
 mod audit;
 mod book;
 mod clock;
@@ -36,10 +37,10 @@ use mark::{Found, Mark, MarkFile};
 use rows::{meta, read_book, write};
 
 /// What leads from each version of the schema to the next. A step that was released never changes.
-const STEPS: [&str; 3] = [CREATE, GRANTS, BRIDGES];
+const STEPS: [&str; 4] = [CREATE, GRANTS, BRIDGES, APPROVALS];
 
 /// The version of the schema that this program writes.
-const SCHEMA: i64 = 3;
+const SCHEMA: i64 = 4;
 
 const CREATE: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -62,6 +63,10 @@ CREATE TABLE operator_tokens (jti TEXT PRIMARY KEY, until INTEGER NOT NULL, doc 
 
 const BRIDGES: &str = "
 CREATE TABLE bridges (id TEXT NOT NULL, peer TEXT NOT NULL, doc TEXT NOT NULL, PRIMARY KEY (peer, id)) STRICT;
+";
+
+const APPROVALS: &str = "
+CREATE TABLE approvals (id TEXT PRIMARY KEY, doc TEXT NOT NULL) STRICT;
 ";
 
 /// Why the ledger can't be read or written.
@@ -336,6 +341,11 @@ impl Ledger {
         // What was committed and not marked is in force here, but nobody builds on it before it is.
         self.keep_mark(&mut writer).map_err(Aborted::ByLedger)?;
         self.transact_with(&mut writer, wall, change)
+    }
+
+    /// What `look` sees of a transaction that it would change something in. Nothing is written, and nobody waits.
+    pub fn rehearse<T>(&self, wall: Moment, look: impl FnOnce(&mut Draft<'_>) -> T) -> T {
+        self.read(|book| look(&mut Draft::new(book, wall)))
     }
 
     fn transact_with<T, E>(

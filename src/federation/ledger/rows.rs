@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 
 use super::book::Changes;
 use super::{Book, Fuse, Head, KeptAnswer, LedgerError, Writer, audit};
+use crate::federation::approval::Approval;
 use crate::federation::bridge::BridgeRow;
 use crate::federation::capability::Capability;
 use crate::federation::grant::Grant;
@@ -120,6 +121,16 @@ fn put_docs(transaction: &Transaction<'_>, fuse: &mut Fuse, changes: &Changes) -
             params![issued.jti.to_string(), issued.expires_at.millis(), json(issued)?],
         )?;
     }
+    for (id, approval) in &changes.approvals {
+        fuse.carry()?;
+        match approval {
+            Some(approval) => transaction.execute(
+                "INSERT OR REPLACE INTO approvals (id, doc) VALUES (?1, ?2)",
+                params![id.to_string(), json(approval)?],
+            )?,
+            None => transaction.execute("DELETE FROM approvals WHERE id = ?1", [id.to_string()])?,
+        };
+    }
     Ok(())
 }
 
@@ -191,6 +202,9 @@ pub(super) fn read_book(connection: &Connection, path: &Path) -> Result<Book, Le
             book.operator_tokens.insert(issued.jti, issued);
         },
     )?;
+    docs(connection, path, "approvals", "id", |approval: Approval| {
+        book.approvals.insert(approval.id, Arc::new(approval));
+    })?;
     let trust = meta(connection, "trust").map_err(sql)?;
     let trust = trust.map(|doc| serde_json::from_str(&doc)).transpose();
     book.own_trust = trust.map_err(|source| LedgerError::Row {

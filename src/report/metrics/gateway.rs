@@ -33,6 +33,8 @@ pub struct GatewayView<'a> {
     pub grants: usize,
     /// How many proposals can still be taken.
     pub proposals: usize,
+    /// How many requests wait for a second operator.
+    pub approvals: usize,
     /// How many records the audit has.
     pub audit_records: u64,
     /// How often the ledger was begun anew.
@@ -121,6 +123,7 @@ pub fn page(view: &GatewayView<'_>) -> Result<String, prometheus::Error> {
     );
     page.set(&catalogue::GRANTS, &[], number(view.grants));
     page.set(&catalogue::PROPOSALS, &[], number(view.proposals));
+    page.set(&catalogue::APPROVALS_PENDING, &[], number(view.approvals));
     page.set(&catalogue::AUDIT_RECORDS, &[], count(view.audit_records));
     page.set(&catalogue::LEDGER_EPOCH, &[], count(view.ledger_epoch));
     if let Some(bytes) = view.ledger_bytes {
@@ -183,6 +186,7 @@ mod tests {
             connections_refused: 4,
             grants: 6,
             proposals: 1,
+            approvals: 2,
             audit_records: 77,
             ledger_epoch: 1,
             ledger_bytes: Some(4_096),
@@ -212,6 +216,7 @@ mod tests {
             r#"sdwand_gateway_heartbeats_sent_total{outcome="failed"} 2"#,
             r#"sdwand_gateway_refused_total{what="accept",reason="too_many"} 3"#,
             "sdwand_gateway_ledger_bytes 4096",
+            "sdwand_gateway_approvals_pending 2",
         ] {
             assert!(page.lines().any(|line| line == series), "{series} in {page}");
         }

@@ -69,3 +69,42 @@ fn calls_are_counted_from_when_the_endpoint_was_set() {
     // Never at once again and again, however little helps.
     assert_eq!(note(&with(second, None), 45), (Some(15), Some(15)));
 }
+
+#[test]
+fn another_sites_gateway_is_made_anew_with_each_agreement() {
+    let foreign = |secret: u8| DesiredPeer {
+        is_foreign: true,
+        preshared_key: psk(secret),
+        ..peer(&[1], &["203.0.113.9"])
+    };
+    let known = ActualPeer {
+        preshared_key: Some(psk(1)),
+        endpoint: Some("203.0.113.9:51820".parse().unwrap()),
+        keepalive: 25,
+        allowed_ips: [net(1)].into(),
+        last_handshake: ago(10),
+        rx_bytes: 1,
+        tx_bytes: 1,
+    };
+    let device = ActualDevice {
+        public_key: Some(own().public()),
+        listen_port: 51_820,
+        peers: [(key(1), known)].into(),
+    };
+    let actual = Actual {
+        devices: [(link(), device)].into(),
+    };
+    let planned = |peer: DesiredPeer| difference(&desired([(key(1), peer)]), &actual, &Names::new()).changes;
+    assert_eq!(planned(foreign(1)), Vec::new());
+    let anew = planned(foreign(2));
+    assert!(
+        matches!(&anew[..], [Change::ReplacePeer { peer, .. }] if peer.endpoint.is_some()),
+        "{anew:?}"
+    );
+    // One of this site keeps its session.
+    let kept = planned(DesiredPeer {
+        is_foreign: false,
+        ..foreign(2)
+    });
+    assert!(matches!(&kept[..], [Change::UpdatePeer { .. }]), "{kept:?}");
+}

@@ -1,0 +1,115 @@
+//! What may need a second operator.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::federation::gateway::Proposal;
+use crate::federation::peer::PeerId;
+use crate::model::host::Approvals;
+
+/// Which key of `[approvals]` it falls under. To revoke isn't among them: it needs no approval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = ApprovalAction)]
+pub enum Action {
+    /// Propose a peer, or draw its token anew.
+    Propose,
+    /// Accept a peer.
+    Accept,
+    /// Bridge a network.
+    Bridge,
+    /// Rotate a trust anchor.
+    Anchor,
+    /// Create or delete a tenant.
+    Tenant,
+    /// Compose a topology.
+    Compose,
+}
+
+impl Action {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Propose,
+        Self::Accept,
+        Self::Bridge,
+        Self::Anchor,
+        Self::Tenant,
+        Self::Compose,
+    ];
+
+    /// The word that stands in `[approvals]`, and in answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Propose => "propose",
+            Self::Accept => "accept",
+            Self::Bridge => "bridge",
+            Self::Anchor => "anchor",
+            Self::Tenant => "tenant",
+            Self::Compose => "compose",
+        }
+    }
+
+    /// Whether it waits for a second operator here.
+    #[must_use]
+    pub const fn is_gated(self, approvals: &Approvals) -> bool {
+        match self {
+            Self::Propose => approvals.propose,
+            Self::Accept => approvals.accept,
+            Self::Bridge => approvals.bridge,
+            Self::Anchor => approvals.anchor,
+            Self::Tenant => approvals.tenant,
+            Self::Compose => approvals.compose,
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What an operator asks for, as it is kept until another approves it: never a token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Deed {
+    /// Propose a peer.
+    Propose(Proposal),
+    /// Draw a proposed peer's token anew: whoever has it is as good as proposed.
+    RotateToken {
+        /// Which.
+        peer: PeerId,
+        /// How long the token lives, in seconds; none or 0 is 7 days.
+        token_ttl_seconds: Option<u64>,
+    },
+    /// Take a token to the peer that issued it.
+    Accept {
+        /// Which.
+        peer: PeerId,
+    },
+    /// Draw another CA.
+    RotateCa,
+}
+
+impl Deed {
+    /// Which key of `[approvals]` it falls under.
+    #[must_use]
+    pub const fn action(&self) -> Action {
+        match self {
+            Self::Propose(_) | Self::RotateToken { .. } => Action::Propose,
+            Self::Accept { .. } => Action::Accept,
+            Self::RotateCa => Action::Anchor,
+        }
+    }
+
+    /// The peer that it is about, where there is one yet.
+    #[must_use]
+    pub const fn peer(&self) -> Option<PeerId> {
+        match self {
+            Self::RotateToken { peer, .. } | Self::Accept { peer } => Some(*peer),
+            Self::Propose(_) | Self::RotateCa => None,
+        }
+    }
+}

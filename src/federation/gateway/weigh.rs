@@ -1,0 +1,83 @@
+//! What an operator asks for, before it waits for another's word: whether it is plainly wrong, and how it reads.
+
+use super::operator::{propose_in, rotate_token_in};
+use super::{GateError, Gateway, Proposal, TakeError};
+use crate::federation::approval::Deed;
+use crate::federation::ledger::Draft;
+use crate::federation::moment::Moment;
+use crate::federation::peer::PeerId;
+use crate::federation::token::{AcceptanceToken, TokenDigest, TokenError};
+
+/// A token that is nobody's: what is only weighed has no secret.
+const NOBODYS: TokenDigest = TokenDigest([0; 32]);
+
+impl Gateway {
+    /// Whether it could be done as things stand. Nothing changes, and nobody is called.
+    pub(super) fn weigh(
+        &self,
+        deed: &Deed,
+        token: Option<&AcceptanceToken>,
+        wall: Moment,
+    ) -> Result<(), GateError> {
+        match deed {
+            Deed::Propose(proposal) => {
+                let id = PeerId(wall.uuid([0; 10]));
+                let weighed =
+                    |draft: &mut Draft<'_>| propose_in(draft, proposal, id, NOBODYS, "").map(|_| ());
+                Ok(self.ledger.rehearse(wall, weighed)?)
+            }
+            Deed::RotateToken {
+                peer,
+                token_ttl_seconds,
+            } => {
+                let weighed = |draft: &mut Draft<'_>| {
+                    rotate_token_in(draft, *peer, *token_ttl_seconds, NOBODYS, "").map(|_| ())
+                };
+                Ok(self.ledger.rehearse(wall, weighed)?)
+            }
+            Deed::Accept { peer } => {
+                let token = token.ok_or(TakeError::Token(TokenError::Shape))?;
+                self.takeable(*peer, token)?;
+                Ok(())
+            }
+            Deed::RotateCa => Ok(self.may_rotate()?),
+        }
+    }
+
+    /// What is asked for, in words: never a token.
+    pub(super) fn summary(&self, draft: &Draft<'_>, deed: &Deed, token: Option<&AcceptanceToken>) -> String {
+        let peer = |id: &PeerId| {
+            let found = draft.peer(id);
+            found.map_or_else(
+                || format!("peer {id}"),
+                |peer| format!("peer {} at {}", peer.alias, peer.url),
+            )
+        };
+        match deed {
+            Deed::Propose(proposal) => proposed(proposal),
+            Deed::RotateToken { peer: id, .. } => format!("draw the token of {} anew", peer(id)),
+            Deed::Accept { peer: id } => {
+                let ca = token.map(|token| format!(", by a token of the CA {}", token.ca()));
+                format!("accept {}{}", peer(id), ca.unwrap_or_default())
+            }
+            Deed::RotateCa => {
+                format!("draw another CA in place of {}", self.ca.fingerprint())
+            }
+        }
+    }
+}
+
+fn proposed(proposal: &Proposal) -> String {
+    let alias = proposal.alias.as_ref().map(|alias| format!(" as {alias}"));
+    let role = match proposal.role {
+        crate::federation::peer::SpawnRole::Symmetric => "",
+        crate::federation::peer::SpawnRole::Parent => ", which this site spawns",
+        crate::federation::peer::SpawnRole::Child => ", which spawned this site",
+    };
+    format!(
+        "propose {}{}{role} ({})",
+        proposal.url,
+        alias.unwrap_or_default(),
+        proposal.mode.as_str()
+    )
+}

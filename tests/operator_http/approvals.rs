@@ -1,0 +1,202 @@
+//! What waits for a second operator, asked for and decided by every way in.
+
+use sdwand::federation::gateway::Settings;
+use sdwand::federation::operators::Permission;
+use sdwand::federation::token::{AcceptanceToken, Fingerprint};
+use sdwand::model::host::Approvals;
+use serde_json::{Value, json};
+
+use crate::described::{document, is_described};
+use crate::site::{APPROVALS, FEDERATION, PEERS, Site, bearer, json_of, request};
+
+async fn site() -> Site {
+    let approvals = Approvals {
+        propose: true,
+        accept: true,
+        anchor: true,
+        ..Approvals::default()
+    };
+    let settings = Settings {
+        approvals,
+        ..Settings::default()
+    };
+    Site::with("site-a", 1, settings).await
+}
+
+/// Asks as the holder of a token, and holds the answer against the document.
+async fn ask(site: &Site, who: &str, path: [&str; 2], method: &str, body: &Value) -> (u16, Value) {
+    let (_, token) = site.issue_to(who, &Permission::ALL, None);
+    let body = if body.is_null() {
+        String::new()
+    } else {
+        body.to_string()
+    };
+    let [described, asked] = path;
+    let (status, answer) = site.https(&request(method, asked, &bearer(&token), &body)).await;
+    let answer = json_of(&answer);
+    assert_eq!(
+        is_described(&document(), method, described, status, &answer),
+        Ok(()),
+        "{answer}"
+    );
+    (status, answer)
+}
+
+async fn decide(site: &Site, who: &str, id: &Value, verb: &str, body: &Value) -> (u16, Value) {
+    let described = format!("{APPROVALS}/{{approval}}/{verb}");
+    let path = format!("{APPROVALS}/{}/{verb}", id.as_str().unwrap());
+    ask(site, who, [&described, &path], "POST", body).await
+}
+
+async fn listed(site: &Site, query: &str) -> Vec<Value> {
+    let path = format!("{APPROVALS}{query}");
+    let (status, answer) = ask(site, "carol", [APPROVALS, &path], "GET", &Value::Null).await;
+    assert_eq!(status, 200);
+    answer["data"].as_array().unwrap().clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proposal_waits_until_another_operator_says_yes() {
+    let site = site().await;
+    let body = json!({ "remote_instance_url": "https://b.example.com", "alias": "b" });
+    let (status, answer) = ask(&site, "alice", [PEERS; 2], "POST", &body).await;
+    assert_eq!(status, 202, "{answer}");
+    let parked = &answer["data"];
+    let keys: Vec<&String> = parked.as_object().unwrap().keys().collect();
+    assert_eq!(
+        keys,
+        ["action", "expires_at", "pending_id", "requested_by", "summary"]
+    );
+    assert_eq!(
+        (&parked["action"], &parked["requested_by"]),
+        (&json!("propose"), &json!("sub:alice"))
+    );
+    let (_, peers) = ask(&site, "alice", [PEERS; 2], "GET", &Value::Null).await;
+    assert_eq!(peers["data"], json!([]), "nothing else has happened");
+    let (_, again) = ask(&site, "alice", [PEERS; 2], "POST", &body).await;
+    assert_eq!(&again["data"], parked, "the same is the same");
+    let id = &parked["pending_id"];
+    let (status, answer) = decide(&site, "alice", id, "approve", &Value::Null).await;
+    assert_eq!(
+        (status, &answer["code"]),
+        (403, &json!("same_principal")),
+        "{answer}"
+    );
+    let (status, answer) = decide(&site, "bob", id, "approve", &Value::Null).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["data"]["approval"]["state"], "approved");
+    assert_eq!(answer["data"]["approval"]["decided_by"], "sub:bob");
+    let result = &answer["data"]["result"];
+    assert_eq!(result["peer"]["status"], "proposed");
+    assert!(result["acceptance_token"].as_str().unwrap().starts_with("sdw1."));
+    let (status, answer) = decide(&site, "carol", id, "approve", &Value::Null).await;
+    assert_eq!(status, 409, "{answer}");
+    assert_eq!(listed(&site, "?state=pending").await, Vec::<Value>::new());
+    assert_eq!(listed(&site, "?state=approved").await.len(), 1);
+    let token = result["acceptance_token"].as_str().unwrap();
+    let shown = format!("{:?}", listed(&site, "").await);
+    assert!(!shown.contains(token), "the token is shown once");
+    let (status, answer) = ask(&site, "alice", [PEERS; 2], "POST", &body).await;
+    assert_eq!(status, 409, "what is plainly wrong by now isn't parked: {answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_operator_of_the_gateway_is_one_operator() {
+    let site = site().await;
+    let rotate = request("POST", &format!("{FEDERATION}/pki/rotate"), "", "");
+    let (status, answer) = site.unix("api.sock", &rotate).await;
+    assert_eq!(status, 202, "{answer}");
+    let parked = json_of(&answer)["data"].clone();
+    assert_eq!(parked["action"], "anchor");
+    let approve = format!("{APPROVALS}/{}/approve", parked["pending_id"].as_str().unwrap());
+    let (status, answer) = site.unix("api.sock", &request("POST", &approve, "", "")).await;
+    assert_eq!(status, 403, "by whichever way they come again: {answer}");
+    let (status, answer) = decide(&site, "bob", &parked["pending_id"], "approve", &Value::Null).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["data"]["result"]["trust_sequence"], 2);
+    let (status, answer) = site.unix("api.sock", &rotate).await;
+    assert_eq!(status, 409, "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_damaged_is_refused_before_anything_waits() {
+    let site = site().await;
+    let body = json!({ "remote_instance_url": "https://127.0.0.1:1", "alias": "b" });
+    let (_, answer) = ask(&site, "alice", [PEERS; 2], "POST", &body).await;
+    let proposed = decide(
+        &site,
+        "bob",
+        &answer["data"]["pending_id"],
+        "approve",
+        &Value::Null,
+    )
+    .await;
+    assert_eq!(proposed.0, 200);
+    let accept = [&format!("{PEERS}/{{peer}}/accept"), &format!("{PEERS}/b/accept")];
+    let accept = accept.map(String::as_str);
+    let token = AcceptanceToken::new([7; 32], Fingerprint([9; 32])).reveal();
+    let own = proposed.1["data"]["result"]["acceptance_token"].clone();
+    for (token, expected) in [
+        (json!(token[1..]), 422),
+        (json!(format!("{token}x")), 422),
+        (own, 422),
+        (json!(""), 400),
+        (Value::Null, 400),
+    ] {
+        let body = json!({ "acceptance_token": token });
+        let (status, answer) = ask(&site, "alice", accept, "POST", &body).await;
+        assert_eq!(status, expected, "{answer}");
+    }
+    assert_eq!(listed(&site, "?state=pending").await.len(), 0);
+
+    // A sound one waits; that its site can't be reached is only known once it is approved.
+    let body = json!({ "acceptance_token": token });
+    let (status, answer) = ask(&site, "alice", accept, "POST", &body).await;
+    assert_eq!(status, 202, "{answer}");
+    let id = answer["data"]["pending_id"].clone();
+    assert!(!answer.to_string().contains(token.split('.').nth(1).unwrap()));
+    let (status, answer) = decide(&site, "bob", &id, "approve", &Value::Null).await;
+    assert_eq!(
+        (status, &answer["code"]),
+        (502, &json!("unreachable")),
+        "{answer}"
+    );
+    let failed = listed(&site, "?state=failed").await;
+    assert_eq!(
+        failed[0]["reason"], answer["error"],
+        "its reason is what the approver heard"
+    );
+    let (status, _) = decide(&site, "bob", &id, "approve", &Value::Null).await;
+    assert_eq!(status, 409);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_says_no_ends_it() {
+    let site = site().await;
+    let body = json!({ "remote_instance_url": "https://b.example.com" });
+    let (_, answer) = ask(&site, "alice", [PEERS; 2], "POST", &body).await;
+    let id = &answer["data"]["pending_id"];
+    let long = json!({ "reason": "x".repeat(257) });
+    assert_eq!(decide(&site, "bob", id, "deny", &long).await.0, 422);
+    let (status, answer) = decide(&site, "bob", id, "deny", &json!({ "reason": "no" })).await;
+    assert_eq!(status, 200, "{answer}");
+    let denied = &answer["data"]["approval"];
+    assert_eq!(
+        (&denied["state"], &denied["reason"]),
+        (&json!("denied"), &json!("no"))
+    );
+    assert_eq!(decide(&site, "carol", id, "approve", &Value::Null).await.0, 409);
+    let nobodys = json!("00000000-0000-7000-8000-000000000009");
+    assert_eq!(
+        decide(&site, "carol", &nobodys, "deny", &Value::Null).await.0,
+        404
+    );
+    assert_eq!(
+        decide(&site, "carol", &json!("x"), "approve", &Value::Null)
+            .await
+            .0,
+        404
+    );
+    let (_, peers) = ask(&site, "alice", [PEERS; 2], "GET", &Value::Null).await;
+    assert_eq!(peers["data"], json!([]));
+}
