@@ -1,0 +1,160 @@
+#!/bin/bash
+# Two sovereign sites, whole: from a token to a packet from LAN to LAN, and everything that takes it back.
+#
+#     lana ── a1 ── ha ── wan ── nat ── hb ── b1 ── lanb
+#
+#     site-a fd12:34ab:cd42::/48: prod (1), ha ::1, a1 ::2, LAN 10.10.0.0/24 and fd00:10::/64 behind a1
+#     site-b fd77:1:2::/48: lab (5), hb ::1, b1 ::2, LAN 10.20.0.0/24 and fd00:20::/64 behind b1, all of it behind NAT
+#     ha and hb run `sdwand run` and, as nobody, `sdwand serve`.
+. "$(dirname "$0")/lab/lib.sh"
+lab_binary
+
+mkhost ha a1 hb b1
+underlay ha a1
+mkns nat
+forwarding nat
+underlay nat
+n=0
+for host in hb b1; do
+  n=$((n + 1))
+  mklink "$host" up0 nat "to-$host"
+  addresses nat "to-$host" "192.168.$n.1/24"
+  addresses "$host" up0 "192.168.$n.2/24"
+  ip -n "$host" route add default via "192.168.$n.1"
+  V4[$host]=192.168.$n.2
+done
+nat_ports nat 20000 20999
+lan a1 lan0 lana 10.10.0.1/24 fd00:10::1/64
+lan b1 lan0 lanb 10.20.0.1/24 fd00:20::1/64
+
+site() { # a|b: which site's fleet the lab's functions are about
+  case $1 in
+    a) SITE_PREFIX=fd12:34ab:cd42 FLEET=$LAB/fleet-a ;;
+    b) SITE_PREFIX=fd77:1:2 FLEET=$LAB/fleet-b ;;
+  esac
+}
+gateway() { # HOST REACHED: its own configuration
+  host_config "$1" 'state_dir = "/run/state/sdwand"' '[federation]' 'listen = "[::]:8443"' 'allow_dial = ["198.18.0.0/15"]' \
+    'heartbeat_seconds = 1' 'stale_after_seconds = 4' "$2"
+  on "$1" install -d -o 65534 -g 65534 /run/state /run/sdwand-serve
+}
+site a
+fleet_site site-a
+sed -i '/^prefix/a gateways = ["ha"]' "$FLEET/00-site.toml"
+fleet_node ha 1 "${V4[ha]}"
+fleet_node a1 2
+gateway ha "url = \"https://${V4[ha]}:8443\""
+fleet_network prod 1 hub:ha \
+  '{ node = "a1", lans = [{ subnet = "10.10.0.0/24", interface = "lan0" }, { subnet = "fd00:10::/64", interface = "lan0" }] }'
+fleet_rule prod inside any any icmp
+site b
+fleet_site site-b
+sed -i '/^prefix/a gateways = ["hb"]' "$FLEET/00-site.toml"
+fleet_node hb 1 "${V4[hb]}"
+fleet_node b1 2
+gateway hb 'dialable = false'
+fleet_network lab 5 hub:hb \
+  '{ node = "b1", lans = [{ subnet = "10.20.0.0/24", interface = "lan0" }, { subnet = "fd00:20::/64", interface = "lan0" }] }'
+fleet_rule lab inside any any icmp
+site a; bring_up ha a1
+site b; bring_up hb b1
+start_serve ha
+start_serve hb
+serve lana tcp,*,7000
+serve lanb tcp,*,7000
+
+# --- Both operators say what they want before they know each other; nothing of it opens anything.
+bridge() { # HOST ARG…: by command, and the fragment taken over into the site's own fleet
+  local host=$1
+  shift
+  sdw "$host" peer bridge "$@" --no-wait
+  cp "$LAB/hosts/$host/etc/fleet.d"/50-bridge-*.toml "$FLEET/"
+}
+site a
+status "a bridge for a peer that nobody knows is shown" 0 sdw ha peer bridge site-b --network prod --remote-network lab \
+  --import fd77:1:2::/48 --import 10.20.0.0/24 --import fd00:20::/64 --export fd12:34ab:cd42:1::/64 --export 10.10.0.0/24 --export fd00:10::/64 --dry-run
+refute "and nothing is written" ls "$LAB/hosts/ha/etc/fleet.d/50-bridge-prod-site-b.toml"
+bridge ha site-b --network prod --remote-network lab --import fd77:1:2::/48 --import 10.20.0.0/24 --import fd00:20::/64 \
+  --export fd12:34ab:cd42:1::/64 --export 10.10.0.0/24 --export fd00:10::/64 || note "it waits, status $?"
+fleet_rule prod to-b lan_of=a1 federation=site-b icmp
+republish ha a1
+site b
+bridge hb site-a --network lab --remote-network prod --import fd12:34ab:cd42::/48 --import 10.10.0.0/24 --import fd00:10::/64 \
+  --export fd77:1:2:5::/64 --export 10.20.0.0/24 --export fd00:20::/64 || note "it waits, status $?"
+fleet_rule lab from-a federation=site-a lan_of=b1 icmp
+republish hb b1
+expect "nothing crosses" "$NO_PING" pinged lana 10.20.0.10
+
+# --- The token, handed over; from the acceptance to the first packet.
+sdw ha peer propose "https://site-b.example:8443" --name site-b --json | jq -r .acceptance_token >"$LAB/token"
+start=$(now_ms)
+check "site b accepts" sdw hb peer accept "https://${V4[ha]}:8443" --name site-a --token - <"$LAB/token"
+wait_for "and LAN reaches LAN" 15 prints reply pinged lana 10.20.0.10 -W 0.2
+took=$(( $(now_ms) - start ))
+note "accept with a bridge → first packet across: $took ms"
+check "within 3 s" eval '(( took <= 3000 * LAB_SLOW ))'
+wait_for "v6 as well" 5 prints reply pinged lana fd00:20::10
+bridge_state() { sdw "$1" peer show "$2" --json | jq -r '.bridges[] | select(.state != "revoked") | .state' | sort | tr '\n' ' '; }
+wait_for "site a: the bridge is active" 5 prints 'active ' bridge_state ha site-b
+wait_for "site b: the bridge is active" 5 prints 'active ' bridge_state hb site-a
+refute "no key of it is shown" eval 'sdw ha peer show site-b --json | grep -i -e preshared -e half'
+expect "the other way no rule lets it" "$NO_PING" pinged lanb 10.10.0.10
+expect "nor does one let tcp" timeout asked lana tcp,10.20.0.10,7000
+
+# --- One rule, at each end.
+site a; fleet_rule prod to-b-web lan_of=a1 federation=site-b tcp 7000; republish ha a1
+expect "one end's rule isn't enough" timeout asked lana tcp,10.20.0.10,7000
+site b; fleet_rule lab from-a-web federation=site-a lan_of=b1 tcp 7000; republish hb b1
+wait_for "both ends' is" 5 prints ok asked lana tcp,10.20.0.10,7000
+
+# --- Without serve, traffic goes on; and serve that comes back changes nothing.
+flow lana "$LAB/stream" tcp,10.20.0.10,7000
+echoes() { cat "$LAB/stream" 2>/dev/null || echo 0; }
+runs() { local before; before=$(echoes); sleep 0.3; (( $(echoes) > before )); }
+wait_for "a stream runs" 5 runs
+stop_serve ha KILL
+stop_serve hb KILL
+check "serve is killed on both: it runs on" runs
+expect "LAN to LAN as before" reply pinged lana 10.20.0.10
+start_serve ha
+start_serve hb
+check "and when it is back" runs
+wait_for "the bridge is as it was" 10 prints 'active ' bridge_state ha site-b
+
+# --- Suspended and resumed.
+check "suspend" sdw ha peer suspend site-b
+wait_for "suspended, nothing crosses" 3 prints "$NO_PING" pinged lana 10.20.0.10
+check "resume" sdw ha peer resume site-b
+wait_for "resumed, it does, also where the other end can't be called" 20 prints reply pinged lana 10.20.0.10
+
+# --- Site a exports less: site b has less, and nobody there did anything.
+carried() { state "$1" '.networks[0].bridges[0].carried | join(" ")'; }
+site a
+sed -i '/^export/s/, "fd00:10::\/64"//; /^  "fd00:10::\/64",$/d; s/"fd00:10::\/64", //' "$FLEET"/50-bridge-*.toml
+republish ha a1
+wait_for "site b carries what is left" 10 prints '10.10.0.0/24 fd12:34ab:cd42:1::/64' carried hb
+
+# --- Revoked in the middle of a stream.
+flow lana "$LAB/stream2" tcp,10.20.0.10,7000
+echoes() { cat "$LAB/stream2" 2>/dev/null || echo 0; }
+wait_for "a stream runs" 10 runs
+on lanb tcpdump -n -U -l --immediate-mode -tt -i eth0 'src host 10.10.0.10' >"$LAB/seen" 2>"$LAB/tcpdump.log" &
+capture=$!
+wait_for "tcpdump listens" 10 grep -q 'listening on' "$LAB/tcpdump.log"
+start=$(now_ms)
+check "revoke" sdw ha peer revoke site-b --yes
+until_ok 5 not runs
+sleep 0.5 # tcpdump reads in batches
+kill "$capture"; wait "$capture" || true
+last=$(tail -n 1 "$LAB/seen" | awk '{ printf "%d", $1 * 1000 }')
+took=$(( ${last:-start} > start ? last - start : 0 ))
+note "revoke → last packet: $took ms"
+check "within a second" eval '(( took <= 1000 * LAB_SLOW ))'
+check "the stream is dead" not runs
+expect "site a has no peer of site b" '' eval 'on ha wg show wg-sdwan-1 allowed-ips | grep -F "$(<$LAB/keys/hb.pub)"'
+expect "no route to it" '' eval 'on ha ip route show table all | grep -F "10.20.0.0/24 dev wg"'
+expect "and no connection in conntrack" '' eval 'on ha conntrack -L 2>/dev/null | grep -F 10.20.0.10 | grep -v UNREPLIED'
+wait_for "site b learns of it" 10 prints '' eval 'on hb wg show wg-sdwan-5 allowed-ips | grep -F "$(<$LAB/keys/ha.pub)"'
+expect "nothing is left to do" 0 eval 'sdw ha plan >/dev/null; echo $?'
+check "audit: its chain is whole" sdw ha audit verify
+expect "and has each of the bridge's states" 1 eval 'sdw ha audit list --json | jq "[.[] | select(.kind | startswith(\"federation.bridge.\")) | .kind] | unique | (contains([\"federation.bridge.proposed\",\"federation.bridge.active\",\"federation.bridge.suspended\",\"federation.bridge.revoked\"]))" | grep -c true'
