@@ -157,6 +157,8 @@ expect "as a user of its own" sdwand on m stat -c %U "/proc/$(main_pid sdwand-se
 expect "without a capability" 0000000000000000 self sdwand-serve CapEff
 expect "its system calls are filtered" 2 self sdwand-serve Seccomp
 expect "what it remembers is its own" '700 sdwand' on m stat -c '%a %U' /var/lib/sdwand-serve
+expect "what is agreed with others its group reads" '750 sdwand sdwand' on m stat -c '%a %U %G' /var/lib/sdwand-agreements
+expect "and nobody else" '640 sdwand sdwand' on m stat -c '%a %U %G' /var/lib/sdwand-agreements/agreements.json
 expect "operators reach it" '[]' sdw m peer list --json
 check "it makes a proposal, with its ledger and its CA" sdw m peer propose "https://${V4[hub]}:8443" --name site-b
 check "reload" on m systemctl reload sdwand-serve
