@@ -162,12 +162,7 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
         .map_err(|error| at("locking", &folder)(std::io::Error::other(error.to_string())))?;
     let gateway = Arc::new(gateway(&own, &federation, fleet, &folder)?);
     // Before anything else: what was revoked before the last end isn't in force for a moment longer.
-    let folder_of_agreements = agreements_dir(&own);
-    let mut agreements = AgreementsFile::open(&folder_of_agreements)
-        .map_err(at("preparing the agreements' folder", &folder_of_agreements))?;
-    agreements
-        .keep(gateway.agreements(wall()), monotonic())
-        .map_err(at("writing the agreements in", &folder_of_agreements))?;
+    let agreements = hand_over(&own, &gateway)?;
     say_what_is_amiss(&gateway);
     gateway.ledger.tell(happened::tell);
     begin(&gateway)?;
@@ -176,10 +171,7 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
         .issue(&gateway.site, &gateway.node, Usage::Serve, wall())?;
     gateway.tell_leaf(leaf.not_after);
     let current = Arc::new(CurrentLeaf::new(&leaf)?);
-    let of = Arc::clone(&gateway);
-    let awaits = move || of.ledger.read(|book| book.has_offers(wall()));
-    let verifier = Arc::new(PossessionOnly::unless(awaits));
-    let tls = Arc::new(server_config(Arc::clone(&current) as _, verifier)?);
+    let tls = tls(&gateway, &current)?;
     let tcp = TcpListener::bind(federation.listen)
         .await
         .map_err(|error| ServeError::Runtime("listening on [federation] listen", error))?;
@@ -230,6 +222,23 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     operators::close(&own);
     drop(lock);
     outcome
+}
+
+/// Strangers are let in only while someone without a certificate is awaited.
+fn tls(gateway: &Arc<Gateway>, current: &Arc<CurrentLeaf>) -> Result<Arc<rustls::ServerConfig>, ServeError> {
+    let of = Arc::clone(gateway);
+    let awaits = move || of.ledger.read(|book| book.has_offers(wall()));
+    let verifier = Arc::new(PossessionOnly::unless(awaits));
+    Ok(Arc::new(server_config(Arc::clone(current) as _, verifier)?))
+}
+
+/// Hands over to `sdwand run` what is agreed at this moment.
+fn hand_over(own: &HostConfig, gateway: &Gateway) -> Result<AgreementsFile, ServeError> {
+    let folder = agreements_dir(own);
+    let mut file = AgreementsFile::open(&folder).map_err(at("preparing the agreements' folder", &folder))?;
+    file.keep(gateway.agreements(wall()), monotonic())
+        .map_err(at("writing the agreements in", &folder))?;
+    Ok(file)
 }
 
 fn create(folder: &Path, mode: u32) -> Result<(), ServeError> {

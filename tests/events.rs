@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use sdwand::federation::bridge;
 use sdwand::federation::peer::Status;
 use sdwand::log::{HAPPENINGS, catalogue};
 
@@ -117,6 +118,9 @@ fn what_the_audit_says_is_an_event_or_left_out_by_name() {
             "federation.approval." => {
                 let all = ["requested", "approved", "denied", "expired", "failed", "voided"];
                 audited.extend(all.map(|what| format!("{start}{what}")));
+            }
+            "federation.bridge." => {
+                audited.extend(bridge::State::ALL.map(|state| format!("{start}{state}")));
             }
             // What a peer may read of which kind: `grant` tells of what follows from it.
             "federation.capability." => {}

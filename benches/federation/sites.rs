@@ -122,6 +122,7 @@ impl Site {
             },
             witnessed: None,
             spawn_mode: None,
+            bridges: None,
             said: Self::said(url),
         };
         serde_json::to_vec(&request).unwrap()

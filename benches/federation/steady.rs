@@ -227,6 +227,7 @@ async fn answer(stream: TcpStream, tls: TlsAcceptor, n: usize, urls: Arc<Vec<Str
                 witnessed: None,
                 cluster: None,
                 spawn_mode: None,
+                bridges: None,
                 trust: TrustNews {
                     trust_sequence: Some(1),
                     known_trust_sequence: Some(1),

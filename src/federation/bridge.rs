@@ -13,7 +13,7 @@
 pub mod half;
 mod share;
 mod state;
-pub(in crate::federation) mod step;
+mod step;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -167,6 +167,14 @@ impl BridgeRow {
         }
         (self.seen, self.theirs) = (sequence, None);
         Taken::News
+    }
+
+    /// Gives what we say a later number, and says it again.
+    pub fn renumber(&mut self, now: Moment) {
+        self.said = step::next_number(self.said, now);
+        if let Some(half) = self.ours.as_mut().and_then(|ours| ours.half.as_mut()) {
+            half.sequence = self.said;
+        }
     }
 
     /// What is in force of it, for `run`: only while it is active, and the fleet's bridge is the one that was agreed.

@@ -380,6 +380,7 @@ impl Gateway {
             }
             beat_in(draft, peer, said)
         });
+        self.bridges_changed();
         match beat {
             Ok(status) => Ok(status),
             Err(Aborted::ByCaller(stranger)) => Err(stranger.into()),

@@ -159,7 +159,7 @@ pub const HAPPENINGS: &[Kind] = &[
     kind(
         "federation.bridge.changed",
         Info,
-        "what this site says of a bridge is other than before",
+        "what is said of a bridge is other than before",
         NOTHING,
     ),
     kind(

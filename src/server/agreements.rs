@@ -2,11 +2,12 @@
 //! so that its reader knows that it still holds.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use crate::federation::pki::authority::write_whole;
 use crate::model::Name;
 use crate::model::agreement::{Agreement, Agreements, FILE, REFRESH};
 
@@ -58,22 +59,8 @@ impl AgreementsFile {
 
     fn write(&self, all: &Agreements) -> io::Result<()> {
         let text = all.render()?;
-        let new = self.folder.join(format!("{FILE}.new"));
-        match std::fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        let mut file = std::fs::File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&new)?;
-        // Whatever the umask is.
-        file.set_permissions(std::fs::Permissions::from_mode(MODE))?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        std::fs::rename(&new, self.path())?;
-        std::fs::File::open(&self.folder)?.sync_all()
+        let text = std::str::from_utf8(&text).map_err(io::Error::other)?;
+        write_whole(&self.path(), text, MODE)
     }
 }
 

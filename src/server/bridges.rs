@@ -23,6 +23,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(250);
 /// The wait after one that was answered: whatever the peer says next, it isn't called more often.
 const PACE: Duration = Duration::from_secs(1);
+/// The least time between two looks: whoever has news all the time keeps nobody busy.
+const SPACING: Duration = Duration::from_millis(10);
 /// How many calls are under way at a time.
 const CALLS: usize = 32;
 
@@ -112,6 +114,8 @@ pub(super) async fn follow(gateway: Arc<Gateway>, mut file: AgreementsFile) {
             }
             () = tokio::time::sleep(LOOK) => {}
         }
+        // Much news at a time is looked at once.
+        tokio::time::sleep(SPACING).await;
     }
 }
 

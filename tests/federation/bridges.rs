@@ -94,16 +94,18 @@ fn state(site: &Site, peer: PeerId) -> Vec<String> {
     views.iter().map(|view| view.state.to_owned()).collect()
 }
 
+/// Has the site call a peer so: its fleet's bridges do.
+fn called(site: &Site, peer: PeerId, alias: &str) {
+    let alias = sdwand::model::Name::new(alias).unwrap();
+    site.change(peer, |peer| peer.alias = alias);
+}
+
 /// Two sites whose fleets want the same bridge: each knows the other as the alias of its row.
 async fn bridged() -> (Site, Site, PeerId, PeerId) {
     let (a, b) = (Site::new("site-a", 1).await, Site::new("site-b", 2).await);
     let (b_at_a, a_at_b) = enrolled(&a, &b).await;
-    a.change(b_at_a.id, |peer| {
-        peer.alias = sdwand::model::Name::new("site-b").unwrap()
-    });
-    b.change(a_at_b.id, |peer| {
-        peer.alias = sdwand::model::Name::new("site-a").unwrap()
-    });
+    called(&a, b_at_a.id, "site-b");
+    called(&b, a_at_b.id, "site-a");
     tell_fleet(
         &a,
         1,
@@ -231,12 +233,8 @@ async fn who_cant_be_dialled_hears_and_is_heard_with_the_beats() {
     let a = Site::new("site-a", 1).await;
     let b = Site::with("site-b", 2, |settings| settings.url = None).await;
     let (b_at_a, a_at_b) = enrolled(&a, &b).await;
-    a.change(b_at_a.id, |peer| {
-        peer.alias = sdwand::model::Name::new("site-b").unwrap()
-    });
-    b.change(a_at_b.id, |peer| {
-        peer.alias = sdwand::model::Name::new("site-a").unwrap()
-    });
+    called(&a, b_at_a.id, "site-b");
+    called(&b, a_at_b.id, "site-a");
     tell_fleet(
         &a,
         1,
@@ -364,8 +362,8 @@ async fn what_a_peer_may_not_say_is_refused_and_changes_nothing() {
     a.gateway.revoke(b_at_a, "over", wall()).unwrap();
     b.gateway.revoke(a_at_b, "over", wall()).unwrap();
     let (b_again, a_again) = enrolled(&a, &b).await;
-    a.change(b_again.id, |peer| peer.alias = name("site-b"));
-    b.change(a_again.id, |peer| peer.alias = name("site-a"));
+    called(&a, b_again.id, "site-b");
+    called(&b, a_again.id, "site-a");
     tell_fleet(
         &b,
         2,
@@ -403,12 +401,8 @@ async fn what_is_unverified_waits_and_tells_nothing_of_ours() {
         Site::new("site-b", 2).await,
     );
     let (b_at_a, a_at_b) = enrolled(&a, &b).await;
-    a.change(b_at_a.id, |peer| {
-        peer.alias = sdwand::model::Name::new("site-b").unwrap()
-    });
-    b.change(a_at_b.id, |peer| {
-        peer.alias = sdwand::model::Name::new("site-a").unwrap()
-    });
+    called(&a, b_at_a.id, "site-b");
+    called(&b, a_at_b.id, "site-a");
     tell_fleet(
         &a,
         1,

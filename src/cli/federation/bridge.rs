@@ -155,9 +155,10 @@ pub(super) async fn bridge(global: &Global, api: &Api, asked: BridgeArgs) -> Res
 }
 
 fn refused(error: BridgeEditError) -> CliError {
-    match error {
-        BridgeEditError::Fleet(diagnostics) => CliError::Config(diagnostics),
-        other => CliError::new(&other),
+    if let BridgeEditError::Fleet(diagnostics) = error {
+        CliError::Config(diagnostics)
+    } else {
+        CliError::new(&error)
     }
 }
 

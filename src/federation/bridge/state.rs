@@ -87,6 +87,8 @@ pub enum WaitsFor {
     Trust,
     /// The peer to be resumed: `sdwand peer resume`.
     Resume,
+    /// The peer's operator, who has ended or stopped the peering at that end.
+    PeerOperator,
     /// The operators to compare the words: `sdwand peer verify`.
     Verification,
     /// The peer's data to reside here, or the operator to allow that it doesn't.
@@ -110,6 +112,7 @@ impl WaitsFor {
                 "no trust was exchanged with a peer of this alias: `sdwand peer accept`, or `sdwand peer propose`"
             }
             Self::Resume => "the peer is suspended: `sdwand peer resume`",
+            Self::PeerOperator => "the peer's operator has ended or stopped the peering: ask",
             Self::Verification => "compare the six words with the peer's operator, then `sdwand peer verify`",
             Self::Residency => "the peer's data resides elsewhere, and [federation] residency refuses that",
             Self::Export => "the gateway is no member of the network, or the bridge exports what no site may",

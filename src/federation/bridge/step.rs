@@ -87,7 +87,7 @@ fn happen(ours: &mut Ours, event: Event, reason: Option<String>, now: Moment, ch
 
 /// The number after all that were given away. It also rises with the clock: after a restore from a backup it is higher than
 /// what was given away after the backup.
-pub(in crate::federation) fn next_number(said: u64, now: Moment) -> u64 {
+pub(super) fn next_number(said: u64, now: Moment) -> u64 {
     let clock = u64::try_from(now.millis()).unwrap_or(0);
     said.saturating_add(1).max(clock)
 }

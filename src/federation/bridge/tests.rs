@@ -63,3 +63,231 @@ fn an_intersection_is_within_both() {
     assert_eq!(both(&["10.0.0.0/16"], &["fd00::/48"]), []);
     assert_eq!(both(&[], &["fd00::/48"]), []);
 }
+
+/// One end of a bridge, and every export that it has ever told.
+struct End {
+    row: BridgeRow,
+    want: Option<Want>,
+    told: Vec<Vec<IpNet>>,
+    drawn: u8,
+}
+
+/// What is on the way: a word and, where it is the answer to one, what was said and seen when that was sent.
+#[derive(Clone)]
+struct Word {
+    half: Option<Half>,
+    /// The number that it ends with, where it takes something back.
+    end: Option<u64>,
+    answers: Option<(u64, u64)>,
+    /// Its own number, and what its sender had seen by then.
+    number: u64,
+    seen: u64,
+}
+
+impl End {
+    fn new(byte: u8) -> Self {
+        Self {
+            row: BridgeRow::new(PeerId(Uuid::from_u128(byte.into())), BridgeId(Uuid::from_u128(9))),
+            want: None,
+            told: Vec::new(),
+            drawn: byte,
+        }
+    }
+
+    fn settle(&mut self) {
+        let drawn = &mut self.drawn;
+        let mut draw = || {
+            *drawn = drawn.wrapping_add(2);
+            Some(PresharedHalf::new([*drawn; 32]))
+        };
+        let before = self.row.clone();
+        let changes = step(
+            &mut self.row,
+            self.want.as_ref(),
+            "not wanted",
+            &mut draw,
+            Moment::EPOCH,
+        );
+        assert!(self.row.said >= before.said && self.row.seen >= before.seen);
+        // Every move is one that the table allows, and a new row begins as proposed.
+        let mut state = before.live().map(|ours| ours.state);
+        for change in changes {
+            let Change::Moved(ours) = change else { continue };
+            let events = [Event::Agree, Event::Suspend, Event::Resume, Event::Revoke];
+            match state {
+                Some(from) => assert!(events.iter().any(|event| from.after(*event) == Some(ours.state))),
+                None => assert_eq!(ours.state, State::Proposed),
+            }
+            state = Some(ours.state).filter(|state| *state != State::Revoked);
+        }
+        let twice = self.row.clone();
+        let again = step(
+            &mut self.row,
+            self.want.as_ref(),
+            "not wanted",
+            &mut || None,
+            Moment::EPOCH,
+        );
+        assert!(
+            again.is_empty() && self.row == twice,
+            "a second step changes nothing"
+        );
+        if let Some(half) = self.row.live().and_then(|ours| ours.half.as_ref()) {
+            self.told.push(half.prefixes.clone());
+        }
+    }
+
+    fn word(&self) -> Word {
+        let half = self.row.live().and_then(|ours| ours.half.clone());
+        Word {
+            end: half.is_none().then_some(self.row.said),
+            half,
+            answers: None,
+            number: self.row.said,
+            seen: self.row.seen,
+        }
+    }
+
+    /// Takes a word of the other end; what it answers.
+    fn hear(&mut self, word: &Word) -> Option<Word> {
+        let nowhere = |_: &Half| (Vec::new(), false);
+        if let Some((sent, seen)) = word.answers {
+            self.row.acknowledged = self.row.acknowledged.max(sent);
+            match &word.half {
+                Some(half) => drop(self.row.take(half.clone(), nowhere)),
+                None if self.row.seen == seen => self.row.theirs = None,
+                None => {}
+            }
+            self.settle();
+            return None;
+        }
+        match (&word.half, word.end) {
+            (Some(half), _) => drop(self.row.take(half.clone(), nowhere)),
+            (None, Some(end)) => drop(self.row.withdraw(end)),
+            (None, None) => {}
+        }
+        self.settle();
+        let half = self.row.live().and_then(|ours| ours.half.clone());
+        Some(Word {
+            half,
+            end: None,
+            answers: None,
+            number: self.row.said,
+            seen: self.row.seen,
+        })
+    }
+
+    fn agreement(&self) -> Option<Agreement> {
+        let want = self.want.as_ref()?;
+        self.row.agreement(&Bridge {
+            name: want.name.clone(),
+            peer: name("peer"),
+            network: want.network.clone(),
+            remote_network: want.remote_network.clone(),
+            gateways: Vec::new(),
+            import: want.import.clone(),
+            export: Vec::new(),
+            enabled: true,
+        })
+    }
+}
+
+fn want(byte: u8, export: u8, obstacle: Option<WaitsFor>) -> Want {
+    Want {
+        name: name("bridge"),
+        network: name("prod"),
+        remote_network: name("prod"),
+        import: vec!["fd00::/48".parse().unwrap()],
+        content: Some(Content {
+            gateway_public_key: crate::model::PublicKey([byte; 32]),
+            endpoints: Vec::new(),
+            prefixes: vec![format!("fd00:0:0:{byte:x}{export:x}::/64").parse().unwrap()],
+            listener: None,
+        }),
+        obstacle,
+    }
+}
+
+/// Either end may be in force only by what the other has told, and its own fleet wants now.
+fn hold(ends: &[End; 2]) {
+    for (at, end) in ends.iter().enumerate() {
+        let Some(agreement) = end.agreement() else {
+            continue;
+        };
+        assert!(
+            ends[1 - at].told.contains(&agreement.prefixes),
+            "never more than was told"
+        );
+        let want = end.want.as_ref().unwrap();
+        assert_eq!((want.obstacle, &agreement.import), (None, &want.import));
+        assert_eq!(end.row.live().unwrap().state, State::Active);
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(512))]
+
+    /// Whatever is wanted, lost, repeated or late: nothing is in force beyond what both have said, and once words come
+    /// through again, both ends agree.
+    #[test]
+    fn what_is_lost_repeated_or_late_opens_nothing_and_heals(
+        acts in proptest::collection::vec((0_usize..2, 0_u8..8, proptest::prelude::any::<u8>()), 0..60),
+    ) {
+        let mut ends = [End::new(1), End::new(2)];
+        // To each end.
+        let mut ways: [Vec<Word>; 2] = [Vec::new(), Vec::new()];
+        for (at, act, n) in acts {
+            match act {
+                0 => ends[at].want = None,
+                1 => ends[at].want = Some(want(u8::try_from(at).unwrap() + 1, n % 4, None)),
+                2 => if let Some(want) = &mut ends[at].want {
+                    want.obstacle = (n % 2 == 0).then_some(WaitsFor::Resume);
+                },
+                3 | 4 => {
+                    let word = ends[at].word();
+                    ways[1 - at].push(word);
+                }
+                _ => {
+                    let count = ways[at].len();
+                    if count > 0 {
+                        let which = usize::from(n) % count;
+                        let word = if act == 5 { ways[at].remove(which) } else { ways[at][which].clone() };
+                        if let Some(answer) = ends[at].hear(&word) {
+                            // A call that takes something back is answered, too.
+                            ways[1 - at].push(Word {
+                                answers: Some((word.number, word.seen)),
+                                ..answer
+                            });
+                        }
+                    }
+                    if act == 7 { ways[at].clear(); }
+                }
+            }
+            ends[at].settle();
+            hold(&ends);
+        }
+        // Nothing stands against it any more, and words come through: one end alone can call, as with NAT.
+        for end in &mut ends {
+            if let Some(want) = &mut end.want {
+                want.obstacle = None;
+            }
+            end.settle();
+        }
+        for _ in 0..6 {
+            let (sent, seen) = (ends[0].row.said, ends[0].row.seen);
+            let word = ends[0].word();
+            let mut answer = ends[1].hear(&word).unwrap();
+            answer.answers = Some((sent, seen));
+            ends[0].hear(&answer);
+            hold(&ends);
+        }
+        let both = ends.iter().all(|end| end.want.is_some());
+        let [one, other] = [ends[0].agreement(), ends[1].agreement()];
+        proptest::prop_assert_eq!((one.is_some(), other.is_some()), (both, both));
+        if let (Some(one), Some(other)) = (one, other) {
+            proptest::prop_assert_eq!(one.preshared_key, other.preshared_key);
+            let exported = |end: &End| end.want.as_ref().unwrap().content.as_ref().unwrap().prefixes.clone();
+            proptest::prop_assert_eq!((one.prefixes, other.prefixes), (exported(&ends[1]), exported(&ends[0])));
+        }
+    }
+}

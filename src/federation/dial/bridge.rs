@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::DialError;
 use crate::federation::bridge::{BridgeId, Half, Place};
-use crate::federation::client::Call;
+use crate::federation::client::{Call, PATIENCE};
 use crate::federation::gateway::{Gateway, Random};
 use crate::federation::ledger::Book;
 use crate::federation::moment::Moment;
@@ -82,7 +82,11 @@ impl Gateway {
             match place {
                 Place::Address(address) => addresses.push(address),
                 Place::Name(host, port) => {
-                    let resolved = tokio::net::lookup_host((host.clone(), port)).await;
+                    let looked_up = tokio::net::lookup_host((host.clone(), port));
+                    let resolved = match tokio::time::timeout(PATIENCE, looked_up).await {
+                        Ok(resolved) => resolved.map(Iterator::collect::<Vec<_>>),
+                        Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+                    };
                     addresses.extend(resolved.map_err(|source| super::CallError::Resolve { host, source })?);
                 }
             }

@@ -297,7 +297,8 @@ impl Gateway {
             federation_certificate,
             node_enrollment: None,
             cluster,
-            sdwan_attach: self.attachment(&peer),
+            // Its rows begin as soon as this is written.
+            sdwan_attach: self.attachment_with(&peer, &[]),
             governance: scan.outcome,
             warnings,
         };

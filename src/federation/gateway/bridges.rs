@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
@@ -22,13 +23,14 @@ pub use view::BridgeView;
 use super::Gateway;
 use crate::federation::bridge::half::ordered;
 use crate::federation::bridge::{
-    self, BridgeId, BridgeRow, Change, Half, Ours, Place, PresharedHalf, State, WaitsFor, Want, share, step,
+    self, BridgeId, BridgeRow, Change, Half, Place, PresharedHalf, State, WaitsFor, Want, share, step,
 };
 use crate::federation::dial::{bounds, is_hosts};
 use crate::federation::endpoints;
 use crate::federation::ledger::{Aborted, Draft, Happening, LedgerError};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Peer, PeerId, Status};
+use crate::federation::wire::Notice;
 use crate::model::agreement::{Agreements, FORMAT};
 use crate::model::routing::Bridge;
 use crate::model::{Fleet, Name, PublicKey};
@@ -88,6 +90,10 @@ impl Gateway {
     pub fn settle_bridges(&self, random: Random, wall: Moment) -> Result<bool, LedgerError> {
         let fleet = self.fleet();
         let is_settled = self.ledger.read(|book| {
+            let is_wanted = fleet.as_ref().is_some_and(|fleet| !fleet.bridges.is_empty());
+            if !is_wanted && book.bridges().next().is_none() {
+                return true;
+            }
             let scene = Scene {
                 fleet: fleet.as_deref(),
                 peers: book.peers().map(|peer| (peer.id, &**peer)).collect(),
@@ -246,6 +252,10 @@ impl Gateway {
         match peer.status {
             Status::Suspended => return Some(WaitsFor::Resume),
             Status::Proposed | Status::Accepted | Status::Revoked => return Some(WaitsFor::Trust),
+            // The peer's word about its own end closes what leads there.
+            Status::Degraded if Notice::is_reason(peer.reason.as_deref()) => {
+                return Some(WaitsFor::PeerOperator);
+            }
             Status::Enrolled | Status::Active | Status::Degraded => {}
         }
         if peer.trust.is_none() {
@@ -270,11 +280,14 @@ impl Gateway {
         };
         let Some(fleet) = fleet else { return all };
         self.ledger.read(|book| {
+            let mut named: BTreeMap<&Name, Vec<&BridgeRow>> = BTreeMap::new();
+            for row in book.bridges() {
+                if let Some(ours) = row.live() {
+                    named.entry(&ours.name).or_default().push(row);
+                }
+            }
             for bridge in self.negotiated(&fleet) {
-                let of_peer = book
-                    .bridges()
-                    .filter(|row| row.live().is_some_and(|ours| ours.name == bridge.name));
-                for row in of_peer {
+                for row in named.get(&bridge.name).into_iter().flatten() {
                     let peer = book
                         .peer(&row.peer)
                         .filter(|peer| peer.alias == bridge.peer && self.bridge_obstacle(peer).is_none());
@@ -338,27 +351,39 @@ fn own_keys(fleet: Option<&Fleet>) -> BTreeSet<PublicKey> {
 
 /// The record of a change: names, ids and prefixes, and nothing that is secret.
 fn happening(row: &BridgeRow, change: &Change) -> Happening {
-    let (kind, severity, ours): (String, _, &Ours) = match change {
-        Change::Moved(ours) => (
-            format!("federation.bridge.{}", ours.state),
-            ours.state.severity(),
-            ours,
-        ),
-        Change::Amended(ours) => ("federation.bridge.changed".to_owned(), "low", ours),
-    };
+    let (Change::Moved(ours) | Change::Amended(ours)) = change;
     let half = ours.half.as_ref();
-    Happening {
-        kind,
-        severity,
-        peer: Some(row.peer),
-        payload: json!({
-            "bridge": ours.name, "id": row.id, "generation": ours.generation,
-            "network": ours.network, "remote_network": ours.remote_network,
-            "import": ours.import, "export": half.map(|half| &half.prefixes),
-            "announced": row.theirs.as_ref().map(|theirs| &theirs.half.prefixes),
-            "reason": ours.reason,
-        }),
+    let payload = json!({
+        "bridge": ours.name, "id": row.id, "generation": ours.generation,
+        "network": ours.network, "remote_network": ours.remote_network,
+        "import": brief(&ours.import), "export": half.map(|half| brief(&half.prefixes)),
+        "announced": row.theirs.as_ref().map(|theirs| brief(&theirs.half.prefixes)),
+        "reason": ours.reason,
+    });
+    match change {
+        Change::Moved(ours) => Happening {
+            kind: format!("federation.bridge.{}", ours.state),
+            severity: ours.state.severity(),
+            peer: Some(row.peer),
+            payload,
+        },
+        Change::Amended(_) => Happening {
+            kind: "federation.bridge.changed".to_owned(),
+            severity: "low",
+            peer: Some(row.peer),
+            payload,
+        },
     }
+}
+
+/// The first of some prefixes, and how many more there are: a record stays a record, whatever a peer says.
+fn brief(nets: &[IpNet]) -> Vec<String> {
+    const MOST: usize = 16;
+    let mut all: Vec<String> = nets.iter().take(MOST).map(ToString::to_string).collect();
+    if nets.len() > MOST {
+        all.push(format!("and {} more", nets.len() - MOST));
+    }
+    all
 }
 
 impl Gateway {

@@ -32,9 +32,12 @@ impl Gateway {
         if !self.quota.take(peer.id, self.ledger.read(|book| book.now(wall))) {
             return Err(BeatError::TooMuch);
         }
-        let noticed = self
-            .ledger
-            .transact(wall, |draft| note_in(draft, peer.id, notice));
+        let noticed: Result<_, Aborted<Stranger>> = self.ledger.transact(wall, |draft| {
+            let status = note_in(draft, peer.id, notice)?;
+            self.settle_peer_in(draft, peer.id);
+            Ok(status)
+        });
+        self.bridges_changed();
         noticed.map_err(|aborted| match aborted {
             Aborted::ByCaller(stranger) => stranger.into(),
             Aborted::ByLedger(error) => error.into(),

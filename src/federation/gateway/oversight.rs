@@ -151,15 +151,17 @@ impl Gateway {
     /// What of the overlay a peer is attached to.
     #[must_use]
     pub fn attachment(&self, peer: &Peer) -> Value {
-        let attached = self.ledger.read(|book| {
+        self.ledger.read(|book| {
             let rows: Vec<&BridgeRow> = book.bridges_of(peer.id).map(AsRef::as_ref).collect();
-            self.bridge_attachment(peer, &rows)
-        });
-        attached.unwrap_or_else(|| self.unattached(peer))
+            self.attachment_with(peer, &rows)
+        })
     }
 
-    /// Why a peer isn't attached.
-    fn unattached(&self, peer: &Peer) -> Value {
+    /// The same, where its rows are known.
+    pub(super) fn attachment_with(&self, peer: &Peer, rows: &[&BridgeRow]) -> Value {
+        if let Some(attached) = self.bridge_attachment(peer, rows) {
+            return attached;
+        }
         let overlay = self.grounds().policy.overlay;
         let reason = if !overlay.has_networks {
             "no_overlay_network"

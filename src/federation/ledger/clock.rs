@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::distrust::Cause;
 use super::{Book, Draft, Fuse, Head, Ledger, LedgerError};
 use crate::federation::anchors::OVERLAP;
+use crate::federation::bridge::BridgeRow;
 use crate::federation::grant::Grant;
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Peer, Trust};
@@ -130,6 +131,13 @@ pub(super) fn put_back(draft: &mut Draft<'_>, to: Moment) {
         grant.revoked_at = grant.revoked_at.map(|at| at.min(to));
         grant.issued_at = grant.issued_at.min(to);
         draft.put_grant(grant);
+    }
+    let bridges: Vec<BridgeRow> = draft.bridges().cloned().collect();
+    for mut row in bridges {
+        if let Some(ours) = &mut row.ours {
+            ours.since = ours.since.min(to);
+        }
+        draft.put_bridge(row);
     }
     draft.changes.set_back = Some(to);
 }

@@ -4,6 +4,7 @@
 use serde_json::json;
 
 use super::{Draft, Happening, clock};
+use crate::federation::bridge::BridgeRow;
 use crate::federation::grant::Grant;
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Event, Peer, Status};
@@ -75,6 +76,13 @@ pub(super) fn distrust(draft: &mut Draft<'_>, epoch: u64, cause: Cause<'_>) {
         grant.revoked_at = Some(now);
         grant.revoke_reason = Some(format!("{what}: grant anew"));
         draft.put_grant(grant);
+    }
+    let bridges: Vec<BridgeRow> = draft.bridges().cloned().collect();
+    for mut row in bridges {
+        // What the peer has said since, the ledger doesn't know; what we have said since, the peer does.
+        row.theirs = None;
+        row.renumber(now);
+        draft.put_bridge(row);
     }
     for mut issued in draft.operator_tokens() {
         issued.revoked_at = issued.revoked_at.or(Some(now));

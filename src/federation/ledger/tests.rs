@@ -1,3 +1,4 @@
+mod bridges;
 mod copies;
 
 use std::collections::BTreeSet;

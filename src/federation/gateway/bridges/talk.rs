@@ -1,14 +1,14 @@
 //! What goes between two sites about a bridge: `PUT` and `DELETE bridges/{id}`, their answers, and the marks that go with
 //! beats, so that what was lost is noticed.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 
-use super::{Draw, Random, drawn};
-use crate::federation::bridge::step::next_number;
-use crate::federation::bridge::{BridgeId, BridgeRow, Half, HalfError, Taken};
+use super::{Draw, Random, drawn, happening};
+use crate::federation::bridge::{BridgeId, BridgeRow, Change, Half, HalfError, State, Taken};
 use crate::federation::gateway::Gateway;
 use crate::federation::identity::Stranger;
 use crate::federation::ledger::{Aborted, Book, Draft, LedgerError};
@@ -137,6 +137,7 @@ impl Gateway {
             Taken::Late => return Err(BridgeError::Sequence(seen)),
             Taken::Unchanged => {}
             Taken::News => {
+                note_said(draft, &row);
                 draft.put_bridge(row);
                 self.settle_in(draft, Some(peer), draw);
             }
@@ -230,9 +231,17 @@ impl Gateway {
         let Some(marks) = marks.filter(|marks| marks.len() <= MAX_MARKS) else {
             return;
         };
-        let said = marks.iter().map(|mark| (mark.id, mark.sequence)).collect();
-        let before = self.bridging.marks().insert(id, said);
-        if before.as_ref() != self.bridging.marks().get(&id) {
+        let said: BTreeMap<BridgeId, u64> = marks.iter().map(|mark| (mark.id, mark.sequence)).collect();
+        let is_behind = |said: &BTreeMap<BridgeId, u64>| {
+            self.ledger.read(|book| {
+                let mut rows = book.bridges_of(id);
+                rows.any(|row| said.get(&row.id).copied() != number_of(row))
+            })
+        };
+        // Nearly all say what is known, and wake nobody.
+        let wakes = is_behind(&said);
+        self.bridging.marks().insert(id, said);
+        if wakes {
             self.bridges_changed();
         }
     }
@@ -254,9 +263,12 @@ impl Gateway {
                 if self.bridge_obstacle(peer).is_some() {
                     return None;
                 }
-                let mark = marks.get(&row.peer).map(|of| of.get(&row.id).copied());
+                // A peer that has said nothing with a beat yet may have whatever it has.
+                let is_behind = marks
+                    .get(&row.peer)
+                    .is_some_and(|said| said.get(&row.id).copied() != number_of(row));
                 let is_unresolved = row.theirs.as_ref().is_some_and(|theirs| theirs.unresolved);
-                if peer.declared.is_dialable() && is_due(row, mark) {
+                if peer.declared.is_dialable() && is_due(row, is_behind) {
                     Some(call(row, false))
                 } else if is_unresolved && row.live().is_some() {
                     Some(call(row, true))
@@ -310,18 +322,25 @@ impl Gateway {
             }
         };
         let row = self.bridge_row(peer, id);
-        let is_news = row.is_some_and(|row| {
+        let (is_news, says_more) = row.map_or((false, false), |row| {
             let mut after = (*row).clone();
             take(&mut after, half.clone());
-            after != *row
+            (after != *row, after.theirs != row.theirs)
         });
         if !is_news {
             return Ok(());
+        }
+        let now = self.ledger.read(|book| book.now(wall));
+        if says_more && !self.quota.take(peer, now) {
+            return Err(BridgeError::TooMuch);
         }
         self.ledger.transact(wall, |draft| {
             still_calls(draft, peer)?;
             if let Some(mut row) = draft.bridge(peer, id).cloned() {
                 take(&mut row, half);
+                if says_more {
+                    note_said(draft, &row);
+                }
                 draft.put_bridge(row);
                 self.settle_in(draft, Some(peer), &mut drawn(random));
             }
@@ -341,12 +360,7 @@ impl Gateway {
         id: BridgeId,
         wall: Moment,
     ) -> Result<(), BridgeError> {
-        self.change_bridge(peer, id, wall, |row, now| {
-            row.said = next_number(row.said, now);
-            if let Some(half) = row.ours.as_mut().and_then(|ours| ours.half.as_mut()) {
-                half.sequence = row.said;
-            }
-        })
+        self.change_bridge(peer, id, wall, BridgeRow::renumber)
     }
 
     /// Notes where the names of a half lead.
@@ -387,15 +401,26 @@ impl Gateway {
     }
 }
 
-/// `mark` is the number that the peer has said with a beat: none where it hasn't said any, none in that where it has no
-/// such bridge.
-fn is_due(row: &BridgeRow, mark: Option<Option<u64>>) -> bool {
+/// The number of the peer's half, as far as we know.
+fn number_of(row: &BridgeRow) -> Option<u64> {
+    row.theirs.as_ref().map(|theirs| theirs.half.sequence)
+}
+
+/// `is_behind` says that the peer has another half than we know.
+fn is_due(row: &BridgeRow, is_behind: bool) -> bool {
     if row.live().is_none() {
         // What is over is said once; what was only offered isn't ours to speak of.
         return row.ours.is_some() && row.acknowledged < row.said;
     }
-    let known = row.theirs.as_ref().map(|theirs| theirs.half.sequence);
-    row.acknowledged < row.said || mark.is_some_and(|mark| mark != known)
+    row.acknowledged < row.said || is_behind
+}
+
+/// Another word of the peer's about a bridge that is agreed, for the audit; what moves the bridge is noted with that.
+fn note_said(draft: &mut Draft<'_>, row: &BridgeRow) {
+    let agreed = row.live().filter(|ours| ours.state == State::Active);
+    if let Some(ours) = agreed.filter(|_| row.theirs.is_some()) {
+        draft.note(happening(row, &Change::Amended(Box::new(ours.clone()))));
+    }
 }
 
 /// The peer may have been stopped since it was known.
