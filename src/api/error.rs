@@ -4,7 +4,7 @@ use axum::Json;
 use axum::body::to_bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 
 use crate::federation::dial::DialError;
@@ -23,6 +23,8 @@ pub struct ApiError {
     status: StatusCode,
     code: &'static str,
     error: String,
+    /// When it may be asked again, in seconds (RFC 9110, section 10.2.3).
+    retry_after: Option<u32>,
 }
 
 impl ApiError {
@@ -33,7 +35,15 @@ impl ApiError {
             status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
             code,
             error: error.into(),
+            retry_after: None,
         }
+    }
+
+    /// The same, and when it may be asked again, in seconds.
+    #[must_use]
+    pub(super) const fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
     }
 
     /// The same words under another status, where this is the status.
@@ -74,9 +84,16 @@ impl IntoResponse for ApiError {
             error: self.error,
             code: self.code.to_owned(),
         };
-        (self.status, Json(body)).into_response()
+        let mut response = (self.status, Json(body)).into_response();
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        response
     }
 }
+
+/// When it is sensible to try a site again that takes no new peers for now, in seconds.
+const PAUSE: u32 = 300;
 
 /// The most that is kept of a refusal's words, in bytes.
 const MAX_WORDS: usize = 1_024;
@@ -129,6 +146,10 @@ impl From<AcceptError> for ApiError {
         match &error {
             AcceptError::Children(_) | AcceptError::Ledger(_) | AcceptError::Answer(_) => {
                 Self::internal(&error)
+            }
+            AcceptError::Paused => {
+                let (status, code) = error.status();
+                Self::new(status, code, error.to_string()).retry_after(PAUSE)
             }
             AcceptError::NoToken
             | AcceptError::Version
@@ -205,6 +226,7 @@ impl From<OperatorError> for ApiError {
             | OperatorError::NoWords(_)
             | OperatorError::Ended(_) => Self::new(409, "conflict", error.to_string()),
             OperatorError::TooLong(_) => Self::new(422, "too_long", error.to_string()),
+            OperatorError::Paused(_) => Self::new(409, "paused", error.to_string()),
             OperatorError::Alias => Self::new(422, "alias_missing", error.to_string()),
             OperatorError::Ledger(_) => Self::internal(&error),
         }
@@ -300,8 +322,23 @@ impl From<TakeError> for ApiError {
             TakeError::Transition(_) | TakeError::Conflict(_) => {
                 Self::new(409, "conflict", error.to_string())
             }
+            TakeError::Paused(_) => Self::new(409, "paused", error.to_string()),
             TakeError::Answer(_) => Self::new(502, "unsound_answer", error.to_string()),
             TakeError::Store(_) | TakeError::Ledger(_) => Self::internal(&error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_while_it_is_paused_hears_when_to_come_again() {
+        let response = ApiError::from(AcceptError::Paused).into_response();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()[RETRY_AFTER], "300");
+        let other = ApiError::from(AcceptError::Token).into_response();
+        assert!(!other.headers().contains_key(RETRY_AFTER));
     }
 }

@@ -164,7 +164,7 @@ fn known(serving: &Serving, caller: &Caller) -> Result<Arc<Peer>, ApiError> {
 }
 
 /// Redeems a token: the caller becomes a peer.
-#[utoipa::path(post, context_path = API, path = "/accept", tag = "peer_facing", request_body = AcceptRequest, responses((status = 200, body = Envelope<AcceptAnswer>), (status = 409), (status = 422), (status = 429)))]
+#[utoipa::path(post, context_path = API, path = "/accept", tag = "peer_facing", request_body = AcceptRequest, responses((status = 200, body = Envelope<AcceptAnswer>), (status = 409), (status = 422), (status = 429), (status = 503)))]
 async fn accept(
     State(serving): State<Serving>,
     Extension(caller): Extension<Caller>,

@@ -55,7 +55,7 @@ const fn meaning(status: u16) -> &'static str {
         422 => "It can't be taken as it is",
         429 => "Too often, or too much",
         502 => "The peer can't be reached, or refuses",
-        503 => "The fleet can't be read",
+        503 => "The fleet can't be read, or no new peers are taken for now",
         _ => "This site has a fault",
     }
 }

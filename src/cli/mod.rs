@@ -109,6 +109,9 @@ Reads [federation] of sdwand.toml. The ledger and the site's CA are in <state_di
     /// Other sites that this one federates with
     #[command(subcommand)]
     Peer(federation::peer::PeerCommand),
+    /// Pause what is new between sites, and go on
+    #[command(subcommand)]
+    Federation(federation::pause::FederationCommand),
     /// What waits for a second operator, and their word
     #[command(subcommand)]
     Approvals(federation::approvals::ApprovalsCommand),
@@ -386,6 +389,7 @@ fn dispatch(global: &Global, command: Command) -> Result<ExitCode, CliError> {
         Command::Audit(command) => runtime(federation::audit::audit(global, command)),
         Command::Ledger(command) => runtime(federation::ledger::ledger(global, command)),
         Command::Pki(command) => runtime(federation::site::pki(global, command)),
+        Command::Federation(command) => runtime(federation::pause::federation(global, command)),
         Command::Approvals(command) => runtime(federation::approvals::approvals(global, command)),
         Command::Token(command) => runtime(federation::token::token(global, command)),
         Command::Doctor => runtime(doctor::doctor(global)),

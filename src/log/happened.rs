@@ -213,6 +213,18 @@ pub const HAPPENINGS: &[Kind] = &[
         "ask again, if it is still wanted.",
     ),
     kind(
+        "federation.paused",
+        Warning,
+        "nothing new is begun with other sites from now on",
+        "`sdwand federation resume`, when it shall go on.",
+    ),
+    kind(
+        "federation.resumed",
+        Info,
+        "new peerings are taken again",
+        NOTHING,
+    ),
+    kind(
         "federation.operator_token.issued",
         Info,
         "an operator's token was issued",

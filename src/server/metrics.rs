@@ -114,6 +114,7 @@ impl Monitor {
                     .count(),
                 proposals: book.open_offers(wall),
                 approvals,
+                is_paused: book.pause().is_some(),
                 audit_records: book.head().sequence.unsigned_abs(),
                 ledger_epoch: book.epoch(),
                 ledger_bytes: size(&self.ledger),

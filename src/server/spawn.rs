@@ -159,7 +159,7 @@ enum Failure {
 /// Whether another try can't go otherwise.
 fn is_final(failure: &Failure) -> bool {
     match failure {
-        Failure::Operator(OperatorError::Ledger(_)) => false,
+        Failure::Operator(OperatorError::Ledger(_) | OperatorError::Paused(_)) => false,
         Failure::Operator(_) => true,
         // Too slow, too early, too many (RFC 9110, section 15.5.9; RFC 8470; RFC 6585): another time it may go well.
         Failure::Dial(DialError::Refused { status, .. }) => {
@@ -171,7 +171,7 @@ fn is_final(failure: &Failure) -> bool {
             | TakeError::Unknown(_)
             | TakeError::Transition(_)
             | TakeError::Conflict(_) => true,
-            TakeError::Answer(_) | TakeError::Store(_) | TakeError::Ledger(_) => false,
+            TakeError::Paused(_) | TakeError::Answer(_) | TakeError::Store(_) | TakeError::Ledger(_) => false,
         },
         Failure::Dial(_) => false,
     }

@@ -40,6 +40,7 @@ impl From<ApprovalError> for ApiError {
             ApprovalError::NotNow(_) => (409, "conflict"),
             ApprovalError::Expired(_) => (409, "approval_expired"),
             ApprovalError::Lost => (409, "approval_void"),
+            ApprovalError::Paused(_) => (409, "paused"),
             ApprovalError::SamePrincipal(_) => (403, "same_principal"),
             ApprovalError::TooMany | ApprovalError::TooManyOfOne(_) => (429, "too_many_pending"),
             ApprovalError::Ledger(_) => return Self::internal(&error),

@@ -8,6 +8,7 @@
 //! | `approvals`, `deeds` | `/api/v1/system/platform/approvals`, and what may wait there |
 //! | `ledger` | `/api/v1/system/federation/ledger/backup` |
 //! | `audit` | `/api/v1/system/federation/{audit,site,pki,governance}` |
+//! | `pause` | `/api/v1/system/federation`, `…/pause`, `…/resume` |
 //! | `sweep` | `/api/v1/system/federation/sweep` |
 //! | `tokens` | `/api/v1/system/federation/tokens` |
 //! | `answers`, `view` | what operators are told; a peer, as they are shown it |
@@ -23,6 +24,7 @@ mod grants;
 mod ledger;
 pub mod listen;
 mod listing;
+mod pause;
 mod peers;
 mod sweep;
 mod tokens;
@@ -99,6 +101,7 @@ fn all() -> OpenApiRouter<Operating> {
         .and(grants::routes())
         .and(bridges::routes())
         .and(approvals::routes())
+        .and(pause::routes())
         .and(audit::routes())
         .and(sweep::routes());
     let on_the_gateway = tokens::routes().merge(ledger::routes());

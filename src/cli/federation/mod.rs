@@ -5,6 +5,7 @@ pub(super) mod audit;
 mod bridge;
 pub(super) mod grant;
 pub(super) mod ledger;
+pub(super) mod pause;
 pub(super) mod peer;
 pub(super) mod site;
 pub(super) mod sweep;

@@ -262,6 +262,7 @@ pub(crate) async fn peer(global: &Global, command: PeerCommand) -> Result<ExitCo
 }
 
 async fn list(global: &Global, api: &Api) -> Result<ExitCode, CliError> {
+    super::pause::remind(api).await?;
     let peers = api.ask(Method::GET, API, None).await?;
     let mut text = String::new();
     for peer in peers.as_array().into_iter().flatten() {

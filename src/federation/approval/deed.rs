@@ -51,6 +51,15 @@ impl Action {
         }
     }
 
+    /// Whether it begins something new with another site: then it isn't done while federation is paused.
+    #[must_use]
+    pub const fn is_new(self) -> bool {
+        match self {
+            Self::Propose | Self::Accept | Self::Bridge => true,
+            Self::Anchor | Self::Tenant | Self::Compose => false,
+        }
+    }
+
     /// Whether it waits for a second operator here.
     #[must_use]
     pub const fn is_gated(self, approvals: &Approvals) -> bool {

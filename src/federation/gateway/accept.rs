@@ -6,6 +6,7 @@ use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 
 use super::children::{ChildrenError, manage_in, signed_here};
+use super::pause::may_begin;
 use super::{ANSWER_LIFE, Gateway, note_status};
 use crate::federation::ledger::{Aborted, Conflict, Draft, KeptAnswer, LedgerError};
 use crate::federation::moment::Moment;
@@ -55,6 +56,9 @@ pub enum AcceptError {
     /// The peer has been stopped meanwhile.
     #[error(transparent)]
     Transition(#[from] TransitionError),
+    /// Nothing new is begun here. Who paused and why, is nobody else's business.
+    #[error("this site takes no new peers for now: try again later; the token stays good")]
+    Paused,
     /// The CA that signs for children can't be used.
     #[error("the CA that signs for children")]
     Children(#[from] ChildrenError),
@@ -80,6 +84,7 @@ impl AcceptError {
             Self::AnchorInUse => (422, "anchor_in_use"),
             Self::Conflict(_) => (409, "conflict"),
             Self::Transition(_) => (422, "transition_refused"),
+            Self::Paused => (503, "paused"),
             Self::Children(_) | Self::Ledger(_) | Self::Answer(_) => (500, "internal"),
         }
     }
@@ -269,6 +274,8 @@ impl Gateway {
         if offer.expect_ca.is_some_and(|expected| client != Some(expected)) {
             return Err(AcceptError::Token);
         }
+        // Strangers don't hear of it; whose answer was lost has been accepted.
+        may_begin(draft).map_err(|_| AcceptError::Paused)?;
         peer.happen(Event::Accept, None, now)?;
         peer.contract_version = Some(version);
         said.update(&mut peer.declared);

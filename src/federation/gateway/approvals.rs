@@ -14,7 +14,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 
-use super::{Gateway, OperatorError, RotateError, TakeError};
+use super::pause::may_begin;
+use super::{Gateway, OperatorError, Paused, RotateError, TakeError};
 use crate::federation::approval::{
     Approval, ApprovalId, Deed, Event, KEPT, MOST, MOST_OF_ONE, NotNow, Standing, State,
 };
@@ -64,6 +65,9 @@ pub enum ApprovalError {
     /// Its token is gone.
     #[error("{LOST}")]
     Lost,
+    /// Nothing new is begun: it waits on.
+    #[error(transparent)]
+    Paused(#[from] Paused),
     /// Who asked can't approve.
     #[error("{0} asked for this: another operator must approve it")]
     SamePrincipal(Principal),
@@ -209,6 +213,9 @@ impl Gateway {
             }
             if !approval.may_be_approved_by(by) {
                 return Err(ApprovalError::SamePrincipal(by.clone()));
+            }
+            if approval.deed.action().is_new() {
+                may_begin(draft)?;
             }
             approval.happen(Event::Approve { by: by.to_string() }, now)?;
             note(

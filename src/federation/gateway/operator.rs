@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Gateway, Order, note_status};
+use super::pause::may_begin;
+use super::{Gateway, Order, Paused, note_status};
 use crate::federation::ledger::{Aborted, Conflict, Draft, Happening, LedgerError};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Event, Offer, Peer, PeerId, SpawnMode, SpawnRole, Status, TransitionError};
@@ -63,6 +64,9 @@ pub enum OperatorError {
     /// Something is too long.
     #[error(transparent)]
     TooLong(#[from] TooLong),
+    /// Nothing new is begun.
+    #[error(transparent)]
+    Paused(#[from] Paused),
     /// Its host makes no alias.
     #[error("give this peer an alias: its host makes none")]
     Alias,
@@ -293,6 +297,7 @@ pub(super) fn propose_in(
     digest: TokenDigest,
     by: &str,
 ) -> Result<Peer, OperatorError> {
+    may_begin(draft)?;
     let now = draft.now();
     let alias = alias_of(draft, proposal)?;
     let peer = Peer {
@@ -318,6 +323,7 @@ pub(super) fn rotate_token_in(
     digest: TokenDigest,
     by: &str,
 ) -> Result<Peer, OperatorError> {
+    may_begin(draft)?;
     let now = draft.now();
     let mut peer = draft.peer(&id).cloned().ok_or(OperatorError::Unknown(id))?;
     if peer.status != Status::Proposed {

@@ -7,7 +7,7 @@ use super::accept::generations;
 use super::children::manage_in;
 use super::cluster::cluster_of;
 use super::spawned::is_signed_for;
-use super::{Gateway, VERSION, note_status};
+use super::{Gateway, Paused, VERSION, note_status};
 use crate::federation::ledger::{Aborted, Conflict, LedgerError};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Anchor, Event, Peer, PeerId, SpawnRole, TransitionError, Trust};
@@ -47,6 +47,9 @@ pub enum TakeError {
     /// The peer can't be accepted as it stands.
     #[error(transparent)]
     Transition(#[from] TransitionError),
+    /// Nothing new is begun.
+    #[error(transparent)]
+    Paused(#[from] Paused),
     /// What the other side answered makes no sense.
     #[error("the answer of the other site makes no sense: {0}")]
     Answer(String),
@@ -81,6 +84,9 @@ impl Gateway {
     pub(super) fn takeable(&self, id: PeerId, token: &AcceptanceToken) -> Result<Peer, TakeError> {
         if self.ca.is_own(token.ca()) {
             return Err(TakeError::Own);
+        }
+        if let Some(pause) = self.paused() {
+            return Err(Paused(pause).into());
         }
         let peer = self
             .ledger

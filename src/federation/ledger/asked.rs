@@ -1,12 +1,41 @@
-//! What operators asked for and wait for another's word about: in the book, and in a draft.
+//! What operators asked for and wait for another's word about, and whether they have paused: in the book, and in a draft.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Book, Draft};
 use crate::federation::approval::{Approval, ApprovalId, Event, State};
+use crate::federation::moment::Moment;
+
+/// Nothing new is begun with other sites.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Pause {
+    /// Who paused: `uid:<user id>`, or `sub:<name>`.
+    pub by: String,
+    /// Since when.
+    pub at: Moment,
+    /// Why, if they said so.
+    pub reason: Option<String>,
+}
+
+/// What a transaction changes about it.
+#[derive(Debug)]
+pub(super) enum Pausing {
+    /// Nothing new is begun from now on.
+    Begins(Pause),
+    /// It goes on.
+    Ends,
+}
 
 impl Book {
+    /// Who paused, if somebody has.
+    #[must_use]
+    pub const fn pause(&self) -> Option<&Pause> {
+        self.pause.as_ref()
+    }
+
     /// An approval.
     #[must_use]
     pub fn approval(&self, id: &ApprovalId) -> Option<&Arc<Approval>> {
@@ -20,6 +49,21 @@ impl Book {
 }
 
 impl Draft<'_> {
+    /// Who paused, as it is after what was changed so far.
+    #[must_use]
+    pub fn pause(&self) -> Option<&Pause> {
+        match &self.changes.pausing {
+            Some(Pausing::Begins(pause)) => Some(pause),
+            Some(Pausing::Ends) => None,
+            None => self.book.pause(),
+        }
+    }
+
+    /// Pauses, or ends that.
+    pub fn put_pause(&mut self, pause: Option<Pause>) {
+        self.changes.pausing = Some(pause.map_or(Pausing::Ends, Pausing::Begins));
+    }
+
     /// An approval, as it is after what was changed so far.
     #[must_use]
     pub fn approval(&self, id: &ApprovalId) -> Option<&Approval> {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::asked::{Pause, Pausing};
 use super::audit::Head;
 use crate::federation::approval::{Approval, ApprovalId};
 use crate::federation::bridge::{BridgeId, BridgeRow};
@@ -95,6 +96,7 @@ pub struct Book {
     pub(super) own_trust: Option<OwnTrust>,
     pub(super) operator_tokens: BTreeMap<Uuid, IssuedToken>,
     pub(super) approvals: BTreeMap<ApprovalId, Arc<Approval>>,
+    pub(super) pause: Option<Pause>,
     /// Where the audit's chain ends.
     pub(super) head: Head,
     /// The latest time that was ever written: a clock that goes back wakes nothing that had expired.
@@ -327,6 +329,11 @@ impl Book {
         }
         self.operator_tokens.extend(changes.operator_tokens);
         self.operator_tokens.retain(|_, issued| now < issued.expires_at);
+        match changes.pausing {
+            Some(Pausing::Begins(pause)) => self.pause = Some(pause),
+            Some(Pausing::Ends) => self.pause = None,
+            None => {}
+        }
         for (id, approval) in changes.approvals {
             match approval {
                 Some(approval) => self.approvals.insert(id, Arc::new(approval)),
@@ -352,6 +359,7 @@ pub(super) struct Changes {
     pub(super) operator_tokens: BTreeMap<Uuid, IssuedToken>,
     /// None where it is forgotten.
     pub(super) approvals: BTreeMap<ApprovalId, Option<Approval>>,
+    pub(super) pausing: Option<Pausing>,
     pub(super) happenings: Vec<Happening>,
     /// None of the answers that are kept is told again.
     pub(super) void_answers: bool,

@@ -24,6 +24,7 @@ use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch;
 
+pub use asked::Pause;
 pub use audit::{AuditLine, AuditRecord, ChainError, Head};
 pub use book::{Book, Conflict, Draft, Happening, KeptAnswer, OwnTrust, Rotation};
 pub use clock::{ClockError, ClockReset, reset_clock};

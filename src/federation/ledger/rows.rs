@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 
+use super::asked::Pausing;
 use super::book::Changes;
 use super::{Book, Fuse, Head, KeptAnswer, LedgerError, Writer, audit};
 use crate::federation::approval::Approval;
@@ -55,10 +56,16 @@ pub(super) fn write(writer: &mut Writer, changes: &Changes, now: Moment) -> rusq
         .map(json)
         .transpose()?
         .map(|doc| ("trust", doc));
+    let pause = match &changes.pausing {
+        Some(Pausing::Begins(pause)) => Some(("pause", json(pause)?)),
+        Some(Pausing::Ends) => Some(("pause", "null".to_owned())),
+        None => None,
+    };
     let latest = changes.set_back.unwrap_or(now);
     for (key, value) in std::iter::once(("latest", latest.millis().to_string()))
         .chain(epoch)
         .chain(trust)
+        .chain(pause)
     {
         fuse.carry()?;
         put_meta(&transaction, key, &value)?;
@@ -210,6 +217,13 @@ pub(super) fn read_book(connection: &Connection, path: &Path) -> Result<Book, Le
     book.own_trust = trust.map_err(|source| LedgerError::Row {
         path: path.to_owned(),
         row: "meta trust".to_owned(),
+        source,
+    })?;
+    let pause = meta(connection, "pause").map_err(sql)?;
+    let pause = serde_json::from_str(pause.as_deref().unwrap_or("null"));
+    book.pause = pause.map_err(|source| LedgerError::Row {
+        path: path.to_owned(),
+        row: "meta pause".to_owned(),
         source,
     })?;
     let latest = meta(connection, "latest").map_err(sql)?;

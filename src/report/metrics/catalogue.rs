@@ -103,6 +103,7 @@ catalogue! {
     GRANTS Gauge "sdwand_gateway_grants" "Grants in force."
     PROPOSALS Gauge "sdwand_gateway_proposals" "Proposals whose token can still be taken."
     APPROVALS_PENDING Gauge "sdwand_gateway_approvals_pending" "Requests that wait for a second operator."
+    PAUSED Gauge "sdwand_gateway_paused" "1 while nothing new is begun with other sites."
     AUDIT_RECORDS Gauge "sdwand_gateway_audit_records" "Records in the audit."
     LEDGER_EPOCH Gauge "sdwand_gateway_ledger_epoch" "How often the ledger was begun anew: 1 until it is put back."
     LEDGER_BYTES Gauge "sdwand_gateway_ledger_bytes" "Size of the ledger's files; absent where they can't be looked at."

@@ -35,6 +35,8 @@ pub struct GatewayView<'a> {
     pub proposals: usize,
     /// How many requests wait for a second operator.
     pub approvals: usize,
+    /// Whether nothing new is begun with other sites.
+    pub is_paused: bool,
     /// How many records the audit has.
     pub audit_records: u64,
     /// How often the ledger was begun anew.
@@ -124,6 +126,7 @@ pub fn page(view: &GatewayView<'_>) -> Result<String, prometheus::Error> {
     page.set(&catalogue::GRANTS, &[], number(view.grants));
     page.set(&catalogue::PROPOSALS, &[], number(view.proposals));
     page.set(&catalogue::APPROVALS_PENDING, &[], number(view.approvals));
+    page.set(&catalogue::PAUSED, &[], f64::from(view.is_paused));
     page.set(&catalogue::AUDIT_RECORDS, &[], count(view.audit_records));
     page.set(&catalogue::LEDGER_EPOCH, &[], count(view.ledger_epoch));
     if let Some(bytes) = view.ledger_bytes {
@@ -187,6 +190,7 @@ mod tests {
             grants: 6,
             proposals: 1,
             approvals: 2,
+            is_paused: true,
             audit_records: 77,
             ledger_epoch: 1,
             ledger_bytes: Some(4_096),
@@ -217,6 +221,7 @@ mod tests {
             r#"sdwand_gateway_refused_total{what="accept",reason="too_many"} 3"#,
             "sdwand_gateway_ledger_bytes 4096",
             "sdwand_gateway_approvals_pending 2",
+            "sdwand_gateway_paused 1",
         ] {
             assert!(page.lines().any(|line| line == series), "{series} in {page}");
         }
