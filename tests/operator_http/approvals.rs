@@ -200,3 +200,74 @@ async fn who_says_no_ends_it() {
     let (_, peers) = ask(&site, "alice", [PEERS; 2], "GET", &Value::Null).await;
     assert_eq!(peers["data"], json!([]));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_of_our_own_is_redeemed_here_and_another_sites_taken_there() {
+    let site = site().await;
+    let path = [&*format!("{FEDERATION}/acceptances"); 2].map(str::to_owned);
+    let path = [path[0].as_str(), path[1].as_str()];
+    let body = json!({ "remote_instance_url": "https://127.0.0.1:1", "alias": "b" });
+    let (_, answer) = ask(&site, "alice", [PEERS; 2], "POST", &body).await;
+    let (_, answer) = decide(
+        &site,
+        "bob",
+        &answer["data"]["pending_id"],
+        "approve",
+        &Value::Null,
+    )
+    .await;
+    let own = answer["data"]["result"]["acceptance_token"].clone();
+    let unknown = AcceptanceToken::parse(own.as_str().unwrap()).unwrap().ca();
+    let unknown = AcceptanceToken::new([5; 32], unknown).reveal();
+    let foreign = AcceptanceToken::new([7; 32], Fingerprint([9; 32])).reveal();
+    let elsewhere = json!([{ "url": "https://elsewhere.example" }]);
+    for (body, expected) in [
+        (json!({ "contract_version": 1 }), 422),
+        (json!({ "acceptance_token": own, "contract_version": 2 }), 422),
+        (json!({ "acceptance_token": own }), 422),
+        (
+            json!({ "acceptance_token": "sdw1.x", "contract_version": 1 }),
+            422,
+        ),
+        (json!({ "acceptance_token": unknown, "contract_version": 1 }), 401),
+        (
+            json!({ "acceptance_token": foreign, "contract_version": 1, "endpoints": elsewhere }),
+            422,
+        ),
+    ] {
+        let (status, answer) = ask(&site, "alice", path, "POST", &body).await;
+        assert_eq!(status, expected, "{body}: {answer}");
+    }
+    let there = json!({ "acceptance_token": foreign, "contract_version": "v1" });
+    let (status, answer) = ask(&site, "alice", path, "POST", &there).await;
+    assert_eq!(status, 202, "it waits: {answer}");
+    let (status, _) = decide(
+        &site,
+        "bob",
+        &answer["data"]["pending_id"],
+        "approve",
+        &Value::Null,
+    )
+    .await;
+    assert_eq!(status, 502, "it was taken to the site, which isn't there");
+    let here = json!({ "acceptance_token": own, "contract_version": 1, "extension_slugs": ["x"] });
+    let (status, answer) = ask(&site, "alice", path, "POST", &here).await;
+    assert_eq!(status, 202, "{answer}");
+    let (status, answer) = decide(
+        &site,
+        "bob",
+        &answer["data"]["pending_id"],
+        "approve",
+        &Value::Null,
+    )
+    .await;
+    assert_eq!(status, 200, "{answer}");
+    let result = &answer["data"]["result"];
+    assert_eq!(
+        (&result["status"], &result["contract_version_agreed"]),
+        (&json!("accepted"), &json!(1))
+    );
+    assert_eq!(result["peer"]["extension_slugs"], json!(["x"]));
+    let (status, answer) = ask(&site, "alice", path, "POST", &here).await;
+    assert_eq!(status, 401, "it is used: {answer}");
+}

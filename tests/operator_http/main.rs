@@ -60,6 +60,7 @@ fn routes() -> Vec<(&'static str, String, Need)> {
         ("POST", approvals(&format!("/{id}/approve")), manage),
         ("POST", approvals(&format!("/{id}/deny")), manage),
         ("GET", FEDERATION.to_owned(), read),
+        ("POST", federation("acceptances"), invite),
         ("POST", federation("pause"), manage),
         ("POST", federation("resume"), manage),
         ("GET", federation("audit"), read),

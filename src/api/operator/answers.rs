@@ -13,11 +13,12 @@ use crate::federation::grant::{Axis, Grant, GrantId, Origin, Scope, State};
 use crate::federation::ledger::{AuditRecord, Head};
 use crate::federation::moment::Moment;
 use crate::federation::operators::IssuedToken;
-use crate::federation::peer::PeerId;
+use crate::federation::peer::{PeerId, Status};
 use crate::federation::resources::Kind;
 use crate::federation::site::SiteId;
 use crate::federation::spawn::Payload;
 use crate::federation::url::PeerUrl;
+use crate::federation::wire::NodeEnrollment;
 use crate::model::Name;
 
 /// What is answered.
@@ -76,6 +77,13 @@ pub(super) struct Proposed {
 /// A peer to which a token was taken.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Accepted {
+    pub(super) peer_id: PeerId,
+    pub(super) status: Status,
+    pub(super) contract_version_agreed: Option<u32>,
+    /// What a node of a managed child asks for its certificate with: told once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(super) node_enrollment: Option<NodeEnrollment>,
     #[schema(value_type = PeerView)]
     pub(super) peer: Value,
     /// `status` and `reason`.

@@ -19,10 +19,11 @@ use super::ways::Access;
 use crate::api::error::ApiError;
 use crate::api::federation_api::blocking;
 use crate::federation::approval::Deed;
-use crate::federation::gateway::{Gate, Order, Proposed as Offered, Rotating, SoftStep};
+use crate::federation::gateway::{Gate, OperatorError, Order, Proposed as Offered, Rotating, SoftStep};
 use crate::federation::peer::{PeerId, SpawnRole};
 use crate::federation::spawn::Payload;
 use crate::federation::token::AcceptanceToken;
+use crate::federation::wire::{AcceptAnswer, AcceptRequest};
 use crate::model::Name;
 
 /// What an action answers.
@@ -103,6 +104,24 @@ pub(super) async fn perform(
             let token = token.ok_or_else(missing)?;
             Ok(Done::Accepted(Box::new(accept(operating, peer, &token).await?)))
         }
+        Deed::Redeem {
+            peer,
+            contract_version,
+            said,
+        } => {
+            let missing = || ApiError::new(400, "bad_request", "acceptance_token is missing");
+            let token = token.ok_or_else(missing)?;
+            let request = AcceptRequest {
+                acceptance_token: Some(token.reveal()),
+                contract_version: Some(json!(contract_version)),
+                said: *said,
+                ..AcceptRequest::default()
+            };
+            let mut secret = [0; 32];
+            (operating.random)(&mut secret);
+            let answer = blocking(move || gateway.accept(request, &[], secret, order.wall)).await??;
+            Ok(Done::Accepted(Box::new(redeemed(operating, peer, answer)?)))
+        }
         Deed::RotateCa => {
             let rotating = blocking(move || gateway.rotate(order.wall)).await??;
             Ok(Done::RotatingCa(rotating))
@@ -146,10 +165,31 @@ async fn accept(operating: &Operating, id: PeerId, token: &AcceptanceToken) -> R
     let peer = gateway.take(id, &token, (operating.wall)()).await?;
     let scan = gateway.retry(id, SoftStep::Governance, (operating.wall)())?;
     Ok(Accepted {
+        peer_id: peer.id,
+        status: peer.status,
+        contract_version_agreed: peer.contract_version,
+        node_enrollment: None,
         peer: peer_view(gateway, &peer),
         sdwan_attach: gateway.attachment(&peer),
         governance: scan.outcome,
         warnings: scan.warnings,
+    })
+}
+
+/// What a token of our own came to.
+fn redeemed(operating: &Operating, id: PeerId, answer: Value) -> Result<Accepted, ApiError> {
+    let answer: AcceptAnswer = serde_json::from_value(answer).map_err(|error| ApiError::internal(&error))?;
+    let peer = operating.gateway.ledger.read(|book| book.peer(&id).cloned());
+    let peer = peer.ok_or(OperatorError::Unknown(id))?;
+    Ok(Accepted {
+        peer_id: answer.peer_id,
+        status: answer.status,
+        contract_version_agreed: Some(answer.contract_version_agreed),
+        node_enrollment: answer.node_enrollment,
+        peer: peer_view(&operating.gateway, &peer),
+        sdwan_attach: answer.sdwan_attach,
+        governance: answer.governance,
+        warnings: answer.warnings,
     })
 }
 

@@ -8,12 +8,14 @@
 //! | `approvals`, `deeds` | `/api/v1/system/platform/approvals`, and what may wait there |
 //! | `ledger` | `/api/v1/system/federation/ledger/backup` |
 //! | `audit` | `/api/v1/system/federation/{audit,site,pki,governance}` |
+//! | `acceptances` | `/api/v1/system/federation/acceptances` |
 //! | `pause` | `/api/v1/system/federation`, `…/pause`, `…/resume` |
 //! | `sweep` | `/api/v1/system/federation/sweep` |
 //! | `tokens` | `/api/v1/system/federation/tokens` |
 //! | `answers`, `view` | what operators are told; a peer, as they are shown it |
 //! | `ways`, `listen` | who asks, by which way, and what that allows |
 
+mod acceptances;
 mod answers;
 mod approvals;
 mod audit;
@@ -101,6 +103,7 @@ fn all() -> OpenApiRouter<Operating> {
         .and(grants::routes())
         .and(bridges::routes())
         .and(approvals::routes())
+        .and(acceptances::routes())
         .and(pause::routes())
         .and(audit::routes())
         .and(sweep::routes());

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::federation::gateway::Proposal;
 use crate::federation::peer::PeerId;
+use crate::federation::wire::Said;
 use crate::model::host::Approvals;
 
 /// Which key of `[approvals]` it falls under. To revoke isn't among them: it needs no approval.
@@ -98,6 +99,15 @@ pub enum Deed {
         /// Which.
         peer: PeerId,
     },
+    /// Redeem a token of our own, as the other site's call would.
+    Redeem {
+        /// The peer that it was drawn for.
+        peer: PeerId,
+        /// The version of the contract that both keep.
+        contract_version: u32,
+        /// What is known of the peer.
+        said: Box<Said>,
+    },
     /// Draw another CA.
     RotateCa,
 }
@@ -108,7 +118,7 @@ impl Deed {
     pub const fn action(&self) -> Action {
         match self {
             Self::Propose(_) | Self::RotateToken { .. } => Action::Propose,
-            Self::Accept { .. } => Action::Accept,
+            Self::Accept { .. } | Self::Redeem { .. } => Action::Accept,
             Self::RotateCa => Action::Anchor,
         }
     }
@@ -117,7 +127,7 @@ impl Deed {
     #[must_use]
     pub const fn peer(&self) -> Option<PeerId> {
         match self {
-            Self::RotateToken { peer, .. } | Self::Accept { peer } => Some(*peer),
+            Self::RotateToken { peer, .. } | Self::Accept { peer } | Self::Redeem { peer, .. } => Some(*peer),
             Self::Propose(_) | Self::RotateCa => None,
         }
     }

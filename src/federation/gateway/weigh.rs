@@ -1,11 +1,11 @@
 //! What an operator asks for, before it waits for another's word: whether it is plainly wrong, and how it reads.
 
 use super::operator::{propose_in, rotate_token_in};
-use super::{GateError, Gateway, Proposal, TakeError};
+use super::{GateError, Gateway, Paused, Proposal, TakeError};
 use crate::federation::approval::Deed;
 use crate::federation::ledger::Draft;
 use crate::federation::moment::Moment;
-use crate::federation::peer::PeerId;
+use crate::federation::peer::{Event, PeerId};
 use crate::federation::token::{AcceptanceToken, TokenDigest, TokenError};
 
 /// A token that is nobody's: what is only weighed has no secret.
@@ -40,6 +40,16 @@ impl Gateway {
                 self.takeable(*peer, token)?;
                 Ok(())
             }
+            // Whether its token is good was looked up already; the rest is judged when it is redeemed.
+            Deed::Redeem { peer, .. } => {
+                let found = self.ledger.read(|book| book.peer(peer).cloned());
+                let found = found.ok_or(TakeError::Unknown(*peer))?;
+                if let Some(pause) = self.paused() {
+                    return Err(TakeError::from(Paused(pause)).into());
+                }
+                let accepted = (*found).clone().happen(Event::Accept, None, found.since);
+                Ok(accepted.map_err(TakeError::from)?)
+            }
             Deed::RotateCa => Ok(self.may_rotate()?),
         }
     }
@@ -60,6 +70,7 @@ impl Gateway {
                 let ca = token.map(|token| format!(", by a token of the CA {}", token.ca()));
                 format!("accept {}{}", peer(id), ca.unwrap_or_default())
             }
+            Deed::Redeem { peer: id, .. } => format!("redeem our own token for {}", peer(id)),
             Deed::RotateCa => {
                 format!("draw another CA in place of {}", self.ca.fingerprint())
             }
