@@ -126,6 +126,15 @@ async fn bridged() -> (Site, Site, PeerId, PeerId) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_fleets_agree_with_one_exchange_and_each_follows_the_other() {
     let (a, b, b_at_a, a_at_b) = bridged().await;
+    let attached = |site: &Site, id| {
+        let found = site.gateway.attachment(&site.peer(id));
+        ["status", "bridge_state"].map(|key| found[key].as_str().unwrap_or("-").to_owned())
+    };
+    assert_eq!(
+        attached(&a, b_at_a),
+        ["attached", "proposed"],
+        "with the acceptance, already"
+    );
     let began = Instant::now();
     b.gateway.settle_bridges(random, wall()).unwrap();
     assert_eq!(drive(&a).await, 0);
@@ -159,6 +168,7 @@ async fn two_fleets_agree_with_one_exchange_and_each_follows_the_other() {
     );
     assert_eq!(drive(&b).await, 0);
     assert_eq!(drive(&a).await, 0);
+    assert_eq!(attached(&a, b_at_a), ["attached", "active"]);
     assert_eq!(a.gateway.bridge_calls(), [], "nothing is left to say");
     assert!(
         !a.gateway.settle_bridges(random, wall()).unwrap(),

@@ -112,19 +112,22 @@ pub(super) async fn bridge(global: &Global, api: &Api, asked: BridgeArgs) -> Res
     let id = peer["id"].as_str().unwrap_or_default().to_owned();
     if asked.remove {
         let draft = removal(&own.fleet_dir, &alias, &asked.network, asked.name.as_ref()).map_err(refused)?;
-        return removed(global, &asked, &draft);
+        return removed(global, &asked, &draft, &elsewhere(&draft.fleet, &own));
     }
     let fleet = config::load_fleet(&own.fleet_dir)?.fleet;
     let wanted = wanted(&asked, &own, &fleet, alias, &peer)?;
     let draft = draft(&own.fleet_dir, &wanted).map_err(refused)?;
     let text = draft.text.clone().unwrap_or_default();
+    let elsewhere = elsewhere(&draft.fleet, &own);
     let mut told = json!({
         "fragment": draft.path, "text": text, "changed": !draft.is_unchanged && !asked.dry_run, "bridge": null,
+        "also_needed_on": elsewhere,
     });
     if asked.dry_run {
         let shown = format!(
-            "would write {}:\n\n{text}\nThe peer would be told that {} is exported; it needs such a bridge, too.\n",
+            "would write {}{}:\n\n{text}\nThe peer would be told that {} is exported; it needs such a bridge, too.\n",
             draft.path.display(),
+            also(&elsewhere),
             exported(&wanted, &draft.fleet),
         );
         global.print(&told, &shown)?;
@@ -133,7 +136,10 @@ pub(super) async fn bridge(global: &Global, api: &Api, asked: BridgeArgs) -> Res
     if !draft.is_unchanged {
         write(&draft.path, &text)?;
     }
-    say(global, &written(&draft));
+    if !global.json {
+        let what = if draft.is_unchanged { "unchanged" } else { "wrote" };
+        eprintln!("{what} {}{}", draft.path.display(), also(&elsewhere));
+    }
     let seen = if asked.no_wait {
         None
     } else {
@@ -168,12 +174,24 @@ fn say(global: &Global, text: &str) {
     }
 }
 
-fn written(draft: &Draft) -> String {
-    let what = if draft.is_unchanged { "unchanged" } else { "wrote" };
-    format!(
-        "{what} {}; also needed on every other host of the site",
-        draft.path.display()
-    )
+/// The other hosts of the site: fragments are the same on all of them.
+fn elsewhere(fleet: &Fleet, own: &HostConfig) -> Vec<Name> {
+    fleet
+        .nodes
+        .keys()
+        .filter(|node| **node != own.node)
+        .cloned()
+        .collect()
+}
+
+/// The reminder that goes behind a fragment's path.
+fn also(elsewhere: &[Name]) -> String {
+    let names: Vec<&str> = elsewhere.iter().map(Name::as_str).collect();
+    if names.is_empty() {
+        String::new()
+    } else {
+        format!(" (also needed on: {})", names.join(", "))
+    }
 }
 
 /// What the operator means.
@@ -261,7 +279,12 @@ fn not_written(path: &Path, error: &std::io::Error, text: &str) -> CliError {
     ))
 }
 
-fn removed(global: &Global, asked: &BridgeArgs, draft: &Draft) -> Result<ExitCode, CliError> {
+fn removed(
+    global: &Global,
+    asked: &BridgeArgs,
+    draft: &Draft,
+    elsewhere: &[Name],
+) -> Result<ExitCode, CliError> {
     let path = draft.path.display();
     let text = if draft.is_unchanged {
         format!("there is no {path}: nothing to remove\n")
@@ -270,10 +293,10 @@ fn removed(global: &Global, asked: &BridgeArgs, draft: &Draft) -> Result<ExitCod
     } else {
         std::fs::remove_file(&draft.path)
             .map_err(|error| CliError::Other(format!("can't remove {path}: {error}")))?;
-        format!("removed {path}; remove it on every other host of the site, too\n")
+        format!("removed {path}{}\n", also(elsewhere))
     };
     let changed = !draft.is_unchanged && !asked.dry_run;
-    let told = json!({ "fragment": draft.path, "text": null, "changed": changed, "bridge": null });
+    let told = json!({ "fragment": draft.path, "text": null, "changed": changed, "bridge": null, "also_needed_on": elsewhere });
     global.print(&told, &text)?;
     Ok(ExitCode::SUCCESS)
 }
