@@ -63,24 +63,18 @@ start_serve hb
 serve lana tcp,*,7000
 serve lanb tcp,*,7000
 
-# --- Both operators say what they want before they know each other; nothing of it opens anything.
-bridge() { # HOST ARG…: by command, and the fragment taken over into the site's own fleet
-  local host=$1
-  shift
-  sdw "$host" peer bridge "$@" --no-wait
-  cp "$LAB/hosts/$host/etc/fleet.d"/50-bridge-*.toml "$FLEET/"
+# --- Both operators say what they want before the sites know each other; nothing of it opens anything.
+bridge() { # NAME PEER NETWORK REMOTE GATEWAY IMPORT EXPORT
+  printf 'format = 1\n[[bridges]]\nname = "%s"\npeer = "%s"\nnetwork = "%s"\nremote_network = "%s"\ngateways = ["%s"]\nimport = [%s]\nexport = [%s]\n' \
+    "$@" >"$FLEET/50-bridge-$1.toml"
 }
 site a
-status "a bridge for a peer that nobody knows is shown" 0 sdw ha peer bridge site-b --network prod --remote-network lab \
-  --import fd77:1:2::/48 --import 10.20.0.0/24 --import fd00:20::/64 --export fd12:34ab:cd42:1::/64 --export 10.10.0.0/24 --export fd00:10::/64 --dry-run
-refute "and nothing is written" ls "$LAB/hosts/ha/etc/fleet.d/50-bridge-prod-site-b.toml"
-bridge ha site-b --network prod --remote-network lab --import fd77:1:2::/48 --import 10.20.0.0/24 --import fd00:20::/64 \
-  --export fd12:34ab:cd42:1::/64 --export 10.10.0.0/24 --export fd00:10::/64 || note "it waits, status $?"
+status "a bridge to nobody is refused by command" 1 sdw ha peer bridge site-b --network prod --dry-run
+bridge prod-b site-b prod lab ha '"fd77:1:2::/48", "10.20.0.0/24", "fd00:20::/64"' '"fd12:34ab:cd42:1::/64", "10.10.0.0/24", "fd00:10::/64"'
 fleet_rule prod to-b lan_of=a1 federation=site-b icmp
 republish ha a1
 site b
-bridge hb site-a --network lab --remote-network prod --import fd12:34ab:cd42::/48 --import 10.10.0.0/24 --import fd00:10::/64 \
-  --export fd77:1:2:5::/64 --export 10.20.0.0/24 --export fd00:20::/64 || note "it waits, status $?"
+bridge lab-a site-a lab prod hb '"fd12:34ab:cd42::/48", "10.10.0.0/24", "fd00:10::/64"' '"fd77:1:2:5::/64", "10.20.0.0/24", "fd00:20::/64"'
 fleet_rule lab from-a federation=site-a lan_of=b1 icmp
 republish hb b1
 expect "nothing crosses" "$NO_PING" pinged lana 10.20.0.10
@@ -130,7 +124,7 @@ wait_for "resumed, it does, also where the other end can't be called" 20 prints 
 # --- Site a exports less: site b has less, and nobody there did anything.
 carried() { state "$1" '.networks[0].bridges[0].carried | join(" ")'; }
 site a
-sed -i '/^export/s/, "fd00:10::\/64"//; /^  "fd00:10::\/64",$/d; s/"fd00:10::\/64", //' "$FLEET"/50-bridge-*.toml
+bridge prod-b site-b prod lab ha '"fd77:1:2::/48", "10.20.0.0/24", "fd00:20::/64"' '"fd12:34ab:cd42:1::/64", "10.10.0.0/24"'
 republish ha a1
 wait_for "site b carries what is left" 10 prints '10.10.0.0/24 fd12:34ab:cd42:1::/64' carried hb
 
@@ -142,11 +136,11 @@ on lanb tcpdump -n -U -l --immediate-mode -tt -i eth0 'src host 10.10.0.10' >"$L
 capture=$!
 wait_for "tcpdump listens" 10 grep -q 'listening on' "$LAB/tcpdump.log"
 start=$(now_ms)
-check "revoke" sdw ha peer revoke site-b --yes
+check "revoke" sdw ha peer revoke site-b
 until_ok 5 not runs
 sleep 0.5 # tcpdump reads in batches
 kill "$capture"; wait "$capture" || true
-last=$(tail -n 1 "$LAB/seen" | awk '{ printf "%d", $1 * 1000 }')
+last=$(tail -n 1 "$LAB/seen" | awk '{ printf "%.0f", $1 * 1000 }')
 took=$(( ${last:-start} > start ? last - start : 0 ))
 note "revoke → last packet: $took ms"
 check "within a second" eval '(( took <= 1000 * LAB_SLOW ))'
@@ -154,7 +148,9 @@ check "the stream is dead" not runs
 expect "site a has no peer of site b" '' eval 'on ha wg show wg-sdwan-1 allowed-ips | grep -F "$(<$LAB/keys/hb.pub)"'
 expect "no route to it" '' eval 'on ha ip route show table all | grep -F "10.20.0.0/24 dev wg"'
 expect "and no connection in conntrack" '' eval 'on ha conntrack -L 2>/dev/null | grep -F 10.20.0.10 | grep -v UNREPLIED'
-wait_for "site b learns of it" 10 prints '' eval 'on hb wg show wg-sdwan-5 allowed-ips | grep -F "$(<$LAB/keys/ha.pub)"'
+wait_for "site b, which can't be called, learns of it by its next beat" 10 is hb degraded
 expect "nothing is left to do" 0 eval 'sdw ha plan >/dev/null; echo $?'
 check "audit: its chain is whole" sdw ha audit verify
-expect "and has each of the bridge's states" 1 eval 'sdw ha audit list --json | jq "[.[] | select(.kind | startswith(\"federation.bridge.\")) | .kind] | unique | (contains([\"federation.bridge.proposed\",\"federation.bridge.active\",\"federation.bridge.suspended\",\"federation.bridge.revoked\"]))" | grep -c true'
+said() { sdw ha audit list --json | jq -r '.. | .kind? // empty' | grep '^federation.bridge' | sort -u | tr '\n' ' '; }
+expect "and tells of the bridge" \
+  'federation.bridge.active federation.bridge.changed federation.bridge.proposed federation.bridge.revoked federation.bridge.suspended ' said

@@ -123,14 +123,6 @@ pub fn state_dir(own: &HostConfig) -> PathBuf {
     name.into()
 }
 
-/// Where the gateway leaves what is agreed with other sites, for `sdwand run`: in a folder of its own, which `run` can read.
-#[must_use]
-pub fn agreements_dir(own: &HostConfig) -> PathBuf {
-    let mut name = own.state_dir.clone().into_os_string();
-    name.push("-agreements");
-    name.into()
-}
-
 /// Where its sockets are: beside the run folder of `sdwand run`. Who can write to a folder can replace what is in it, and
 /// the sockets there are root's.
 #[must_use]
@@ -234,7 +226,7 @@ fn tls(gateway: &Arc<Gateway>, current: &Arc<CurrentLeaf>) -> Result<Arc<rustls:
 
 /// Hands over to `sdwand run` what is agreed at this moment.
 fn hand_over(own: &HostConfig, gateway: &Gateway) -> Result<AgreementsFile, ServeError> {
-    let folder = agreements_dir(own);
+    let folder = own.agreements_dir();
     let mut file = AgreementsFile::open(&folder).map_err(at("preparing the agreements' folder", &folder))?;
     file.keep(gateway.agreements(wall()), monotonic())
         .map_err(at("writing the agreements in", &folder))?;

@@ -39,8 +39,8 @@ pub fn standing(row: &BridgeRow, obstacle: Option<WaitsFor>) -> Option<WaitsFor>
     obstacle.or_else(|| row.theirs.is_none().then_some(WaitsFor::Peer))
 }
 
-/// Moves `row` on. `draw` gives the secret of a new row; without one, no new row begins, and a later step does it. The same
-/// step twice changes nothing the second time.
+/// Moves `row` on. `draw` gives the secret of a new row, or of one that is resumed; without one, neither happens, and a later
+/// step does it. The same step twice changes nothing the second time.
 pub fn step(
     row: &mut BridgeRow,
     want: Option<&Want>,
@@ -70,7 +70,17 @@ pub fn step(
     let event = match ours.state {
         State::Proposed if is_free => Event::Agree,
         State::Active if !is_free => Event::Suspend,
-        State::Suspended if is_free => Event::Resume,
+        State::Suspended if is_free => {
+            // By the new key the peer finds out that the session of before is over, also where only it can call.
+            let Some(secret) = draw() else {
+                return changes;
+            };
+            row.said = next_number(row.said, now);
+            if let Some(half) = &mut ours.half {
+                (half.preshared_half, half.sequence) = (secret, row.said);
+            }
+            Event::Resume
+        }
         State::Proposed | State::Active | State::Suspended | State::Revoked => return changes,
     };
     let reason = want.obstacle.map(|obstacle| obstacle.advice().to_owned());
