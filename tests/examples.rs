@@ -30,6 +30,24 @@ fn the_example_fleet_is_sound() {
 }
 
 #[test]
+fn the_example_of_services_is_sound_once_it_is_uncommented() {
+    let mut fragments = Vec::new();
+    for file in ["00-site.toml", "10-prod.toml"] {
+        let text = std::fs::read_to_string(folder().join("fleet.d").join(file)).unwrap();
+        let lines = text.lines().map(|line| match line.strip_prefix("# ") {
+            Some(rest) if rest.starts_with("[[") || rest.contains(" = ") => rest,
+            _ => line,
+        });
+        fragments.push((file.into(), lines.collect::<Vec<_>>().join("\n")));
+    }
+    let parsed = config::parse_fleet(&fragments).unwrap_or_else(|errors| panic!("{errors}"));
+    let fleet = parsed.fleet;
+    assert_eq!((fleet.offers.len(), fleet.subscriptions.len()), (1, 1));
+    let bridge = &fleet.bridges[&Name::new("prod-b").unwrap()];
+    assert_eq!((bridge.import.len(), bridge.export.len()), (2, 2));
+}
+
+#[test]
 fn the_example_host_is_a_node_of_the_example_fleet() {
     let (host, notices) =
         config::load_host(&folder().join("sdwand.toml")).unwrap_or_else(|errors| panic!("{errors}"));

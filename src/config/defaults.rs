@@ -196,6 +196,23 @@ import   = []
 export   = []                                    # prefixes, or { vip = "api" }
 enabled  = true
 
+[[offers]]                                       # a virtual IP that the peer of a bridge may use: exported, with a rule of this name
+name     = "db"                                  # what the peer calls it; has no default
+bridge   = "prod-b"                              # has no default
+vip      = "api"                                 # of the bridge's network; has no default
+protocol = "tcp"                                 # "tcp", "udp"
+ports    = ["5432"]                              # has no default
+# description = "PostgreSQL 17"                  # what the peer reads of it; absent: nothing
+
+[[subscriptions]]                                # a service of the peer: imported, with a rule of this name
+name     = "logs"                                # has no default
+bridge   = "prod-b"                              # has no default
+service  = "logs"                                # what the peer calls it; the same name unless given
+address  = "fd77:1:2:1::7"                       # has no default
+protocol = "udp"                                 # "tcp" (default), "udp"
+ports    = ["514"]                               # has no default
+from     = "any"                                 # who may use it: { node }, { tag }, { lan_of }, { vip }, { cidr }, "any"
+
 [[tenants]]
 key     = "acme"                                 # has no default
 id      = 20                                     # has no default
@@ -294,6 +311,17 @@ mod tests {
             peer = "site-b"
             network = "prod"
             gateways = ["hub-a1"]
+            [[offers]]
+            name = "db"
+            bridge = "prod-b"
+            vip = "api"
+            ports = ["5432"]
+            [[subscriptions]]
+            name = "logs"
+            bridge = "prod-b"
+            address = "fd77:1:2:1::7"
+            protocol = "udp"
+            ports = ["514"]
             [[tenants]]
             key = "acme"
             id = 20
@@ -309,5 +337,6 @@ mod tests {
         assert_eq!(prod.mtu, Some(1_420));
         assert_eq!(fleet.site.asn, 4_200_000_001);
         assert!(prod.virtual_ips[0].health.is_some());
+        assert!(fleet.offers.values().all(|offer| offer.description.is_some()));
     }
 }

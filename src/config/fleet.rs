@@ -20,10 +20,10 @@ use super::document::{self, MAX_FLEET_BYTES, MAX_FRAGMENTS};
 use super::files::{Files, Problem, Spot};
 use super::network::{self, NetworkDraft};
 use super::reader::{Bad, Cursor, Sink};
-use super::{locate, ovn, routing};
+use super::{locate, ovn, routing, services};
 use crate::model::check::{self, Object};
 use crate::model::network::{Endpoint, Network};
-use crate::model::{Fleet, FleetDigest, Name, Node, Site, naming};
+use crate::model::{Fleet, FleetDigest, Name, Node, Site, naming, service};
 
 /// The only format there is.
 const FORMAT: u32 = 1;
@@ -85,6 +85,8 @@ struct Draft {
     networks: BTreeMap<Name, NetworkDraft>,
     route_leaks: Vec<crate::model::routing::RouteLeak>,
     bridges: BTreeMap<Name, crate::model::routing::Bridge>,
+    offers: BTreeMap<Name, service::Offer>,
+    subscriptions: BTreeMap<Name, service::Subscription>,
     tenants: BTreeMap<Name, crate::model::ovn::Tenant>,
 }
 
@@ -146,8 +148,11 @@ impl Session {
                 session.read_fragment(root, &mut draft);
             });
         }
-        let fleet = self.resolve(draft, folder, FleetDigest(digest.finalize().into()));
-        self.report(check::check_fleet(&fleet), &fleet);
+        let mut fleet = self.resolve(draft, folder, FleetDigest(digest.finalize().into()));
+        let mut expanded = service::expand(&mut fleet);
+        let mut findings = std::mem::take(&mut expanded.findings);
+        findings.extend(expanded.trace(check::check_fleet(&fleet)));
+        self.report(findings, &fleet);
         Some(fleet)
     }
 
@@ -253,6 +258,7 @@ impl Session {
                 None => drop(self.broken.names.insert(name)),
             }
         }
+        self.read_services(root, draft);
         for cursor in root.children("tenants") {
             let (key, tenant) = ovn::read_tenant(&cursor);
             let Some(key) = key else { continue };
@@ -275,6 +281,25 @@ impl Session {
         for table in ["route_leaks", "bridges", "tenants"] {
             if root.has(table) {
                 self.later(root.spot_of(table), table);
+            }
+        }
+    }
+
+    fn read_services(&mut self, root: &Cursor<'_>, draft: &mut Draft) {
+        for cursor in root.children("offers") {
+            let (name, offer) = services::read_offer(&cursor);
+            let Some(name) = name else { continue };
+            if self.declare(&cursor, "offer", &name, Object::Offer(name.clone())) {
+                draft.offers.extend(offer.map(|offer| (name, offer)));
+            }
+        }
+        for cursor in root.children("subscriptions") {
+            let (name, subscription) = services::read_subscription(&cursor);
+            let Some(name) = name else { continue };
+            let object = Object::Subscription(name.clone());
+            if self.declare(&cursor, "subscription", &name, object) {
+                let subscription = subscription.map(|subscription| (name, subscription));
+                draft.subscriptions.extend(subscription);
             }
         }
     }
@@ -377,6 +402,8 @@ impl Session {
             nodes: draft.nodes,
             route_leaks: draft.route_leaks,
             bridges: draft.bridges,
+            offers: draft.offers,
+            subscriptions: draft.subscriptions,
             tenants: draft.tenants,
         }
     }

@@ -143,6 +143,8 @@ fn suggestion(issue: &Issue, place: &Place, fleet: &Fleet) -> Option<String> {
                 network
             } else if let Object::Bridge(bridge) = &place.object {
                 &fleet.bridges.get(bridge)?.network
+            } else if let Object::Offer(offer) = &place.object {
+                &fleet.bridges.get(&fleet.offers.get(offer)?.bridge)?.network
             } else {
                 return None;
             };

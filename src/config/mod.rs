@@ -12,7 +12,7 @@
 //! | `document` | text → spanned tree, inside limits of size and depth |
 //! | `reader` | a typed cursor over a tree; notes every error and goes on |
 //! | `values` | how each type is written |
-//! | `host`, `fleet`, `network`, `rules`, `routing`, `ovn` | the tables |
+//! | `host`, `fleet`, `network`, `rules`, `routing`, `services`, `ovn` | the tables |
 //! | `locate` | from a finding of `model::check` to its line |
 //! | `files` | texts and places in them |
 //! | `diag` | diagnostics and notices, as people and programs read them |
@@ -40,6 +40,7 @@ mod reader;
 pub mod rotate;
 mod routing;
 mod rules;
+mod services;
 mod suggest;
 mod values;
 

@@ -12,7 +12,7 @@ use crate::model::check::Object;
 use crate::model::network::{Action, PortRange, Protocol, Rule, Selector};
 
 /// The most ports or ranges of one rule.
-const MAX_PORTS: usize = 256;
+pub(super) const MAX_PORTS: usize = 256;
 
 /// The rules of a network, in order of `(priority, name)`.
 pub(super) fn read(cursor: &Cursor<'_>, parts: &mut Parts) -> Vec<Rule> {
@@ -94,7 +94,8 @@ impl FromToml for Any {
     }
 }
 
-fn read_selector(cursor: &Cursor<'_>, key: &'static str) -> Option<Selector> {
+/// Who one side of a rule is.
+pub(super) fn read_selector(cursor: &Cursor<'_>, key: &'static str) -> Option<Selector> {
     if !cursor.is_table(key) {
         return cursor.need::<Any>(key).map(|Any| Selector::Any);
     }

@@ -95,6 +95,10 @@ pub enum Object {
     RouteLeak(usize),
     /// A bridge.
     Bridge(Name),
+    /// A service that is offered.
+    Offer(Name),
+    /// A service that is used.
+    Subscription(Name),
     /// A tenant.
     Tenant(Name),
     /// A line of a tenant's `members`.
@@ -131,6 +135,8 @@ impl fmt::Display for Object {
             }
             Self::RouteLeak(index) => write!(f, "route_leaks[{index}]"),
             Self::Bridge(name) => write!(f, "bridges.{name}"),
+            Self::Offer(name) => write!(f, "offers.{name}"),
+            Self::Subscription(name) => write!(f, "subscriptions.{name}"),
             Self::Tenant(key) => write!(f, "tenants.{key}"),
             Self::TenantMember { tenant, index } => write!(f, "tenants.{tenant}.members[{index}]"),
         }
@@ -156,6 +162,8 @@ impl Object {
             | Self::Node(_)
             | Self::RouteLeak(_)
             | Self::Bridge(_)
+            | Self::Offer(_)
+            | Self::Subscription(_)
             | Self::Tenant(_)
             | Self::TenantMember { .. } => None,
         }

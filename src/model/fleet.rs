@@ -12,6 +12,7 @@ use super::naming;
 use super::network::{Endpoint, Lan, MemberSelector, Network, NetworkId, Role};
 use super::ovn::Tenant;
 use super::routing::{Bridge, RouteLeak};
+use super::service::{Offer, Subscription};
 
 /// SHA-256 of the fragments, in the order of their file names: hosts with the same digest were told the same.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -66,6 +67,10 @@ pub struct Fleet {
     pub route_leaks: Vec<RouteLeak>,
     /// Ways to federation peers, by name.
     pub bridges: BTreeMap<Name, Bridge>,
+    /// Services that peers may use, by name. Bridges and rules have them already (see [`super::service::expand`]).
+    pub offers: BTreeMap<Name, Offer>,
+    /// Services of peers that this site uses, by name; likewise.
+    pub subscriptions: BTreeMap<Name, Subscription>,
     /// Tenants, by key.
     pub tenants: BTreeMap<Name, Tenant>,
 }

@@ -10,6 +10,7 @@
 //! | `fleet` | the whole site: the merged fragments |
 //! | `network` | one overlay network, its members, LANs and rules |
 //! | `routing` | BGP settings, route policies, leaks, bridges |
+//! | `service` | services offered and subscribed over bridges |
 //! | `ovn` | logical switches, ports, ACLs, tenants |
 //! | `agreement` | what other sites have agreed to |
 //! | `host` | this host's own `sdwand.toml` |
@@ -32,6 +33,7 @@ pub mod ovn;
 pub mod ownership;
 pub mod reach;
 pub mod routing;
+pub mod service;
 pub mod url;
 pub mod version;
 

@@ -1,5 +1,7 @@
 //! What bridges open, for any fragments of both sites and any word of the other one.
 
+mod services;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;

@@ -257,6 +257,14 @@ pub enum Issue {
         /// The network.
         network: Name,
     },
+    /// A service named like a rule of its network.
+    #[error("network \"{network}\" has a rule \"{rule}\" already")]
+    RuleTaken {
+        /// The rule.
+        rule: Name,
+        /// The network.
+        network: Name,
+    },
     /// A bridge's gateway that isn't one of the site's.
     #[error("node \"{0}\" isn't a gateway of the site: the bridge carries nothing")]
     GatewayUnnamed(Name),
@@ -371,6 +379,7 @@ impl Issue {
             | Self::MappingFamily { .. }
             | Self::BridgeElsewhere { .. }
             | Self::BridgeTwice { .. }
+            | Self::RuleTaken { .. }
             | Self::Unfit { .. }
             | Self::TooManyPrefixes(_)
             | Self::StretchNeedsMainTable(_)
@@ -449,6 +458,7 @@ impl Issue {
             Self::MappingFamily { .. } => {
                 "IPv4 isn't translated to IPv6: give the network a prefix_v4, or change source_cidrs"
             }
+            Self::RuleTaken { .. } => "an offer or a subscription brings a rule of its name: give it another",
             Self::BridgeTwice { .. } => "put all of it into one bridge",
             Self::GatewayUnnamed(_) => "list it in the site's `gateways`: it runs `sdwand serve`",
             Self::Unfit { .. } => "import what the peer really has: its /48, its LANs",
