@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::model::network::{Network, VirtualIp};
 use crate::model::routing::{Bridge, Export};
+use crate::model::service::Offer;
 use crate::model::{Fleet, Name, naming};
 
 /// The kinds that are served.
@@ -17,7 +18,8 @@ pub enum Kind {
     VirtualIp,
     /// A node: by its name or its instance id.
     Node,
-    /// A virtual IP that a bridge exports to the peer: named like one.
+    /// What a bridge gives to the peer: an offer by its name or by that of its virtual IP; an exported virtual IP that no offer
+    /// is of, named like one.
     Service,
 }
 
@@ -135,9 +137,29 @@ fn services(fleet: &Fleet, bridge: &Bridge, namesakes: &BTreeMap<&Name, usize>) 
             Export::Prefix(_) => None,
         })
         .collect();
-    let mut services = virtual_ips(network, namesakes, |vip| exported.contains(&vip.name));
+    let offers: Vec<&Offer> = fleet
+        .offers
+        .values()
+        .filter(|offer| offer.bridge == bridge.name)
+        .collect();
+    let offered: BTreeSet<&Name> = offers.iter().map(|offer| &offer.vip).collect();
+    let is_bare = |vip: &VirtualIp| exported.contains(&vip.name) && !offered.contains(&vip.name);
+    let mut services = virtual_ips(network, namesakes, is_bare);
     for (_, told) in &mut services {
         told["bridge"] = json!(bridge.name);
     }
+    services.extend(offers.into_iter().filter_map(|offer| offered_as(network, offer)));
     services
+}
+
+/// An offer, with all that a subscriber needs. Its name has no dot, so it is no virtual IP's id.
+fn offered_as(network: &Network, offer: &Offer) -> Option<(Vec<String>, Value)> {
+    let vip = network.virtual_ips.iter().find(|vip| vip.name == offer.vip)?;
+    let ports: Vec<String> = offer.access.ports.iter().map(ToString::to_string).collect();
+    let told = json!({
+        "id": offer.name, "network": network.name, "name": vip.name, "address": vip.address, "anycast": vip.anycast,
+        "bridge": offer.bridge, "protocol": offer.access.protocol, "ports": ports, "description": offer.description,
+    });
+    let id = format!("{}.{}", network.name, vip.name);
+    Some((vec![offer.name.to_string(), id], told))
 }

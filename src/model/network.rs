@@ -251,6 +251,17 @@ pub struct PortRange {
     pub last: u16,
 }
 
+impl std::fmt::Display for PortRange {
+    /// As a fragment has it: `6443`, `8000-8010`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
+    }
+}
+
 /// One firewall rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {

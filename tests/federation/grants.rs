@@ -41,6 +41,86 @@ async fn read(
         .unwrap()
 }
 
+/// What a peer's catalog tells, and whom.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_reads_what_it_is_offered_and_nobody_else_does() {
+    let (a, b, c) = (
+        Site::new("site-a", 1).await,
+        Site::new("site-b", 2).await,
+        Site::new("site-c", 3).await,
+    );
+    let (b_at_a, a_at_b) = enrolled(&a, &b).await;
+    let (c_at_a, a_at_c) = enrolled(&a, &c).await;
+    a.tell_fleet_with(&format!(
+        r#"
+[[bridges]]
+name = "prod-b"
+peer = "{}"
+network = "prod"
+gateways = ["hub-1"]
+export = [{{ vip = "db" }}]
+[[offers]]
+name = "pages"
+bridge = "prod-b"
+vip = "web"
+ports = ["443", "8000-8010"]
+description = "the intranet"
+"#,
+        b_at_a.alias
+    ));
+    let to_b = give(&a, b_at_a.id, 1, terms("service"));
+    let to_c = give(&a, c_at_a.id, 2, terms("service"));
+    let wanted = |id: Option<&str>, token: Option<&BearerToken>| Wanted {
+        kind: "service".to_owned(),
+        id: id.map(str::to_owned),
+        after: None,
+        bearer: token.map(BearerToken::reveal),
+    };
+    let told = b
+        .gateway
+        .fetch(a_at_b.id, &wanted(None, Some(&to_b.token)), wall())
+        .await
+        .unwrap();
+    let (bare, offer) = (
+        json!({
+            "id": "prod.db", "network": "prod", "name": "db", "address": "fd00:0:1:1::101", "anycast": false, "bridge": "prod-b",
+        }),
+        json!({
+            "id": "pages", "network": "prod", "name": "web", "address": "fd00:0:1:1::100", "anycast": false, "bridge": "prod-b",
+            "protocol": "tcp", "ports": ["443", "8000-8010"], "description": "the intranet",
+        }),
+    );
+    assert_eq!(told.resources, [offer.clone(), bare]);
+    for id in ["pages", "prod.web"] {
+        let one = b
+            .gateway
+            .fetch(a_at_b.id, &wanted(Some(id), Some(&to_b.token)), wall())
+            .await
+            .unwrap();
+        assert_eq!(one.resources, std::slice::from_ref(&offer), "{id}");
+    }
+    // No bridge of site c's exports anything.
+    let none = c
+        .gateway
+        .fetch(a_at_c.id, &wanted(None, Some(&to_c.token)), wall())
+        .await
+        .unwrap();
+    assert!(!none.exists && none.resources.is_empty());
+    let refusals = [
+        (&b, a_at_b.id, None, "required"),
+        (&b, a_at_b.id, Some(&to_c.token), "unknown"),
+        (&c, a_at_c.id, Some(&to_b.token), "unknown"),
+    ];
+    for (site, peer, token, why) in refusals {
+        let refused = site.gateway.fetch(peer, &wanted(None, token), wall()).await;
+        let DialError::Refused { status, error } = refused.unwrap_err() else {
+            panic!("it is no refusal");
+        };
+        assert_eq!(status, 401, "{error}");
+        assert!(error.contains(why), "{error}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_reads_what_a_grant_allows_and_nothing_else() {
     let (a, b, c) = (

@@ -115,6 +115,11 @@ impl Site {
 
     /// Its fleet: a hub, two networks and their virtual IPs.
     pub(crate) fn tell_fleet(&self) {
+        self.tell_fleet_with("");
+    }
+
+    /// The same with these tables, too.
+    pub(crate) fn tell_fleet_with(&self, tables: &str) {
         let prefix = self.gateway.site.prefix().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let text = format!(
@@ -144,6 +149,7 @@ holders = ["hub-1"]
 name = "dev"
 id = 2
 members = [ {{ node = "hub-1", role = "hub" }} ]
+{tables}
 "#,
             self.gateway.site.name()
         );
