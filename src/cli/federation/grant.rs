@@ -174,15 +174,33 @@ pub(crate) async fn grant(global: &Global, command: GrantCommand) -> Result<Exit
 /// The most resources that are read at a peer.
 const MOST: usize = 100_000;
 
-/// Reads all that a grant allows, page by page.
 pub(super) async fn call(global: &Global, api: &Api, asked: Call) -> Result<ExitCode, CliError> {
-    let token = asked.grant.as_deref().map(secret).transpose()?;
-    let path = format!("{API}/{}/call", asked.peer);
+    let (id, grant) = (asked.id.as_deref(), asked.grant.as_deref());
+    let told = read_all(api, &asked.peer, &asked.kind, id, grant).await?;
+    let mut text = String::new();
+    for resource in told["resources"].as_array().into_iter().flatten() {
+        let _ = writeln!(text, "{resource}");
+    }
+    let exists = told["exists"] == true;
+    global.print(&told, if exists { &text } else { "there is none\n" })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads all that a grant allows, page by page. `grant` is the file with its token.
+pub(super) async fn read_all(
+    api: &Api,
+    peer: &str,
+    kind: &str,
+    id: Option<&str>,
+    grant: Option<&Path>,
+) -> Result<Value, CliError> {
+    let token = grant.map(secret).transpose()?;
+    let path = format!("{API}/{peer}/call");
     let mut told: Option<Value> = None;
     let mut after = Value::Null;
     loop {
         let body = json!({
-            "resource_kind": asked.kind, "resource_id": asked.id, "after": after,
+            "resource_kind": kind, "resource_id": id, "after": after,
             "bearer_token": token.as_ref().map(|token| token.trim()),
         });
         let mut page = api.ask(Method::POST, &path, Some(body)).await?;
@@ -210,14 +228,7 @@ pub(super) async fn call(global: &Global, api: &Api, asked: Call) -> Result<Exit
         }
         after = next;
     }
-    let told = told.unwrap_or_default();
-    let mut text = String::new();
-    for resource in told["resources"].as_array().into_iter().flatten() {
-        let _ = writeln!(text, "{resource}");
-    }
-    let exists = told["exists"] == true;
-    global.print(&told, if exists { &text } else { "there is none\n" })?;
-    Ok(ExitCode::SUCCESS)
+    Ok(told.unwrap_or_default())
 }
 
 /// A secret from a file, or from standard input.
