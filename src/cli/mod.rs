@@ -118,6 +118,9 @@ Reads [federation] of sdwand.toml. The ledger and the site's CA are in <state_di
     /// What peers may read of this site
     #[command(subcommand)]
     Grant(federation::grant::GrantCommand),
+    /// Services across bridges: those that this site offers, and those that it uses
+    #[command(subcommand)]
+    Service(federation::service::ServiceCommand),
     /// What to look at: prefixes that overlap, certificates that end, silent peers, versions, residency
     #[command(after_help = "Example:
   sdwand governance
@@ -385,6 +388,7 @@ fn dispatch(global: &Global, command: Command) -> Result<ExitCode, CliError> {
         Command::Serve => runtime(federation::serve(global)),
         Command::Peer(command) => runtime(federation::peer::peer(global, command)),
         Command::Grant(command) => runtime(federation::grant::grant(global, command)),
+        Command::Service(command) => runtime(federation::service::service_command(global, command)),
         Command::Governance(asked) => runtime(federation::site::governance(global, asked)),
         Command::Audit(command) => runtime(federation::audit::audit(global, command)),
         Command::Ledger(command) => runtime(federation::ledger::ledger(global, command)),

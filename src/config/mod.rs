@@ -19,6 +19,7 @@
 //! | `keys` | the private key |
 //! | `init`, `defaults` | documents that we write |
 //! | `bridge` | the editor of a bridge |
+//! | `service_fragment` | the editor of services |
 //! | `rotate` | the files of a key rotation |
 //!
 //! Nothing is applied of a configuration with any error. [`parse_fleet`] and [`parse_host`] need no disk.
@@ -40,6 +41,7 @@ mod reader;
 pub mod rotate;
 mod routing;
 mod rules;
+pub mod service_fragment;
 mod services;
 mod suggest;
 mod values;

@@ -7,6 +7,7 @@ pub(super) mod grant;
 pub(super) mod ledger;
 pub(super) mod pause;
 pub(super) mod peer;
+pub(super) mod service;
 pub(super) mod site;
 pub(super) mod sweep;
 pub(super) mod token;
