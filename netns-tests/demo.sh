@@ -1,13 +1,15 @@
 #!/bin/bash
-# The demo: a hub and three spokes in two isolated networks, on this one machine, in network namespaces.
+# The demo: two sovereign sites federate, on this one machine, in network namespaces.
 #
-#     anna ──┐                     network office (1): hub, anna, ben      ping for all; anna → ben: web, iperf3
-#     ben  ──┼── wan ── hub        network guests (2): hub, carl           ping for all
-#     carl ──┘
+#     anna ── lan0 tokyo ──┐               ┌── osaka lan0 ── ben
+#     10.10.0.10           ├── wan ────────┤              10.20.0.10
+#                    site "east"      site "west"
 #
-# Installs what is missing, builds, then shows: the fleet, plan and apply, ping and throughput, what default-deny refused,
-# drift healed, and the cleanup. About a minute after the build; nothing stays behind. Needs root. Works on kernels with
-# neither WireGuard nor VRFs: then the embedded userspace WireGuard and tables with rules do their work.
+# tokyo and osaka are each the gateway of a site of its own: WireGuard, VRF and firewall by `sdwand run`, federation by
+# `sdwand serve`, which runs as nobody. Installs what is missing, builds, then shows: the fleets, plan and apply, what
+# default-deny refuses, a token handed over, the peering active, one rule and the packet through, drift healed, and the
+# peering revoked in the middle of a stream. About a minute after the build; nothing stays behind. Needs root. Works on
+# kernels with neither WireGuard nor VRFs: then the embedded userspace WireGuard and tables with rules do their work.
 if [[ -z ${LAB_INSIDE:-} ]]; then
   set -euo pipefail
   here=$(cd "$(dirname "$0")" && pwd)
@@ -44,81 +46,114 @@ lines() {
     ++n <= most { print "  " $0 }
     END { rest() }'
 }
-bound() { # HOST NETWORK: how a program of the host reaches the network, for ping
-  if in_vrf "$1" "$2"; then echo "sdwan-$2"; else v6 "$2" "${HOST_ID[$1]}"; fi
+site() { # east|west: which site's fleet the lab's functions are about
+  case $1 in
+    east) SITE_PREFIX=fd12:34ab:cd42 FLEET=$LAB/east ;;
+    west) SITE_PREFIX=fd77:1:2 FLEET=$LAB/west ;;
+  esac
 }
 
-step "Four hosts and a router between them ($(lab_features))"
-mkhost hub anna ben carl
-underlay hub anna ben carl
+step "Two sites and the internet between them ($(lab_features))"
+mkhost tokyo osaka
+underlay tokyo osaka
+lan tokyo lan0 anna 10.10.0.1/24
+lan osaka lan0 ben 10.20.0.1/24
 ip -n wan -br -4 addr | grep to- | lines
 
-step "The fleet: the same files on every host"
-fleet_site demo
-fleet_node hub 1 "${V4[hub]}"
-fleet_node anna 2
-fleet_node ben 3
-fleet_node carl 4
-fleet_network office 1 hub:hub anna ben
-fleet_network guests 2 hub:hub carl
-fleet_rule office ping any any icmp
-fleet_rule office web node=anna node=ben tcp 80,5201
-fleet_rule guests ping any any icmp
-hosts=(hub anna ben carl)
-for host in "${hosts[@]}"; do host_config "$host" '[reconcile]' 'mode = "manual"'; done
-publish "${hosts[@]}"
-show anna cat /etc/sdwand/sdwand.toml
-show anna cat /etc/sdwand/fleet.d/20-office.toml
-show anna sdwand check
+step "Each site's fleet: a network of its own, with a LAN; nobody else is in it"
+declare -A SITE=([tokyo]=east [osaka]=west) NETWORK=([tokyo]=prod [osaka]=lab) ID=([tokyo]=1 [osaka]=5) LAN=([tokyo]=10.10.0.0/24 [osaka]=10.20.0.0/24)
+for host in tokyo osaka; do
+  site "${SITE[$host]}"
+  fleet_site "${SITE[$host]}"
+  sed -i "/^prefix/a gateways = [\"$host\"]" "$FLEET/00-site.toml"
+  fleet_node "$host" 1 "${V4[$host]}"
+  fleet_network "${NETWORK[$host]}" "${ID[$host]}" \
+    "{ node = \"$host\", role = \"hub\", lans = [{ subnet = \"${LAN[$host]}\", interface = \"lan0\" }] }"
+  fleet_rule "${NETWORK[$host]}" ping any any icmp
+  host_config "$host" 'state_dir = "/run/state/sdwand"' '[reconcile]' 'mode = "manual"' '[federation]' 'listen = "[::]:8443"' \
+    "url = \"https://${V4[$host]}:8443\"" 'heartbeat_seconds = 1' 'allow_dial = ["198.18.0.0/15"]'
+  on "$host" install -d -o 65534 -g 65534 /run/state /run/sdwand-serve
+  publish "$host"
+done
+show tokyo cat /etc/sdwand/sdwand.toml
+show tokyo cat /etc/sdwand/fleet.d/20-prod.toml
+show tokyo sdwand check
 
 step "The daemons start; in mode \"manual\" they only plan"
-start_daemon "${hosts[@]}"
-show anna sdwand plan
+start_daemon tokyo osaka
+show tokyo sdwand plan
+for host in tokyo osaka; do EACH=0 show "$host" sdwand apply; done
+for host in tokyo osaka; do require wait_for "$host: what is planned is done, the new plan is empty" 20 converged "$host"; done
+start_serve tokyo
+start_serve osaka
 
-step "Apply, everywhere"
-show anna sdwand apply
-for host in hub ben carl; do EACH=0 show "$host" sdwand apply; done
-for host in "${hosts[@]}"; do require wait_for "$host: what is planned is done, the new plan is empty" 20 converged "$host"; done
+step "tokyo proposes; the token is the whole hand-over: it pins tokyo's CA, works once, and is shown once"
+show tokyo sdwand peer propose "https://${V4[osaka]}:8443" --name west
+sdw tokyo peer rotate-token west --json | jq -r .acceptance_token >"$LAB/token"
+printf '\n  out of band, to osaka: %s\n' "$(cat "$LAB/token")"
 
-step "Packets: anna → ben, both spokes, over the hub"
-wait_for "the tunnels are up" 15 prints reply oping anna 1 "$(v6 1 3)"
-show anna ping -n -c 3 -i 0.2 -I "$(bound anna 1)" "$(v6 1 3)"
-expect "v4 too" reply oping anna 1 "$(v4 1 3)"
+step "osaka accepts, and the first heartbeats make the peering active on both sides"
+printf '\n%sosaka# sdwand peer accept https://%s:8443 --name east --token - < token%s\n' "$BOLD" "${V4[tokyo]}" "$PLAIN"
+sdw osaka peer accept "https://${V4[tokyo]}:8443" --name east --token - <"$LAB/token" 2>&1 | lines
+is_active() { is "$1" active; }
+require wait_for "tokyo: active" 10 is_active tokyo
+require wait_for "osaka: active" 10 is_active osaka
+show tokyo sdwand peer list
 
-step "Throughput: anna → ben, tcp port 5201, allowed by the rule \"web\""
-at=''
-if in_vrf ben 1; then at=%sdwan-1; fi
-on ben iperf3 -s -1 -B "$(v6 1 3)$at" >"$LAB/iperf.log" 2>&1 &
-wait_for "iperf3 listens" 5 eval 'on ben ss -ltn | grep :5201 >/dev/null'
-on anna timeout 30 iperf3 -6 -c "$(v6 1 3)" -B "$(v6 1 2)$at" -t 5 -J >"$LAB/iperf.json" 2>&1 || true
-jq -r '"  \(.end.sum_received.bits_per_second / 1e6 | floor) Mbit/s over two tunnels, \(.end.sum_sent.retransmits) retransmits"' "$LAB/iperf.json" || lines <"$LAB/iperf.json"
-check "bytes went through" jq -e '.end.sum_received.bytes > 0' "$LAB/iperf.json"
+step "A bridge: each operator says what comes in and what goes out. Still no packet crosses"
+show osaka sdwand peer bridge east --network lab --remote-network prod --import 10.10.0.0/24 --export 10.20.0.0/24 --no-wait
+show tokyo sdwand peer bridge west --network prod --remote-network lab --import 10.20.0.0/24 --export 10.10.0.0/24
+show tokyo cat /etc/sdwand/fleet.d/50-bridge-prod-west.toml
+for host in tokyo osaka; do EACH=0 show "$host" sdwand apply; done
+bridged() { [[ $(state tokyo '.networks[0].bridges[0].state') = carrying && $(state osaka '.networks[0].bridges[0].state') = carrying ]]; }
+require wait_for "both gateways carry the bridge" 10 bridged
+show tokyo sdwand status
+serve ben tcp,*,80
+expect "anna → ben, ping: default-deny, although both sites let any ping any of their own" "$NO_PING" pinged anna 10.20.0.10
+expect "anna → ben, tcp 80" "$NO_TCP" asked anna tcp,10.20.0.10,80
+show tokyo sdwand explain 10.10.0.10 10.20.0.10 tcp/80
 
-step "What default-deny refuses"
-oserve ben 1 "tcp,$(v6 1 3),80" "tcp,$(v6 1 3),22"
-expect "anna → ben tcp 80: the rule \"web\" lets it in" ok oasked anna 1 "tcp,$(v6 1 3),80"
-expect "anna → ben tcp 22: no rule" "$NO_TCP" oasked anna 1 "tcp,$(v6 1 3),22"
-expect "ben → anna tcp 80: the rule is for the other way" "$NO_TCP" oasked ben 1 "tcp,$(v6 1 2),80"
-expect "carl → ben: another network, not even a ping" "$NO_PING" oping carl 2 "$(v6 1 3)"
-expect "carl → hub: his own network" reply oping carl 2 "$(v6 2 1)"
-show anna sdwand status
+step "One rule at each end that names the other site"
+site east
+cp "$LAB"/hosts/tokyo/etc/fleet.d/50-bridge-*.toml "$FLEET/"
+fleet_rule prod to-west lan_of=tokyo federation=west tcp 80
+site west
+cp "$LAB"/hosts/osaka/etc/fleet.d/50-bridge-*.toml "$FLEET/"
+fleet_rule lab from-east federation=east lan_of=osaka tcp 80
+for host in tokyo osaka; do
+  site "${SITE[$host]}"
+  publish "$host"
+  show "$host" sdwand apply
+done
+wait_for "anna → ben, tcp 80: through" 10 prints ok asked anna tcp,10.20.0.10,80
+expect "anna → ben, ping: still refused" "$NO_PING" pinged anna 10.20.0.10
+show tokyo sdwand explain 10.10.0.10 10.20.0.10 tcp/80
 
-step "Drift: someone deletes our firewall, then our link"
-was=$(on anna nft list table inet sdwand | grep -c .)
+step "Drift: someone deletes our firewall"
+was=$(on tokyo nft list table inet sdwand | grep -c .)
 start=$(now_ms)
-show anna nft delete table inet sdwand
-until (( $(on anna nft list table inet sdwand 2>/dev/null | grep -c .) >= was )); do
+show tokyo nft delete table inet sdwand
+until (( $(on tokyo nft list table inet sdwand 2>/dev/null | grep -c .) >= was )); do
   if (( $(now_ms) - start > 5000 )); then break; fi
 done
-check "all $was lines of it are back after $(( $(now_ms) - start )) ms" on anna nft list table inet sdwand
-start=$(now_ms)
-show anna ip link delete wg-sdwan-1
-wait_for "the link is back" 5 ip -n anna link show wg-sdwan-1
-wait_for "and carries packets" 15 prints reply oping anna 1 "$(v6 1 3)"
-note "$(( $(now_ms) - start )) ms after it was deleted, the new handshake included"
+check "all $was lines of it are back after $(( $(now_ms) - start )) ms" on tokyo nft list table inet sdwand
+wait_for "and packets cross as before" 10 prints ok asked anna tcp,10.20.0.10,80
+
+step "Revoked in the middle of a stream: one command, no network needed"
+flow anna "$LAB/stream" tcp,10.20.0.10,80
+echoes() { cat "$LAB/stream" 2>/dev/null || echo 0; }
+runs() { local before; before=$(echoes); sleep 0.3; (( $(echoes) > before )); }
+require wait_for "a stream runs" 10 runs
+show tokyo sdwand peer revoke west
+wait_for "it stands still" 5 not runs
+expect "tokyo has no peer of the other site" '' eval 'on tokyo wg show wg-sdwan-1 allowed-ips | grep -F "$(<$LAB/keys/osaka.pub)"'
+wait_for "osaka was told, and has none either" 10 prints '' eval 'on osaka wg show wg-sdwan-5 allowed-ips | grep -F "$(<$LAB/keys/tokyo.pub)"'
+show tokyo sdwand peer list
+show tokyo sdwand audit tail
 
 step "Down: what is ours goes, and nothing else"
-for host in "${hosts[@]}"; do
+for host in tokyo osaka; do
+  stop_serve "$host" TERM
   stop_daemon "$host"
   EACH=0 show "$host" sdwand down
   expect "$host: nothing of ours is left" '' left_over "$host"

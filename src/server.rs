@@ -192,22 +192,17 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     let bridging = tokio::spawn(bridges::follow(Arc::clone(&gateway), agreements));
     // From here on all sockets listen.
     let mut manager = Manager::ready(monotonic());
-    let driver = drive(
-        &gateway,
-        &calls,
-        &current,
-        &mut leaf,
-        (&mut manager, &mut monitor),
-    );
+    let told = (&mut manager, &mut monitor);
+    let driver = drive(&gateway, &calls, &current, &mut leaf, told);
     let outcome = tokio::select! {
         ended = until_told() => ended,
         () = driver => Ok(()),
     };
     notify::stopping();
     let _ = stop.send(true);
-    following.abort();
-    spawned.abort();
-    bridging.abort();
+    for task in [following, spawned, bridging] {
+        task.abort();
+    }
     // The listener and each connection hold a receiver until they are through.
     let _ = tokio::time::timeout(LAST_WORDS, stop.closed()).await;
     last_words(&gateway);

@@ -85,12 +85,16 @@ pub fn file_of(folder: &Path, name: &Name) -> PathBuf {
 pub fn draft(folder: &Path, bridge: &Bridge) -> Result<Draft, BridgeEditError> {
     let path = file_of(folder, &bridge.name);
     let before = existing(&path)?;
-    let without = load_fleet_with(folder, &path, None)?.fleet;
-    if !without.networks.contains_key(&bridge.network) {
-        let all: Vec<String> = without.networks.keys().map(ToString::to_string).collect();
+    let now = super::load_fleet(folder)?.fleet;
+    if !now.networks.contains_key(&bridge.network) {
+        let all: Vec<String> = now.networks.keys().map(ToString::to_string).collect();
         return Err(BridgeEditError::Network(bridge.network.clone(), all.join(", ")));
     }
-    let other = without.bridges.values().find(|other| leads(other, bridge));
+    let is_own = |other: &Bridge| before.is_some() && other.name == bridge.name;
+    let other = now
+        .bridges
+        .values()
+        .find(|other| leads(other, bridge) && !is_own(other));
     if let Some(other) = other {
         return Err(BridgeEditError::Elsewhere {
             name: other.name.clone(),
@@ -256,6 +260,15 @@ mod tests {
         assert_eq!(made.fleet.bridges[&name("prod-site-b")], bridge("fd00:0:2::/48"));
         std::fs::write(&made.path, made.text.as_ref().unwrap()).unwrap();
         assert_eq!(super::super::load_fleet(folder.path()).unwrap().fleet, made.fleet);
+        // What names the bridge elsewhere doesn't stand in the way of saying it again.
+        let offer = "format = 1\n[[offers]]\nname = \"web\"\nbridge = \"prod-site-b\"\nvip = \"web\"\nprotocol = \"tcp\"\nports = [\"80\"]\n";
+        std::fs::write(folder.path().join("60-offer.toml"), offer).unwrap();
+        assert!(
+            draft(folder.path(), &bridge("fd00:0:2::/48"))
+                .unwrap()
+                .is_unchanged
+        );
+        std::fs::remove_file(folder.path().join("60-offer.toml")).unwrap();
         assert!(
             draft(folder.path(), &bridge("fd00:0:2::/48"))
                 .unwrap()

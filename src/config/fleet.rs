@@ -278,7 +278,7 @@ impl Session {
                 draft.tenants.insert(key, tenant);
             }
         }
-        for table in ["route_leaks", "bridges", "tenants"] {
+        for table in ["route_leaks", "tenants"] {
             if root.has(table) {
                 self.later(root.spot_of(table), table);
             }

@@ -466,18 +466,7 @@ impl NetworkStatus {
             }
         }
         for vip in &self.virtual_ips {
-            let holders: Vec<&str> = vip.holders.iter().map(Name::as_str).collect();
-            let here = match vip.here {
-                Some(true) => ", on this host",
-                Some(false) | None => "",
-            };
-            writeln!(
-                f,
-                "  vip {:<21} {} held by {}{here}",
-                vip.name,
-                vip.address,
-                holders.join(", ")
-            )?;
+            writeln!(f, "{vip}")?;
         }
         for mapping in &self.port_mappings {
             let targets: Vec<String> = mapping.targets.iter().map(ToString::to_string).collect();
@@ -508,5 +497,17 @@ impl NetworkStatus {
             "  default drop         {} packets {} bytes",
             drops.packets, drops.bytes
         )
+    }
+}
+
+impl fmt::Display for VipStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let holders: Vec<&str> = self.holders.iter().map(Name::as_str).collect();
+        let here = match self.here {
+            Some(true) => ", on this host",
+            Some(false) | None => "",
+        };
+        let (name, address, holders) = (&self.name, self.address, holders.join(", "));
+        write!(f, "  vip {name:<21} {address} held by {holders}{here}")
     }
 }

@@ -136,20 +136,22 @@ pub(super) async fn bridge(global: &Global, api: &Api, asked: BridgeArgs) -> Res
     if !draft.is_unchanged {
         write(&draft.path, &text)?;
     }
-    if !global.json {
-        let what = if draft.is_unchanged { "unchanged" } else { "wrote" };
+    let what = if draft.is_unchanged { "unchanged" } else { "wrote" };
+    if !global.json && !asked.no_wait {
         eprintln!("{what} {}{}", draft.path.display(), also(&elsewhere));
     }
     let seen = if asked.no_wait {
         None
     } else {
         say(global, "waiting for the peer");
-        Some(until_active(api, &id, &wanted, asked.wait).await?)
+        let whole = draft.fleet.bridges.get(&wanted.name).unwrap_or(&wanted);
+        Some(until_active(api, &id, whole, asked.wait).await?)
     };
     let is_active = seen.as_ref().is_none_or(|seen| seen["state"] == "active");
-    let shown = seen
-        .as_ref()
-        .map_or_else(|| format!("wrote {}\n", draft.path.display()), line);
+    let shown = seen.as_ref().map_or_else(
+        || format!("{what} {}{}\n", draft.path.display(), also(&elsewhere)),
+        line,
+    );
     told["bridge"] = seen.unwrap_or(Value::Null);
     global.print(&told, &shown)?;
     // What waits isn't wrong.

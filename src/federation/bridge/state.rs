@@ -101,6 +101,8 @@ pub enum WaitsFor {
     Duplicate,
     /// The peer to have the bridge in its fleet, too.
     Peer,
+    /// An operator to go on with what was paused.
+    Pause,
 }
 
 impl WaitsFor {
@@ -121,6 +123,7 @@ impl WaitsFor {
                 "another bridge of the fleet leads the same peer into the same network: remove one"
             }
             Self::Peer => "the peer's fleet has no such bridge yet: its operator runs `sdwand peer bridge`",
+            Self::Pause => "what is new between sites is paused: `sdwand federation resume`",
         }
     }
 }

@@ -22,6 +22,8 @@ pub struct Want {
     pub content: Option<Content>,
     /// What of our side stands against an agreement.
     pub obstacle: Option<WaitsFor>,
+    /// Whether an operator has paused what is new: what is agreed goes on.
+    pub is_paused: bool,
 }
 
 /// What became of a row in one step, for the audit.
@@ -68,7 +70,7 @@ pub fn step(
         return changes;
     };
     let event = match ours.state {
-        State::Proposed if is_free => Event::Agree,
+        State::Proposed if is_free && !want.is_paused => Event::Agree,
         State::Active if !is_free => Event::Suspend,
         State::Suspended if is_free => {
             // By the new key the peer finds out that the session of before is over, also where only it can call.

@@ -205,6 +205,7 @@ fn want(byte: u8, export: u8, obstacle: Option<WaitsFor>) -> Want {
             listener: None,
         }),
         obstacle,
+        is_paused: false,
     }
 }
 
@@ -290,4 +291,25 @@ proptest::proptest! {
             proptest::prop_assert_eq!((one.prefixes, other.prefixes), (exported(&ends[1]), exported(&ends[0])));
         }
     }
+}
+
+#[test]
+fn while_it_is_paused_nothing_new_is_agreed_and_what_is_agreed_goes_on() {
+    let mut row = BridgeRow::new(PeerId(Uuid::from_u128(1)), BridgeId(Uuid::from_u128(2)));
+    let free = want(1, 1, None);
+    let paused = Want {
+        is_paused: true,
+        ..want(1, 1, None)
+    };
+    let mut draw = || Some(PresharedHalf::new([7; 32]));
+    let state = |row: &BridgeRow| row.ours.as_ref().unwrap().state;
+    step(&mut row, Some(&paused), "", &mut draw, Moment::from_millis(1_000));
+    let theirs = row.ours.as_ref().unwrap().half.clone().unwrap();
+    row.take(theirs, |_| (Vec::new(), false));
+    step(&mut row, Some(&paused), "", &mut draw, Moment::from_millis(2_000));
+    assert_eq!(state(&row), State::Proposed);
+    step(&mut row, Some(&free), "", &mut draw, Moment::from_millis(3_000));
+    assert_eq!(state(&row), State::Active);
+    step(&mut row, Some(&paused), "", &mut draw, Moment::from_millis(4_000));
+    assert_eq!(state(&row), State::Active);
 }

@@ -58,6 +58,7 @@ struct Scene<'a> {
     fleet: Option<&'a Fleet>,
     peers: BTreeMap<PeerId, &'a Peer>,
     rows: BTreeMap<(PeerId, BridgeId), &'a BridgeRow>,
+    is_paused: bool,
     now: Moment,
 }
 
@@ -98,6 +99,7 @@ impl Gateway {
                 fleet: fleet.as_deref(),
                 peers: book.peers().map(|peer| (peer.id, &**peer)).collect(),
                 rows: book.bridges().map(|row| ((row.peer, row.id), &**row)).collect(),
+                is_paused: book.pause().is_some(),
                 now: book.now(wall),
             };
             self.settled(&scene, None, &mut drawn(random)).is_empty()
@@ -123,6 +125,7 @@ impl Gateway {
             fleet: fleet.as_deref(),
             peers: draft.peers().map(|peer| (peer.id, peer)).collect(),
             rows: draft.bridges().map(|row| ((row.peer, row.id), row)).collect(),
+            is_paused: draft.pause().is_some(),
             now: draft.now(),
         };
         for (row, changes) in self.settled(&scene, of, draw) {
@@ -224,6 +227,7 @@ impl Gateway {
                 import: ordered(&bridge.import),
                 content,
                 obstacle,
+                is_paused: scene.is_paused,
             };
             wants.insert((peer.id, id), want);
         }

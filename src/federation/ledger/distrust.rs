@@ -31,6 +31,17 @@ impl Cause<'_> {
     }
 }
 
+/// What a peer has said of a bridge since, the ledger doesn't know; what we have said since, the peer does.
+fn distrust_bridges(draft: &mut Draft<'_>) {
+    let now = draft.now();
+    let bridges: Vec<BridgeRow> = draft.bridges().cloned().collect();
+    for mut row in bridges {
+        row.theirs = None;
+        row.renumber(now);
+        draft.put_bridge(row);
+    }
+}
+
 /// Begins `epoch`: suspends who was on, revokes who was only proposed, with their tokens, revokes grants
 /// and operators' tokens, makes void what waits for approval, and forgets kept answers.
 pub(super) fn distrust(draft: &mut Draft<'_>, epoch: u64, cause: Cause<'_>) {
@@ -77,13 +88,7 @@ pub(super) fn distrust(draft: &mut Draft<'_>, epoch: u64, cause: Cause<'_>) {
         grant.revoke_reason = Some(format!("{what}: grant anew"));
         draft.put_grant(grant);
     }
-    let bridges: Vec<BridgeRow> = draft.bridges().cloned().collect();
-    for mut row in bridges {
-        // What the peer has said since, the ledger doesn't know; what we have said since, the peer does.
-        row.theirs = None;
-        row.renumber(now);
-        draft.put_bridge(row);
-    }
+    distrust_bridges(draft);
     for mut issued in draft.operator_tokens() {
         issued.revoked_at = issued.revoked_at.or(Some(now));
         draft.put_operator_token(issued);

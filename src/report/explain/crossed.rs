@@ -4,7 +4,7 @@ use super::Passes;
 use super::view::Peer;
 use super::walk::{Next, Step};
 use crate::intent::{BridgeIntent, NetworkIntent};
-use crate::model::{LinkName, Name, PublicKey};
+use crate::model::{Name, PublicKey};
 
 /// The bridge whose other end has this key.
 pub(super) fn leads_out(network: &NetworkIntent, key: PublicKey) -> Option<&BridgeIntent> {
@@ -71,8 +71,8 @@ impl Step<'_> {
     }
 
     /// It goes to the other site's gateway, if that is there.
-    pub(super) fn leave_site(&mut self, bridge: &BridgeIntent, link: &LinkName, peer: &Peer) -> Next {
-        if !self.handshake(&bridge.peer, peer) || !self.arrives(link, &bridge.peer, peer) {
+    pub(super) fn leave_site(&mut self, bridge: &BridgeIntent, peer: &Peer) -> Next {
+        if !self.handshake(&bridge.peer, peer) {
             return Next::Ended;
         }
         let text = format!("{} decides what becomes of it there", bridge.peer);

@@ -12,6 +12,9 @@ impl fmt::Display for End {
         } else {
             write!(f, "{} {address}", self.asked)?;
         }
+        if let (Some(bridge), Some(gateway)) = (&self.bridge, &self.node) {
+            return write!(f, " (over bridge {bridge} of {gateway})");
+        }
         match &self.node {
             Some(node) if node.as_str() != self.asked => write!(f, " ({node})"),
             Some(_) | None => Ok(()),

@@ -372,7 +372,7 @@ impl<'a> Step<'a> {
         };
         self.ok("allowed_ips", format!("{link}: {name} carries {destination}"));
         if let Some(bridge) = leads_out(network, *key) {
-            return self.leave_site(bridge, &link, peer);
+            return self.leave_site(bridge, peer);
         }
         self.hop.peer = Some(name.clone());
         if !self.handshake(&name, peer) || !self.arrives(&link, &name, peer) {

@@ -59,7 +59,10 @@ impl Gateway {
                 return Vec::new();
             };
             let rows: Vec<&BridgeRow> = book.bridges_of(id).map(AsRef::as_ref).collect();
-            let mut views: Vec<BridgeView> = rows.iter().filter_map(|row| self.view(peer, row)).collect();
+            let mut views: Vec<BridgeView> = rows
+                .iter()
+                .filter_map(|row| self.view(peer, row, book.pause().is_some()))
+                .collect();
             let has_row = |bridge: &Bridge| {
                 let mut live = rows.iter().filter_map(|row| row.live());
                 live.any(|ours| ours.name == bridge.name)
@@ -74,7 +77,7 @@ impl Gateway {
         })
     }
 
-    fn view(&self, peer: &Peer, row: &BridgeRow) -> Option<BridgeView> {
+    fn view(&self, peer: &Peer, row: &BridgeRow, is_paused: bool) -> Option<BridgeView> {
         let theirs = row.theirs.as_ref();
         let announced = theirs.map_or_else(Vec::new, |theirs| theirs.half.prefixes.clone());
         let view = BridgeView {
@@ -105,6 +108,7 @@ impl Gateway {
         };
         let obstacle = self.bridge_obstacle(peer);
         let waits_for = match ours.state {
+            State::Proposed if is_paused => bridge::standing(row, obstacle).or(Some(WaitsFor::Pause)),
             State::Proposed | State::Suspended => bridge::standing(row, obstacle).or(Some(WaitsFor::Key)),
             State::Active | State::Revoked => None,
         };

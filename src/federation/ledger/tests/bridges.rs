@@ -25,6 +25,7 @@ fn want() -> Want {
             listener: None,
         }),
         obstacle: None,
+        is_paused: false,
     }
 }
 
