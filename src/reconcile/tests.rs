@@ -1,5 +1,6 @@
 //! Random fleets on a host in memory: every way leads there, failing steps leave nothing open, foreign objects stay.
 
+mod bridges;
 mod failures;
 mod following;
 mod memory;

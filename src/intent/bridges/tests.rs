@@ -421,7 +421,21 @@ fn where_no_gateway_can_be_none_is_called() {
     let fleet = fleet(&[SITE_A.to_owned(), network_a("drop", ""), bridge.to_owned()]).unwrap();
     let all = [net("10.20.0.0/16")];
     let good = agreement("site-b", &all, &all, 40);
-    let odd = [
+    let is_called = |at: &str| {
+        let word = Agreement {
+            endpoints: vec![at.parse().unwrap()],
+            ..good.clone()
+        };
+        let host = intent(&fleet, "hub", agreements(&[("to-b", word)]));
+        let peer = &prod(&host).links[0].peers[&PublicKey([40; 32])];
+        assert_eq!(
+            peer.endpoints.is_empty(),
+            !host.notices.is_empty(),
+            "{at}: it is said"
+        );
+        !peer.endpoints.is_empty()
+    };
+    for at in [
         "127.0.0.1:1",
         "[fe80::1]:1",
         "224.0.0.1:1",
@@ -430,27 +444,13 @@ fn where_no_gateway_can_be_none_is_called() {
         "0.0.0.0:1",
         "198.51.100.7:0",
         "192.168.1.1:1",
-        "198.51.100.8:51820",
-        "1.1.1.1:7",
-    ];
-    let odd = odd.map(|at| at.parse().unwrap()).to_vec();
-    let host = intent(
-        &fleet,
-        "hub",
-        agreements(&[(
-            "to-b",
-            Agreement {
-                endpoints: odd,
-                ..good
-            },
-        )]),
-    );
-    let called: Vec<String> = prod(&host).links[0].peers[&PublicKey([40; 32])]
-        .endpoints
-        .iter()
-        .map(|endpoint| format!("{:?}", endpoint.host))
-        .collect();
-    assert_eq!(called, ["Address(198.51.100.8)", "Address(1.1.1.1)"]);
+        "[64:ff9b::7f00:1]:1",
+    ] {
+        assert!(!is_called(at), "{at}");
+    }
+    for at in ["198.51.100.8:51820", "1.1.1.1:7", "10.99.0.1:1"] {
+        assert!(is_called(at), "{at}");
+    }
 }
 
 #[test]
