@@ -128,4 +128,10 @@ took=$(( $(now_ms) - revoked ))
 note "revoke took $(( revoked - before )) ms, the file another $took ms"
 check "within 250 ms" eval '(( took < 250 * LAB_SLOW ))'
 wait_for "nor at the other side" 10 has gb 0
-refute "a crash brings nothing back" eval 'stop_serve ga KILL; start_serve ga; has ga 1'
+written() { jq .written "$LAB/hosts/ga/run/state/sdwand-agreements/agreements.json"; }
+was=$(written)
+stop_serve ga KILL
+until_ok 5 eval '(( $(date +%s) > was ))'
+start_serve ga
+check "a crash brings nothing back: the file was written anew" eval '(( $(written) > was ))'
+check "and nothing is in it" has ga 0

@@ -155,8 +155,6 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     let gateway = Arc::new(gateway(&own, &federation, fleet, &folder)?);
     // Before anything else: what was revoked before the last end isn't in force for a moment longer.
     let agreements = hand_over(&own, &gateway)?;
-    say_what_is_amiss(&gateway);
-    gateway.ledger.tell(happened::tell);
     begin(&gateway)?;
     let mut leaf = gateway
         .ca

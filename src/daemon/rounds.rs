@@ -195,6 +195,8 @@ impl Rounds {
             ..loaded.host
         };
         self.host.set_key(loaded.private_key);
+        // Whether this host is a gateway, and how long agreements are believed, is in there, too.
+        self.host.refresh_agreements(&self.own);
         let former = self.current.take();
         let current = target(&self.host, &self.own, &loaded.fleet);
         let current = current.map(|current| follows(current, former.as_ref()));

@@ -57,7 +57,7 @@ pub struct Agreement {
     pub peer: Name,
     /// The network that the bridge leads into.
     pub network: Name,
-    /// What the bridge imports, as the fleet had it when this was agreed: what it imports beyond that isn't agreed.
+    /// What may be imported: the fleet's import as `serve` last had it. What `run`'s fleet imports beyond that isn't agreed.
     pub import: Vec<IpNet>,
     /// The WireGuard key of the peer's gateway.
     pub public_key: PublicKey,
@@ -148,10 +148,11 @@ impl Agreements {
         serde_json::to_vec(self).map(zeroize::Zeroizing::new)
     }
 
-    /// Whether the file is still believed at `now`, in seconds since 1970: `serve` may be silent for `grace`.
+    /// Whether the file is still believed at `now`, in seconds since 1970: `serve` may be silent for `grace`, and is as much ahead
+    /// at most.
     #[must_use]
     pub const fn is_fresh(&self, now: u64, grace: Duration) -> bool {
-        now.saturating_sub(self.written) <= grace.as_secs()
+        now.abs_diff(self.written) <= grace.as_secs()
     }
 }
 
@@ -282,8 +283,9 @@ mod tests {
         assert!(!format!("{all:?}").contains("CQkJ"), "{all:?}");
         assert!(all.is_fresh(1_000 + 60, Duration::from_secs(60)));
         assert!(!all.is_fresh(1_000 + 61, Duration::from_secs(60)));
-        // A clock that went back makes nothing stale: `serve` writes again in a minute.
-        assert!(all.is_fresh(0, Duration::ZERO));
+        // A clock that went back a little makes nothing stale; a date far ahead isn't believed for ever.
+        assert!(all.is_fresh(940, Duration::from_secs(60)));
+        assert!(!all.is_fresh(0, Duration::from_secs(60)));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::intent::{BridgeIntent, NetworkIntent};
-use crate::model::{Name, PublicKey};
+use crate::model::{AddressSet, Name, PublicKey};
 use crate::planes::wireguard;
 
 /// How a bridge is here.
@@ -19,7 +19,7 @@ pub enum BridgeState {
     Carrying,
     /// This host is the gateway, and carries nothing.
     Waiting,
-    /// As `waiting`, and something of what was carried is still there.
+    /// As `waiting`, and a WireGuard peer that nobody wants still carries something of it.
     RevokeIncomplete,
     /// Another host is the gateway.
     Elsewhere,
@@ -69,7 +69,14 @@ fn one(
         let mut peers = link.iter().flat_map(|link| &link.peers);
         peers.any(|(known, peer)| known == key || peer.next_public_key == Some(*key))
     };
-    let has_stranger = device.is_some_and(|device| device.peers.keys().any(|key| !is_known(key)));
+    let carries = |peer: &wireguard::ActualPeer| {
+        let carried: AddressSet = peer.allowed_ips.iter().collect();
+        carried.intersects(&bridge.import)
+    };
+    let has_stranger = device.is_some_and(|device| {
+        let mut peers = device.peers.iter();
+        peers.any(|(key, peer)| !is_known(key) && carries(peer))
+    });
     BridgeStatus {
         name: bridge.name.clone(),
         peer: bridge.peer.clone(),

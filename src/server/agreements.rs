@@ -51,7 +51,13 @@ impl AgreementsFile {
             .as_ref()
             .is_some_and(|(_, at)| now.duration_since(*at) >= REFRESH / 2);
         if is_news || is_old {
-            self.write(&all)?;
+            if let Err(error) = self.write(&all) {
+                // What can't be corrected is taken away, which needs no space: nothing is in force then.
+                if is_news {
+                    let _ = std::fs::remove_file(self.path());
+                }
+                return Err(error);
+            }
             self.last = Some((all.bridges, now));
         }
         Ok(is_news)

@@ -62,8 +62,8 @@ impl Tries {
                 failures: 0,
                 is_out: false,
             });
-            // Something new of ours waits for nothing.
-            let is_new = tried.said != call.said;
+            // Something new of ours waits for nothing, but for a peer that fails.
+            let is_new = tried.said != call.said && tried.failures == 0;
             if !tried.is_out && (is_new || tried.due <= now) {
                 (tried.is_out, tried.said) = (true, call.said);
                 begun.push(*call);

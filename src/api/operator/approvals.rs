@@ -118,10 +118,12 @@ async fn approve(
         (operating.wall)(),
         access.by.clone(),
     );
-    let approved = blocking(move || gateway.approve(id, &by, wall)).await??;
     let order = access.order(wall);
     // It goes on to its end, and is told of, also where the caller hangs up.
-    let task = tokio::spawn(perform(operating.clone(), approved, order));
+    let task = tokio::spawn(async move {
+        let approved = blocking(move || gateway.approve(id, &by, wall)).await??;
+        perform(operating, approved, order).await
+    });
     task.await.map_err(|error| ApiError::internal(&error))?
 }
 

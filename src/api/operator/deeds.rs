@@ -19,7 +19,7 @@ use super::ways::Access;
 use crate::api::error::ApiError;
 use crate::api::federation_api::blocking;
 use crate::federation::approval::Deed;
-use crate::federation::gateway::{Gate, OperatorError, Order, Proposed as Offered, Rotating, SoftStep};
+use crate::federation::gateway::{Gate, OperatorError, Order, Proposed as Offered, Rotating, Soft, SoftStep};
 use crate::federation::peer::{PeerId, SpawnRole};
 use crate::federation::spawn::Payload;
 use crate::federation::token::AcceptanceToken;
@@ -163,7 +163,13 @@ async fn accept(operating: &Operating, id: PeerId, token: &AcceptanceToken) -> R
     let gateway = &operating.gateway;
     let token = zeroize::Zeroizing::new(token.reveal());
     let peer = gateway.take(id, &token, (operating.wall)()).await?;
-    let scan = gateway.retry(id, SoftStep::Governance, (operating.wall)())?;
+    // It is accepted, whatever becomes of the rest.
+    let (of, wall) = (Arc::clone(gateway), (operating.wall)());
+    let scan = blocking(move || of.retry(id, SoftStep::Governance, wall)).await?;
+    let scan = scan.unwrap_or_else(|error| Soft {
+        outcome: json!({ "status": "error" }),
+        warnings: vec![format!("governance: {}", crate::report::chain(&error))],
+    });
     Ok(Accepted {
         peer_id: peer.id,
         status: peer.status,

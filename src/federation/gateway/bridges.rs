@@ -154,7 +154,7 @@ impl Gateway {
         let wants = self.wants(scene);
         let keys: BTreeSet<_> = scene.rows.keys().chain(wants.keys()).copied().collect();
         let own_keys = own_keys(scene.fleet);
-        let mut held = held(scene);
+        let mut held = held(scene, of);
         let mut settled = Vec::new();
         for key in keys
             .into_iter()
@@ -190,7 +190,9 @@ impl Gateway {
                 }
             }
             let changes = step(&mut row, want.as_ref(), ended, draw, scene.now);
-            if row != before {
+            // Of one that nobody wants any more, nothing is kept.
+            let is_idle = row.ours.is_none() && row.theirs.is_none() && scene.rows.contains_key(&key);
+            if row != before || is_idle {
                 settled.push((row, changes));
             }
         }
@@ -257,7 +259,7 @@ impl Gateway {
             Status::Suspended => return Some(WaitsFor::Resume),
             Status::Proposed | Status::Accepted | Status::Revoked => return Some(WaitsFor::Trust),
             // The peer's word about its own end closes what leads there.
-            Status::Degraded if Notice::is_reason(peer.reason.as_deref()) => {
+            Status::Enrolled | Status::Degraded if Notice::is_reason(peer.reason.as_deref()) => {
                 return Some(WaitsFor::PeerOperator);
             }
             Status::Enrolled | Status::Active | Status::Degraded => {}
@@ -336,13 +338,18 @@ impl Gateway {
 /// Who has which key in which network.
 type Held = BTreeMap<(Name, PublicKey), (PeerId, BridgeId)>;
 
-fn held(scene: &Scene<'_>) -> Held {
+/// Who has it in force keeps it, whatever another peer says; least of all has the peer `of`, whose word is judged.
+fn held(scene: &Scene<'_>, of: Option<PeerId>) -> Held {
     let agreed = scene.rows.iter().filter_map(|(key, row)| {
         let ours = row.live().filter(|ours| ours.state != State::Proposed)?;
         let theirs = row.theirs.as_ref()?;
-        Some(((ours.network.clone(), theirs.half.gateway_public_key), *key))
+        let at = (ours.network.clone(), theirs.half.gateway_public_key);
+        let rank = (of != Some(key.0), ours.state == State::Active);
+        Some((rank, at, *key))
     });
-    agreed.collect()
+    let mut agreed: Vec<_> = agreed.collect();
+    agreed.sort_by_key(|(rank, ..)| *rank);
+    agreed.into_iter().map(|(_, at, key)| (at, key)).collect()
 }
 
 /// The WireGuard keys of this site's nodes.
