@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::federation::pki::authority::write_whole;
 use crate::model::Name;
@@ -15,12 +15,17 @@ use crate::model::agreement::{Agreement, Agreements, FILE, REFRESH};
 const FOLDER_MODE: u32 = 0o750;
 /// The file: it holds preshared keys.
 const MODE: u32 = 0o640;
+/// How much later than the other end who calls it has a new agreement: a handshake that arrives before its peer is known is
+/// lost, and the next one comes after 5 s only (`REKEY_TIMEOUT` of the protocol).
+const HEAD_START: Duration = Duration::from_millis(400);
 
 /// The file, and what was last written to it.
 #[derive(Debug)]
 pub(super) struct AgreementsFile {
     folder: PathBuf,
     last: Option<(BTreeMap<Name, Agreement>, Instant)>,
+    /// Since when new ones wait in which the other end is called.
+    waiting: BTreeMap<Name, Instant>,
 }
 
 impl AgreementsFile {
@@ -31,6 +36,7 @@ impl AgreementsFile {
         Ok(Self {
             folder: folder.to_owned(),
             last: None,
+            waiting: BTreeMap::new(),
         })
     }
 
@@ -40,7 +46,8 @@ impl AgreementsFile {
     }
 
     /// Writes it, where something in it is other than before, or it gets old. Says whether something was.
-    pub(super) fn keep(&mut self, all: Agreements, now: Instant) -> io::Result<bool> {
+    pub(super) fn keep(&mut self, mut all: Agreements, now: Instant) -> io::Result<bool> {
+        self.hold_back(&mut all, now);
         let is_news = self
             .last
             .as_ref()
@@ -61,6 +68,26 @@ impl AgreementsFile {
             self.last = Some((all.bridges, now));
         }
         Ok(is_news)
+    }
+
+    /// Leaves out what the other end shall know first. What was there at the start waits for nobody.
+    fn hold_back(&mut self, all: &mut Agreements, now: Instant) {
+        let Some((known, _)) = &self.last else { return };
+        self.waiting
+            .retain(|name, _| all.bridges.contains_key(name) && !known.contains_key(name));
+        all.bridges.retain(|name, agreement| {
+            if known.contains_key(name) || agreement.endpoints.is_empty() {
+                return true;
+            }
+            let since = *self.waiting.entry(name.clone()).or_insert(now);
+            now.duration_since(since) >= HEAD_START
+        });
+    }
+
+    /// How long until something that waits is to be written.
+    pub(super) fn due(&self, now: Instant) -> Option<Duration> {
+        let rest = |since: &Instant| HEAD_START.saturating_sub(now.duration_since(*since));
+        self.waiting.values().map(rest).min()
     }
 
     fn write(&self, all: &Agreements) -> io::Result<()> {
@@ -118,6 +145,23 @@ mod tests {
         assert_eq!(read(), all(4, &["prod-b"]));
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&folder), mode(&folder.join(FILE))), (0o750, 0o640));
+        // Who is called is given a head start.
+        let called = |names: &[&str]| {
+            let mut all = all(5, names);
+            for agreement in all.bridges.values_mut() {
+                agreement.endpoints = vec!["1.1.1.1:51820".parse().unwrap()];
+            }
+            all
+        };
+        let later = now + REFRESH / 2;
+        file.keep(called(&["lab-c"]), later).unwrap();
+        assert!(read().bridges.is_empty());
+        assert_eq!(file.due(later), Some(HEAD_START));
+        file.keep(called(&["lab-c"]), later + HEAD_START).unwrap();
+        assert_eq!(read().bridges.len(), 1);
+        assert_eq!(file.due(later + HEAD_START), Some(Duration::ZERO));
+        file.keep(called(&["lab-c"]), later + HEAD_START).unwrap();
+        assert_eq!(file.due(later + HEAD_START), None);
         // A write that was cut off is no hindrance, and a start writes whatever it finds.
         std::fs::write(folder.join("agreements.json.new"), "{").unwrap();
         let mut file = AgreementsFile::open(&folder).unwrap();

@@ -112,7 +112,7 @@ pub(super) async fn follow(gateway: Arc<Gateway>, mut file: AgreementsFile) {
                 }
                 tries.ended(key, outcome.is_ok(), gateway.settings.heartbeat, monotonic());
             }
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(file.due(monotonic()).map_or(LOOK, |due| due.min(LOOK))) => {}
         }
         // Much news at a time is looked at once.
         tokio::time::sleep(SPACING).await;
