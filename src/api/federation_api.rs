@@ -20,7 +20,6 @@ use utoipa::openapi::{OpenApi, SecurityRequirement};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use uuid::Uuid;
 
 use super::error::{ApiError, in_our_shape};
 use super::limits::{Limits, Source};
@@ -299,9 +298,16 @@ async fn notices(
 }
 
 /// Reads a bridge's id; strangers aren't told what one looks like.
-fn bridge_id(path: Result<Path<Uuid>, PathRejection>) -> Result<BridgeId, ApiError> {
-    let Path(id) = path?;
-    Ok(BridgeId(id))
+fn bridge_id(path: Result<Path<String>, PathRejection>) -> Result<BridgeId, ApiError> {
+    let Path(text) = path?;
+    let nobodys = |_| {
+        ApiError::new(
+            404,
+            "unknown_bridge",
+            "a bridge's id is a UUID, of both sites and their networks",
+        )
+    };
+    text.parse().map(BridgeId).map_err(nobodys)
 }
 
 /// The caller's half of a bridge; the answer has ours.
@@ -309,7 +315,7 @@ fn bridge_id(path: Result<Path<Uuid>, PathRejection>) -> Result<BridgeId, ApiErr
 async fn bridge_put(
     State(serving): State<Serving>,
     Extension(caller): Extension<Caller>,
-    path: Result<Path<Uuid>, PathRejection>,
+    path: Result<Path<String>, PathRejection>,
     bytes: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let (wall, random) = ((serving.wall)(), serving.random);
@@ -326,7 +332,7 @@ async fn bridge_put(
 async fn bridge_delete(
     State(serving): State<Serving>,
     Extension(caller): Extension<Caller>,
-    path: Result<Path<Uuid>, PathRejection>,
+    path: Result<Path<String>, PathRejection>,
     bytes: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let wall = (serving.wall)();
