@@ -1,11 +1,13 @@
 //! What rules mean for addresses behind a bridge, and what a bridge lets pass without a rule.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
 use super::firewall::Around;
 use super::{BridgeIntent, RuleIntent};
 use crate::model::network::{Action, DefaultAction, Network, PortRange, Protocol, Selector};
 use crate::model::{AddressSet, Name};
-use ipnet::IpNet;
-use std::net::IpAddr;
 
 /// The bridge that a side of a rule names: by its peer, or by a prefix inside what it imports. A prefix around it, or
 /// `any`, names nobody.

@@ -48,6 +48,7 @@ fn routes() -> Vec<(&'static str, String, Need)> {
         ("POST", peer("/resume"), manage),
         ("POST", peer("/revoke"), manage),
         ("POST", peer("/retry"), manage),
+        ("GET", peer("/bridges"), read),
         ("GET", peer("/grants"), read),
         ("POST", peer("/grants"), manage),
         ("POST", peer(&format!("/grants/{id}/revoke")), manage),
