@@ -57,7 +57,9 @@ fleet_network lab 5 hub:hb \
   '{ node = "b1", lans = [{ subnet = "10.20.0.0/24", interface = "lan0" }, { subnet = "fd00:20::/64", interface = "lan0" }] }'
 fleet_rule lab inside any any icmp
 site a; bring_up ha a1
+wait_for "inside site a" 15 prints reply oping a1 1 "$(v6 1 1)"
 site b; bring_up hb b1
+wait_for "inside site b" 15 prints reply oping b1 5 "$(v6 5 1)"
 start_serve ha
 start_serve hb
 serve lana tcp,*,7000
