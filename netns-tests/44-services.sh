@@ -21,7 +21,7 @@ site() { # a|b: which site's fleet the lab's functions are about
     b) SITE_PREFIX=fd77:1:2 FLEET=$LAB/fleet-b ;;
   esac
 }
-gateway() { host_config "$1" 'state_dir = "/run/state/sdwand"' '[federation]' 'listen = "[::]:8443"' "url = \"https://$1.example:8443\""; }
+gateway() { host_config "$1" 'state_dir = "/run/state/sdwand"' '[federation]' 'listen = "[::]:8443"' "url = \"https://$1.example:8443\"" 'allow_dial = ["198.18.0.0/15"]'; }
 bridge() { # NAME PEER NETWORK REMOTE GATEWAY IMPORT EXPORT
   printf 'format = 1\n[[bridges]]\nname = "%s"\npeer = "%s"\nnetwork = "%s"\nremote_network = "%s"\ngateways = ["%s"]\nimport = [%s]\nexport = [%s]\n' \
     "$@" >"$FLEET/50-bridge-$1.toml"
