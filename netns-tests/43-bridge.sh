@@ -216,8 +216,8 @@ check "conntrack knows it" known
 check "and there is a route" routed
 start=$(now_ms)
 retract ha
-cut() { [[ -z $(peers ha wg-sdwan-1 hb) ]] && not known; }
-wait_for "the stream is cut" 5 cut
+is_cut() { [[ -z $(peers ha wg-sdwan-1 hb) ]] && not known; }
+wait_for "the stream is cut" 5 is_cut
 took=$(( $(now_ms) - start ))
 note "the peer is gone and the connection forgotten after $took ms"
 check "within a second" eval '(( took <= 1000 * LAB_SLOW ))'
