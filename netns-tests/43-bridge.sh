@@ -30,74 +30,40 @@ nat_ports lanbr 20000 20999
 lan a1 lan0 lana 10.10.0.1/24 fd00:10::1/64
 lan b1 lan0 lanb 10.20.0.1/24 fd00:20::1/64
 
-site() { # a|b: which site's fleet the lab's functions are about
-  case $1 in
-    a) SITE_PREFIX=fd12:34ab:cd42 FLEET=$LAB/fleet-a ;;
-    b) SITE_PREFIX=fd77:1:2 FLEET=$LAB/fleet-b ;;
-    c) SITE_PREFIX=fd88:1:2 FLEET=$LAB/fleet-c ;;
-  esac
-}
-gateway() { host_config "$1" 'state_dir = "/run/state/sdwand"' '[federation]' 'listen = "[::]:8443"' "url = \"https://$1.example:8443\"" 'allow_dial = ["198.18.0.0/15"]'; }
-bridge() { # NAME PEER NETWORK GATEWAY IMPORT EXPORT [REMOTE]
-  printf 'format = 1\n[[bridges]]\nname = "%s"\npeer = "%s"\nnetwork = "%s"\ngateways = ["%s"]\nimport = [%s]\nexport = [%s]\n' \
-    "$1" "$2" "$3" "$4" "$5" "$6" >"$FLEET/50-bridge-$1.toml"
-  [[ -z ${7:-} ]] || echo "remote_network = \"$7\"" >>"$FLEET/50-bridge-$1.toml"
-}
-site a
-fleet_site site-a
-sed -i '/^prefix/a gateways = ["ha"]' "$FLEET/00-site.toml"
+federated_site a ha
 fleet_node ha 1 "${V4[ha]}"
 fleet_node a1 2
 fleet_node a2 3
-gateway ha
+gateway ha 'url = "https://ha.example:8443"'
 fleet_network prod 1 hub:ha a2 \
   '{ node = "a1", lans = [{ subnet = "10.10.0.0/24", interface = "lan0" }, { subnet = "fd00:10::/64", interface = "lan0" }] }'
 fleet_rule prod inside any any icmp
-bridge prod-b site-b prod ha '"fd77:1:2::/48", "10.20.0.0/24", "fd00:20::/64"' '"fd12:34ab:cd42:1::/64", "10.10.0.0/24", "fd00:10::/64"' lab
-site b
-fleet_site site-b
-sed -i '/^prefix/a gateways = ["hb"]' "$FLEET/00-site.toml"
+bridge prod-b site-b prod lab ha '"fd77:1:2::/48", "10.20.0.0/24", "fd00:20::/64"' '"fd12:34ab:cd42:1::/64", "10.10.0.0/24", "fd00:10::/64"'
+federated_site b hb
 fleet_node hb 1 "${V4[hb]}"
 fleet_node b1 2
 fleet_node b2 3
-gateway hb
+gateway hb 'url = "https://hb.example:8443"'
 fleet_network lab 5 hub:hb b2 \
   '{ node = "b1", lans = [{ subnet = "10.20.0.0/24", interface = "lan0" }, { subnet = "fd00:20::/64", interface = "lan0" }] }'
 fleet_rule lab inside any any icmp
-bridge lab-a site-a lab hb '"fd12:34ab:cd42::/48", "10.10.0.0/24", "fd00:10::/64"' '"fd77:1:2:5::/64", "10.20.0.0/24", "fd00:20::/64"' prod
-bridge lab-c site-c lab hb '"fd88:1:2::/48"' '"fd77:1:2:5::/64", "fd00:20::/64"' far
-site c
-fleet_site site-c
-sed -i '/^prefix/a gateways = ["hc"]' "$FLEET/00-site.toml"
+bridge lab-a site-a lab prod hb '"fd12:34ab:cd42::/48", "10.10.0.0/24", "fd00:10::/64"' '"fd77:1:2:5::/64", "10.20.0.0/24", "fd00:20::/64"'
+bridge lab-c site-c lab far hb '"fd88:1:2::/48"' '"fd77:1:2:5::/64", "fd00:20::/64"'
+federated_site c hc
 fleet_node hc 1 "${V4[hc]}"
-gateway hc
+gateway hc 'url = "https://hc.example:8443"'
 fleet_network far 7 hub:hc
 fleet_rule far inside any any icmp
 fleet_rule far to-b any federation=site-b any
 # It claims what is site a's as if site b had it.
-bridge far-b site-b far hc '"fd77:1:2::/48", "fd12:34ab:cd42::/48", "fd00:10::/64", "fd00:20::/64"' '"fd88:1:2:7::/64"' lab
+bridge far-b site-b far lab hc '"fd77:1:2::/48", "fd12:34ab:cd42::/48", "fd00:10::/64", "fd00:20::/64"' '"fd88:1:2:7::/64"'
 
-# agree HOST BRIDGE PEER NETWORK IMPORT KEY ENDPOINTS PREFIXES: what `serve` writes; lists are JSON.
-psk=$(wg genpsk)
-agree() {
-  local folder=$LAB/hosts/$1/run/state/sdwand-agreements
-  mkdir -p "$folder"
-  jq -n --arg name "$2" --arg peer "$3" --arg network "$4" --argjson imports "[$5]" --arg key "$6" --argjson endpoints "[$7]" \
-    --argjson prefixes "[$8]" --arg psk "$psk" --argjson now "$(date +%s)" \
-    --argjson others "$(jq -c .bridges "$folder/agreements.json" 2>/dev/null || echo '{}')" \
-    '{ format: 1, written: $now, bridges: ($others + { ($name): { peer: $peer, network: $network, import: $imports, public_key: $key,
-       preshared_key: $psk, endpoints: $endpoints, prefixes: $prefixes } }) }' >"$folder/.new"
-  chmod 0640 "$folder/.new"
-  mv "$folder/.new" "$folder/agreements.json"
-}
 agree_a() { agree ha prod-b site-b prod '"fd77:1:2::/48", "10.20.0.0/24", "fd00:20::/64"' "$(<"$LAB/keys/hb.pub")" '' "$1"; }
 agree_b() {
   agree hb lab-a site-a lab '"fd12:34ab:cd42::/48", "10.10.0.0/24", "fd00:10::/64"' "$(<"$LAB/keys/ha.pub")" "\"${V4[ha]}:51820\"" "$1"
 }
-retract() { rm "$LAB/hosts/$1/run/state/sdwand-agreements/agreements.json"; }
 ALL_A='"fd12:34ab:cd42:1::/64", "10.10.0.0/24", "fd00:10::/64"'
 ALL_B='"fd77:1:2:5::/64", "10.20.0.0/24", "fd00:20::/64"'
-peers() { on "$1" wg show "$2" allowed-ips | grep -F "$(<"$LAB/keys/$3.pub")" | cut -f 2 | tr ' ' '\n' | sort | tr '\n' ' '; }
 
 # --- Nothing of it crosses the underlay in the clear, in any phase.
 on wan tcpdump -U -n -i any -w "$LAB/wan.pcap" >"$LAB/tcpdump.log" 2>&1 &
@@ -108,15 +74,15 @@ site a; bring_up ha a1 a2
 site b; bring_up hb b1 b2
 serve lana tcp,*,7000 udp,*,7000
 serve lanb tcp,*,7000 udp,*,7000
-expect "without an agreement the gateway carries nothing" '' peers ha wg-sdwan-1 hb
+expect "without an agreement the gateway carries nothing" '' allowed ha wg-sdwan-1 hb
 expect "and says so" '*no agreement with site-b*' sdw ha status
 expect "LAN to LAN: no way" "$NO_PING" pinged lana 10.20.0.10
 
 # --- Both agree.
 agree_a "$ALL_B"
 agree_b "$ALL_A"
-wait_for "the gateway of site a knows the other" 5 prints '10.20.0.0/24 fd00:20::/64 fd77:1:2:5::/64 ' peers ha wg-sdwan-1 hb
-wait_for "and that of site b" 5 prints '10.10.0.0/24 fd00:10::/64 fd12:34ab:cd42:1::/64 ' peers hb wg-sdwan-5 ha
+wait_for "the gateway of site a knows the other" 5 prints '10.20.0.0/24 fd00:20::/64 fd77:1:2:5::/64 ' allowed ha wg-sdwan-1 hb
+wait_for "and that of site b" 5 prints '10.10.0.0/24 fd00:10::/64 fd12:34ab:cd42:1::/64 ' allowed hb wg-sdwan-5 ha
 handshaken() { (( $(on "$1" wg show "$2" latest-handshakes | grep -F "$(<"$LAB/keys/$3.pub")" | cut -f 2) > 0 )); }
 wait_for "the one behind NAT calls" 15 handshaken ha wg-sdwan-1 hb
 for to in 10.20.0.10 fd00:20::10; do
@@ -145,12 +111,12 @@ expect "a2 plans nothing more" 0 eval 'sdw a2 plan >/dev/null; echo $?'
 # --- The peer announces more than was agreed: it reaches nothing.
 agree_a "$ALL_B, \"10.99.0.0/24\", \"fd12:34ab:cd42:1::/64\", \"::/0\", \"10.20.0.0/16\""
 sleep 0.3
-wait_for "more than is imported never reaches AllowedIPs" 5 prints '10.20.0.0/24 fd00:20::/64 fd77:1:2:5::/64 ' peers ha wg-sdwan-1 hb
+wait_for "more than is imported never reaches AllowedIPs" 5 prints '10.20.0.0/24 fd00:20::/64 fd77:1:2:5::/64 ' allowed ha wg-sdwan-1 hb
 refute "nor a route" eval 'on ha ip route show table all | grep -F 10.99'
 agree_a '"fd77:1:2:5::/64", "10.20.0.0/25"'
-wait_for "a peer that announces less has less" 5 prints '10.20.0.0/25 fd77:1:2:5::/64 ' peers ha wg-sdwan-1 hb
+wait_for "a peer that announces less has less" 5 prints '10.20.0.0/25 fd77:1:2:5::/64 ' allowed ha wg-sdwan-1 hb
 agree_a "$ALL_B"
-wait_for "and all of it again" 5 prints '10.20.0.0/24 fd00:20::/64 fd77:1:2:5::/64 ' peers ha wg-sdwan-1 hb
+wait_for "and all of it again" 5 prints '10.20.0.0/24 fd00:20::/64 fd77:1:2:5::/64 ' allowed ha wg-sdwan-1 hb
 
 
 # --- What an operator sees.
@@ -216,13 +182,13 @@ check "conntrack knows it" known
 check "and there is a route" routed
 start=$(now_ms)
 retract ha
-is_cut() { [[ -z $(peers ha wg-sdwan-1 hb) ]] && not known; }
+is_cut() { [[ -z $(allowed ha wg-sdwan-1 hb) ]] && not known; }
 wait_for "the stream is cut" 5 is_cut
 took=$(( $(now_ms) - start ))
 note "the peer is gone and the connection forgotten after $took ms"
 check "within a second" eval '(( took <= 1000 * LAB_SLOW ))'
 count=$(echoes)
-expect "the other's gateway is no peer any more" '' peers ha wg-sdwan-1 hb
+expect "the other's gateway is no peer any more" '' allowed ha wg-sdwan-1 hb
 refute "there is no route there any more" routed
 expect "nothing is left to do" 0 eval 'sdw ha plan >/dev/null; echo $?'
 expect "explain says why" '*prod-b carries nothing: no agreement with site-b*' sdw ha explain 10.10.0.10 10.20.0.10 tcp/7000
@@ -237,7 +203,7 @@ captured "net 10.10.0.0/24 or net 10.20.0.0/24 or net fd00::/16 or net fd12:34ab
 expect "and nothing of any LAN or overlay" '' head -n 5 "$LAB/leaks"
 
 # --- Down takes all of it, whatever the bridge.
-psk=$(wg genpsk)
+LAB_PSK=$(wg genpsk)
 agree_b "$ALL_A" # it calls at once, although it still had a session
 agree_a "$ALL_B"
 wait_for "and agreed anew, it carries again" 10 prints reply pinged lana 10.20.0.10

@@ -15,36 +15,21 @@ mkhost ha a1 a2 hb b1 b2
 underlay ha a1 a2 hb b1 b2
 lan a1 lan0 lana 10.10.0.1/24 fd00:10::1/64
 
-site() { # a|b: which site's fleet the lab's functions are about
-  case $1 in
-    a) SITE_PREFIX=fd12:34ab:cd42 FLEET=$LAB/fleet-a ;;
-    b) SITE_PREFIX=fd77:1:2 FLEET=$LAB/fleet-b ;;
-  esac
-}
-gateway() { host_config "$1" 'state_dir = "/run/state/sdwand"' '[federation]' 'listen = "[::]:8443"' "url = \"https://$1.example:8443\"" 'allow_dial = ["198.18.0.0/15"]'; }
-bridge() { # NAME PEER NETWORK REMOTE GATEWAY IMPORT EXPORT
-  printf 'format = 1\n[[bridges]]\nname = "%s"\npeer = "%s"\nnetwork = "%s"\nremote_network = "%s"\ngateways = ["%s"]\nimport = [%s]\nexport = [%s]\n' \
-    "$@" >"$FLEET/50-bridge-$1.toml"
-}
 ALL_A='"fd12:34ab:cd42:1::/64", "fd00:10::/64"'
-site a
-fleet_site site-a
-sed -i '/^prefix/a gateways = ["ha"]' "$FLEET/00-site.toml"
+federated_site a ha
 fleet_node ha 1 "${V4[ha]}"
 fleet_node a1 2
 fleet_node a2 3
-gateway ha
+gateway ha 'url = "https://ha.example:8443"'
 fleet_network prod 1 hub:ha a2 \
   '{ node = "a1", lans = [{ subnet = "10.10.0.0/24", interface = "lan0" }, { subnet = "fd00:10::/64", interface = "lan0" }] }'
 fleet_rule prod inside any any icmp
 bridge prod-b site-b prod lab ha '' "$ALL_A"
-site b
-fleet_site site-b
-sed -i '/^prefix/a gateways = ["hb"]' "$FLEET/00-site.toml"
+federated_site b hb
 fleet_node hb 1 "${V4[hb]}"
 fleet_node b1 2
 fleet_node b2 3
-gateway hb
+gateway hb 'url = "https://hb.example:8443"'
 fleet_network lab 5 hub:hb b1 b2
 for vip in api:100 db:101; do
   printf '\n[[networks.virtual_ips]]\nname = "%s"\naddress = "::%s"\nholders = ["b1"]\n' "${vip%:*}" "${vip#*:}" >>"$FLEET/20-lab.toml"
@@ -53,23 +38,10 @@ fleet_rule lab inside any any icmp
 bridge lab-a site-a lab prod hb "$ALL_A" ''
 API=fd77:1:2:5::100 DB=fd77:1:2:5::101
 
-# agree HOST BRIDGE PEER NETWORK IMPORT KEY ENDPOINT PREFIXES: what `serve` writes; lists are JSON.
-psk=$(wg genpsk)
-agree() {
-  local folder=$LAB/hosts/$1/run/state/sdwand-agreements
-  mkdir -p "$folder"
-  jq -n --arg name "$2" --arg peer "$3" --arg network "$4" --argjson imports "[$5]" --arg key "$6" --arg endpoint "$7" \
-    --argjson prefixes "[$8]" --arg psk "$psk" --argjson now "$(date +%s)" \
-    '{ format: 1, written: $now, bridges: { ($name): { peer: $peer, network: $network, import: $imports, public_key: $key,
-       preshared_key: $psk, endpoints: [$endpoint], prefixes: $prefixes } } }' >"$folder/.new"
-  chmod 0640 "$folder/.new"
-  mv "$folder/.new" "$folder/agreements.json"
-}
 # What each site imports and what the other says it exports, once both are as they shall be.
-agree_a() { agree ha prod-b site-b prod "\"$API/128\"" "$(<"$LAB/keys/hb.pub")" "${V4[hb]}:51824" "\"$API/128\", \"$DB/128\""; }
-agree_b() { agree hb lab-a site-a lab "$ALL_A" "$(<"$LAB/keys/ha.pub")" "${V4[ha]}:51820" "$ALL_A"; }
-peers() { on "$1" wg show "$2" allowed-ips | grep -F "$(<"$LAB/keys/$3.pub")" | cut -f 2 | tr ' ' '\n' | sort | tr '\n' ' '; }
-nothing() { [[ -z $(peers "$@") ]]; }
+agree_a() { agree ha prod-b site-b prod "\"$API/128\"" "$(<"$LAB/keys/hb.pub")" "\"${V4[hb]}:51824\"" "\"$API/128\", \"$DB/128\""; }
+agree_b() { agree hb lab-a site-a lab "$ALL_A" "$(<"$LAB/keys/ha.pub")" "\"${V4[ha]}:51820\"" "$ALL_A"; }
+nothing() { [[ -z $(allowed "$@") ]]; }
 # made HOST FILE: what a command wrote on a host goes to the fleet's other hosts.
 made() { cp "$LAB/hosts/$1/etc/fleet.d/$2" "$FLEET/$2"; }
 
@@ -78,8 +50,8 @@ site b; bring_up hb b1 b2
 oserve b1 5 "tcp,*,7000" "tcp,*,7001" "udp,*,7000"
 agree_a
 agree_b
-wait_for "site b's gateway knows the other" 5 prints 'fd00:10::/64 fd12:34ab:cd42:1::/64 ' peers hb wg-sdwan-5 ha
-expect "site a imports nothing yet" '' peers ha wg-sdwan-1 hb
+wait_for "site b's gateway knows the other" 5 prints 'fd00:10::/64 fd12:34ab:cd42:1::/64 ' allowed hb wg-sdwan-5 ha
+expect "site a imports nothing yet" '' allowed ha wg-sdwan-1 hb
 expect "the service is out of reach" "$NO_TCP" asked lana "tcp,$API,7000"
 
 # --- Site b offers one port. That alone opens nothing at site a.
@@ -104,7 +76,7 @@ address = "$API"
 ports   = ["7000"]
 TOML
 republish ha a1 a2
-wait_for "the gateway takes the one address, though the peer names two" 5 prints "$API/128 " peers ha wg-sdwan-1 hb
+wait_for "the gateway takes the one address, though the peer names two" 5 prints "$API/128 " allowed ha wg-sdwan-1 hb
 wait_for "from a LAN's host: tcp 7000" 15 prints ok asked lana "tcp,$API,7000"
 expect "from a spoke: tcp 7000" ok oasked a2 1 "tcp,$API,7000"
 expect "another port" "$NO_TCP" asked lana "tcp,$API,7001"

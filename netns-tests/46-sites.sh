@@ -27,29 +27,14 @@ nat_ports nat 20000 20999
 lan a1 lan0 lana 10.10.0.1/24 fd00:10::1/64
 lan b1 lan0 lanb 10.20.0.1/24 fd00:20::1/64
 
-site() { # a|b: which site's fleet the lab's functions are about
-  case $1 in
-    a) SITE_PREFIX=fd12:34ab:cd42 FLEET=$LAB/fleet-a ;;
-    b) SITE_PREFIX=fd77:1:2 FLEET=$LAB/fleet-b ;;
-  esac
-}
-gateway() { # HOST REACHED: its own configuration
-  host_config "$1" 'state_dir = "/run/state/sdwand"' '[federation]' 'listen = "[::]:8443"' 'allow_dial = ["198.18.0.0/15"]' \
-    'heartbeat_seconds = 1' 'stale_after_seconds = 4' "$2"
-  on "$1" install -d -o 65534 -g 65534 /run/state /run/sdwand-serve
-}
-site a
-fleet_site site-a
-sed -i '/^prefix/a gateways = ["ha"]' "$FLEET/00-site.toml"
+federated_site a ha
 fleet_node ha 1 "${V4[ha]}"
 fleet_node a1 2
 gateway ha "url = \"https://${V4[ha]}:8443\""
 fleet_network prod 1 hub:ha \
   '{ node = "a1", lans = [{ subnet = "10.10.0.0/24", interface = "lan0" }, { subnet = "fd00:10::/64", interface = "lan0" }] }'
 fleet_rule prod inside any any icmp
-site b
-fleet_site site-b
-sed -i '/^prefix/a gateways = ["hb"]' "$FLEET/00-site.toml"
+federated_site b hb
 fleet_node hb 1 "${V4[hb]}"
 fleet_node b1 2
 gateway hb 'dialable = false'
@@ -66,10 +51,6 @@ serve lana tcp,*,7000
 serve lanb tcp,*,7000
 
 # --- Both operators say what they want before the sites know each other; nothing of it opens anything.
-bridge() { # NAME PEER NETWORK REMOTE GATEWAY IMPORT EXPORT
-  printf 'format = 1\n[[bridges]]\nname = "%s"\npeer = "%s"\nnetwork = "%s"\nremote_network = "%s"\ngateways = ["%s"]\nimport = [%s]\nexport = [%s]\n' \
-    "$@" >"$FLEET/50-bridge-$1.toml"
-}
 site a
 status "a bridge to nobody is refused by command" 1 sdw ha peer bridge site-b --network prod --dry-run
 bridge prod-b site-b prod lab ha '"fd77:1:2::/48", "10.20.0.0/24", "fd00:20::/64"' '"fd12:34ab:cd42:1::/64", "10.10.0.0/24", "fd00:10::/64"'
