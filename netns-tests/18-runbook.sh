@@ -1,18 +1,22 @@
 #!/bin/bash
-# The federation walk-through, steps 1 to 6, line by line: curl with operators' tokens against two real gateways.
+# The federation walk-through, line by line: curl with operators' tokens against two real gateways, then an overlay
+# between them, a tenant, and a service.
 #
-#     A (ga) ── wan ── B (gb)      platform-a.example.com, platform-b.example.com
+#     sa ── A (ga) ── wan ── B (gb)      platform-a.example.com, platform-b.example.com
 #
-# What stands between "-- step" lines are the walk-through's own requests. A's operators' API is plain http on loopback,
-# as there; B's is https by its own CA.
+#     site A fd01:0:1::/48, ga ::1, sa ::2; site B fd02:0:1::/48, gb ::1
+#
+# What stands between "-- step" lines are the walk-through's own requests, up to step 6. A's operators' API is plain http
+# on loopback, as there; B's is https by its own CA. Steps 7 and 8 write the fragments that the walk-through's skills
+# would; the overlay is static, and nothing of OVN is in it.
 . "$(dirname "$0")/lab/lib.sh"
 lab_binary
 has_tool curl || skip_rest "no curl: install.sh test"
 
-mkhost ga gb
-underlay ga gb
-mksite ga site-a https://platform-a.example.com:8443 '[api]' 'listen = "127.0.0.1:3000"' 'plain_http = true'
-mksite gb site-b https://platform-b.example.com:8443 '[api]' 'listen = "[::]:8444"'
+mkhost ga gb sa
+underlay ga gb sa
+mksite ga site-a https://platform-a.example.com:8443 'allow_dial = ["198.18.0.0/15"]' '[api]' 'listen = "127.0.0.1:3000"' 'plain_http = true'
+mksite gb site-b https://platform-b.example.com:8443 'allow_dial = ["198.18.0.0/15"]' '[api]' 'listen = "[::]:8444"'
 for host in ga gb; do
   printf '%s\n' '127.0.0.1 localhost' "${V4[ga]} platform-a.example.com" "${V4[gb]} platform-b.example.com" >"$LAB/hosts/$host/run/hosts"
   on "$host" mount --bind /run/hosts /etc/hosts
@@ -99,6 +103,89 @@ expect "what is granted is read" 'true ga' jq -r '[.exists, .resources[0].id] | 
 a -H "Authorization: Bearer $JWT_A" "$A/$PEER_ON_A/grants?state=active" >"$LAB/grants"
 expect "the grants are listed" 2 jq '.data | length' "$LAB/grants"
 refute "without their tokens" grep -F "$(jq -r .data.bearer_token "$LAB/node")" "$LAB/grants"
+
+note "-- step 7: a federation overlay, hub and spoke, static"
+of() { # a|b: which site's fleet the lab's functions are about
+  FLEET=$LAB/fleet-$1
+  case $1 in a) SITE_PREFIX=fd01:0:1 ;; b) SITE_PREFIX=fd02:0:1 ;; esac
+  mkdir -p "$FLEET"
+}
+hub() { echo "{ node = \"$1\", role = \"hub\", endpoints = [\"${V4[$1]}\"] }"; }
+HOST_ID[ga]=1 HOST_ID[gb]=1
+for site in a b; do
+  of $site
+  cp "$LAB/hosts/g$site/etc/fleet.d/00-site.toml" "$FLEET"
+  fleet_network fed-overlay-a-b 1 "$(hub g$site)" --prefix_v4 ''
+done
+of a
+echo 'format = 1' >"$FLEET/10-nodes.toml"
+fleet_node sa 2
+fleet_network fed-overlay-a-b 1 "$(hub ga)" sa --prefix_v4 ''
+bring_up ga sa
+of b; bring_up gb
+overlay=(--network fed-overlay-a-b)
+sha256sum "$LAB"/hosts/ga/etc/fleet.d/* >"$LAB/before"
+expect "a dry run shows what would be" '*\[\[bridges\]\]*fd02:0:1::/48*fd01:0:1:1::/64*' sdw ga peer bridge "$PEER_ON_A" "${overlay[@]}" --dry-run
+check "and writes nothing" sha256sum --quiet -c "$LAB/before"
+status "A wants the bridge: it waits for B" 2 sdw ga peer bridge "$PEER_ON_A" "${overlay[@]}" --wait 1
+check "B wants it too, and it is active" sdw gb peer bridge "$PEER_ON_B" "${overlay[@]}"
+bridge_on() { sdw "$1" peer show "$2" --json | jq -r '.bridges[].state'; }
+wait_for "on A as well" 10 prints active bridge_on ga "$PEER_ON_A"
+carries() { state "$1" '.networks[] | select(.name == "fed-overlay-a-b") | .bridges[0].state'; }
+wait_for "A's gateway carries it" 10 prints carrying carries ga
+wait_for "and B's" 10 prints carrying carries gb
+for site in a b; do of $site; cp "$LAB"/hosts/g$site/etc/fleet.d/50-bridge-*.toml "$FLEET"; done
+of a; republish ga sa
+expect "default-deny: nothing crosses" "$NO_PING" oping sa 1 fd02:0:1:1::1
+of a; fleet_rule fed-overlay-a-b out any federation="$(sdw ga peer show "$PEER_ON_A" --json | jq -r .alias)" icmp; republish ga sa
+of b; fleet_rule fed-overlay-a-b in federation="$(sdw gb peer show "$PEER_ON_B" --json | jq -r .alias)" any icmp; republish gb
+of a
+wait_for "one rule at each end: A's spoke reaches B" 15 prints reply oping sa 1 fd02:0:1:1::1
+
+note "-- step 8: a tenant on the overlay"
+fleet_network acme-prod 2 "$(hub ga)" sa --prefix_v4 ''
+fleet_rule acme-prod own-prefix cidr=fd01:0:1:2::/64 cidr=fd01:0:1:2::/64 any - accept 100
+fleet_rule acme-prod others any any any - drop 1000
+republish ga sa
+wait_for "inside the tenant: reached" 15 prints reply oping sa 2 fd01:0:1:2::1
+expect "from the tenant to the overlay: not" "$NO_PING" oping sa 2 fd01:0:1:1::1
+expect "from the tenant to B: not" "$NO_PING" oping sa 2 fd02:0:1:1::1
+expect "from the overlay to the tenant: not" "$NO_PING" oping sa 1 fd01:0:1:2::1
+of b
+expect "from B to the tenant: not" "$NO_PING" oping gb 1 fd01:0:1:2::1
+of a
+expect "the overlay is as it was" reply oping sa 1 fd02:0:1:1::1
+rm "$FLEET/20-acme-prod.toml"
+republish ga sa
+expect "taken back, nothing of it is left" '' eval 'for host in ga sa; do on $host ip -br link | grep -E "sdwan-2( |@)"; done'
+
+note "-- step 9: a service of A's, used by B"
+grant service >"$LAB/service"
+call service "$LAB/service" >"$LAB/told"
+expect "nothing is offered yet" 0 jq '.resources | length' "$LAB/told"
+printf '\n[[networks.virtual_ips]]\nname = "api"\naddress = "::100"\nholders = ["sa"]\n' >>"$FLEET/20-fed-overlay-a-b.toml"
+if ! has_dummy; then skip "this kernel has no dummy links: a virtual IP can't live here"; else
+republish ga sa
+oserve sa 1 tcp,*,7000 tcp,*,7001
+bridge_name=$(sdw ga peer show "$PEER_ON_A" --json | jq -r '.bridges[0].name')
+check "A offers it" sdw ga service offer api --bridge "$bridge_name" --tcp 7000
+cp "$LAB"/hosts/ga/etc/fleet.d/50-offer-*.toml "$FLEET"
+republish ga sa
+expect "B finds it" 'api fd01:0:1:1::100 tcp 7000' eval \
+  'sdw gb service list "$PEER_ON_B" --grant /run/bearer --json | jq -r ".[] | [.id, .address, .protocol, .ports[0]] | join(\" \")"'
+of b
+expect "which opens nothing" "$NO_TCP" oasked gb 1 tcp,fd01:0:1:1::100,7000
+check "B subscribes" sdw gb service subscribe "$PEER_ON_B/api" --grant /run/bearer --from node:gb
+wait_for "and uses it" 15 prints ok oasked gb 1 tcp,fd01:0:1:1::100,7000
+expect "this port and no other" "$NO_TCP" oasked gb 1 tcp,fd01:0:1:1::100,7001
+check "unsubscribed" sdw gb service unsubscribe api
+wait_for "it is out of reach" 10 prints "$NO_TCP" oasked gb 1 tcp,fd01:0:1:1::100,7000
+fi
+
+note "-- and all of it taken back with the peer"
+of a
+check "A revokes B" a -f -X POST -H "Authorization: Bearer $JWT_A" "$A/$PEER_ON_A/revoke"
+wait_for "nothing crosses any more" 5 prints "$NO_PING" oping sa 1 fd02:0:1:1::1
 
 # --- What an operator's token doesn't allow.
 code() { local who=$1; shift; "$who" -o /dev/null -w '%{http_code}' "$@"; }

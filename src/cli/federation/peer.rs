@@ -91,7 +91,7 @@ Exit status: 0 nobody was degraded (or, in a dry run, is silent) and no certific
 
 The peer's operator does the same. What both want is in force; firewall rules still have to let anything in.
 The fragment, 50-bridge-<name>.toml, belongs on every host of the site.
-Exit status: 0 it is active (or removed, or shown), 2 it waits for something, 1 an error.")]
+Exit status: 0 it is active (or removed, shown, or written with --no-wait), 2 it waits for something, 1 an error.")]
     Bridge(super::bridge::BridgeArgs),
     /// Read a resource at a peer, with a grant that its operator gave you
     #[command(after_help = "Example:
