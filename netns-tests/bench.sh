@@ -7,7 +7,7 @@
 #   --no-fail   exit 0 also where a bound is missed
 #   --runs N    medians of N runs (5)
 #   --scale N   an Nth of the peers and rules: to try the script, not to measure
-#   NAME        only these: cold vrfs one-peer no-op (kernel WireGuard and VRFs), one-rule forward userspace (any kernel)
+#   NAME        only these: cold vrfs one-peer no-op bridges (kernel WireGuard and VRFs), one-rule forward userspace (any kernel)
 #
 # Kernel WireGuard and VRFs are measured on the running kernel if it has them, else in a User-Mode-Linux guest
 # (lab/mkuml.sh builds it once): there only ratios of like with like, counts and memory mean something, and a process takes
@@ -30,7 +30,7 @@ while (( $# > 0 )); do
     --runs) BENCH_RUNS=${2:?--runs needs a number}; shift 2 ;;
     --scale) BENCH_SCALE=${2:?--scale needs a number}; shift 2 ;;
     --help | -h) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
-    cold | vrfs | one-peer | no-op | one-rule | forward | userspace) names+=("$1"); shift ;;
+    cold | vrfs | one-peer | no-op | bridges | one-rule | forward | userspace) names+=("$1"); shift ;;
     *) echo "$0: no option or benchmark $1" >&2; exit 1 ;;
   esac
 done
@@ -54,7 +54,7 @@ those() {
     if [[ ${#names[@]} = 0 || " ${names[*]} " = *" $name "* ]]; then echo "$name"; fi
   done
 }
-mapfile -t kernel < <(those cold vrfs one-peer no-op)
+mapfile -t kernel < <(those cold vrfs one-peer no-op bridges)
 mapfile -t native < <(those one-rule forward userspace)
 broken=0
 can_link() { unshare --net ip link add probe0 type "$@" >/dev/null 2>&1; }

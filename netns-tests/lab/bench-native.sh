@@ -50,12 +50,6 @@ one_rule() {
   stop_daemon hub
   unhost hub; unhost rule; unhost rule-b
 }
-# What a table says, whatever was counted and in which order it came.
-table_shape() {
-  jq -cS '.nftables[] | del(.. | .handle?, .packets?, .bytes?, .index?) | select(.metainfo | not) |
-    if .map.elem then .map.elem |= sort else . end' | sort
-}
-
 # forward: LAN to LAN through the hub's forward path, with all the rules, with one, and with no table at all.
 forward() {
   local rules run

@@ -90,6 +90,12 @@ others_files() {
   } >"$to/all.sh"
 }
 
+# What a table says, whatever was counted and in which order it came.
+table_shape() {
+  jq -cS '.nftables[] | del(.. | .handle?, .packets?, .bytes?, .index?) | select(.metainfo | not) |
+    if .map.elem then .map.elem |= sort else . end' | sort
+}
+
 # The daemon's own word that a round is over, in microseconds since 1970; rounds that changed nothing say nothing.
 last_round() {
   sed -n 's/^{"timestamp":"\([^"]*\)".*"the host was changed".*/\1/p' "$LAB/hosts/$1/daemon.log" | tail -n 1 |

@@ -55,4 +55,5 @@ def main():
         (folder / f"{name}.toml").write_text(text)
 
 
-main()
+if __name__ == "__main__":
+    main()
