@@ -28,7 +28,9 @@ use sdwand::planes::Difference;
 use sdwand::planes::l3::{
     Applier, Around, Backend, Change, NoUserspaceLinks, Op, State, compile, diff, observe, observe_facts,
 };
-use sdwand::sys::netlink::{Event, Netlink, address_flag};
+use sdwand::sys::netlink::{
+    AddMode, Event, Netlink, NetlinkError, Route, RouteKind, Write, address_flag, errno,
+};
 use sdwand::sys::sysctl::Sysctls;
 
 const INSIDE: &str = "SDWAND_L3_KERNEL_INSIDE";
@@ -625,5 +627,58 @@ fn ten_thousand_routes_go_in_together() {
         assert!(host.converge(&desired).await.len() > 10_000);
         assert_eq!(host.converge(&desired).await.len(), 0);
         host.converge(&State::default()).await;
+    });
+}
+
+#[test]
+fn of_many_writes_each_that_is_refused_is_named() {
+    in_namespace("of_many_writes_each_that_is_refused_is_named", async |host| {
+        ip("link add odd0 type veth peer name odd1");
+        ip("link set odd0 up");
+        let index = host.netlink.link("odd0").await.unwrap().unwrap().index;
+        let route = |n: u32| Route {
+            table: 10_001,
+            destination: format!("10.{}.{}.0/24", n / 256, n % 256).parse().unwrap(),
+            metric: 1_024,
+            protocol: 241,
+            kind: RouteKind::Unicast,
+            // Every seventh leads out by a link that isn't there, the first and the last of a batch among them.
+            device: Some(if n % 7 == 0 { 9_999 } else { index }),
+            gateway: None,
+            source: None,
+            mtu: None,
+            other: false,
+        };
+        let writes = |which: fn(u32) -> bool| -> Vec<Write> {
+            let routes = (0..1_000).filter(|n| which(*n)).map(route);
+            routes
+                .map(|route| Write::AddRoute(route, AddMode::Create))
+                .collect()
+        };
+        let done = host.netlink.write_all(&writes(|_| true)).await;
+        let refused: Vec<usize> = (0..1_000).filter(|n| done[*n].is_err()).collect();
+        assert_eq!(refused, (0..1_000).step_by(7).collect::<Vec<_>>());
+        let first = done[0].as_ref().unwrap_err();
+        assert_eq!(first.errno(), Some(errno::ENODEV), "{first:?}");
+        let there = |text: &str| text.lines().count();
+        assert_eq!(there(&ip("route show table 10001")), 1_000 - refused.len());
+        // All of them refused, more than one batch: none is lost, and the socket goes on.
+        let again = host.netlink.write_all(&writes(|n| n % 7 != 0)).await;
+        assert_eq!(again.len(), 1_000 - refused.len());
+        let exists = |done: &Result<(), NetlinkError>| {
+            done.as_ref()
+                .is_err_and(|error| error.errno() == Some(errno::EEXIST))
+        };
+        assert!(again.iter().all(exists), "{:?}", again.first());
+        let deletes: Vec<Write> = (0..1_000)
+            .filter(|n| n % 7 != 0)
+            .map(|n| Write::DeleteRoute(route(n)))
+            .collect();
+        assert!(host.netlink.write_all(&deletes).await.iter().all(Result::is_ok));
+        assert!(host.netlink.write_all(&[]).await.is_empty());
+        let left = Command::new("ip")
+            .args(["route", "show", "table", "10001"])
+            .output();
+        assert!(left.unwrap().stdout.is_empty());
     });
 }

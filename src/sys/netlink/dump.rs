@@ -69,7 +69,7 @@ impl Dumps {
 
 /// The first message of a datagram, and what is behind it. None for one that the codec doesn't understand: an object of others,
 /// whose name isn't UTF-8 for instance, must not keep everything from being read.
-fn next(datagram: &[u8]) -> io::Result<(Option<NetlinkMessage<RouteNetlinkMessage>>, &[u8])> {
+pub(super) fn next(datagram: &[u8]) -> io::Result<(Option<NetlinkMessage<RouteNetlinkMessage>>, &[u8])> {
     let malformed =
         |error: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
     let buffer = NetlinkBuffer::new_checked(&datagram).map_err(|error| malformed(&error))?;
@@ -86,7 +86,7 @@ fn next(datagram: &[u8]) -> io::Result<(Option<NetlinkMessage<RouteNetlinkMessag
 }
 
 /// Strict checking makes the kernel filter dumps; kernels before 4.20 don't know it, and we filter again.
-fn connect() -> io::Result<Socket> {
+pub(super) fn connect() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Netlink ──▶ one socket, a task that owns it ──▶ kernel      every request is answered, or it is an error
-//!        └──▶ another one, for whole tables ────▶
+//!        ├──▶ another one, for whole tables ────▶
+//!        └──▶ and one for many writes at once ──▶
 //! Events  ◀── another socket, multicast groups ◀── kernel     lost events become one Event::Resync
 //! ```
 //!
@@ -13,6 +14,7 @@
     reason = "the message enums are non-exhaustive, with dozens of variants that never come here"
 )]
 
+mod bulk;
 mod dump;
 mod events;
 mod fib;
@@ -31,6 +33,7 @@ use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use netlink_packet_route::rule::RuleMessage;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 
+use bulk::Bulk;
 use dump::Dumps;
 pub use events::Events;
 pub use fib::{FibHop, FibRoute};
@@ -39,7 +42,7 @@ pub use types::{
     RouteKind, RouteQuestion, Rule, Write, address_flag, scope,
 };
 
-/// How many writes are in flight in [`Netlink::write_all`].
+/// How many questions are in flight in [`Netlink::hops`].
 const PIPELINE: usize = 64;
 /// How long the kernel may take for one answer. A VRF's deletion waits for RCU; nothing waits for the network.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -150,6 +153,7 @@ pub mod errno {
 pub struct Netlink {
     handle: rtnetlink::Handle,
     dumps: Dumps,
+    bulk: Bulk,
 }
 
 impl Netlink {
@@ -170,7 +174,8 @@ impl Netlink {
         connection.set_forward_done(true);
         tokio::spawn(connection);
         let dumps = Dumps::open().map_err(NetlinkError::Open)?;
-        Ok(Self { handle, dumps })
+        let bulk = Bulk::open().map_err(NetlinkError::Open)?;
+        Ok(Self { handle, dumps, bulk })
     }
 
     /// Subscribes to changes of links, addresses, routes and rules, from now on.
@@ -374,17 +379,10 @@ impl Netlink {
         collect(what(write), answers).await.map(|_| ())
     }
 
-    /// Performs writes in their order, many in flight, and returns what became of each. One that fails stops none.
+    /// Performs writes in their order, many at once, and returns what became of each. One that fails stops none.
     pub async fn write_all(&self, writes: &[Write]) -> Vec<Result<(), NetlinkError>> {
-        // Sent when the stream asks for the next future, so in order; the kernel answers in order.
-        futures::stream::iter(writes)
-            .map(|write| {
-                let answers = self.send(what(write), wire::encode(write));
-                async move { collect(what(write), answers?).await.map(|_| ()) }
-            })
-            .buffered(PIPELINE)
-            .collect()
-            .await
+        let encoded = writes.iter().map(|write| (what(write), wire::encode(write)));
+        self.bulk.write(encoded.collect()).await
     }
 
     async fn exchange(
