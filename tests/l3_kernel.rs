@@ -643,7 +643,7 @@ fn of_many_writes_each_that_is_refused_is_named() {
             protocol: 241,
             kind: RouteKind::Unicast,
             // Every seventh leads out by a link that isn't there, the first and the last of a batch among them.
-            device: Some(if n % 7 == 0 { 9_999 } else { index }),
+            device: Some(if n.is_multiple_of(7) { 9_999 } else { index }),
             gateway: None,
             source: None,
             mtu: None,

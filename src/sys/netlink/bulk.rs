@@ -41,24 +41,30 @@ impl Bulk {
     }
 
     /// Performs writes in their order, and tells what became of each. One that is refused stops none.
-    pub(super) async fn write(&self, mut writes: Vec<Encoded>) -> Vec<Result<(), NetlinkError>> {
-        let names: Vec<&'static str> = writes.iter().map(|(what, _)| *what).collect();
-        let writer = Arc::clone(&self.0);
-        let write = move || {
-            let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
-            let batches = writes.chunks_mut(BATCH);
-            batches
-                .flat_map(|batch| writer.perform(batch))
-                .collect::<Vec<_>>()
-        };
-        let done = tokio::task::spawn_blocking(write).await;
-        done.unwrap_or_else(|error| {
-            let failed = |what| {
-                let source = io::Error::other(error.to_string());
-                Err(NetlinkError::Refused { what, source })
+    ///
+    /// Between batches others have their turn: whoever listens to the kernel's events of it hears them all.
+    pub(super) async fn write(&self, writes: Vec<Encoded>) -> Vec<Result<(), NetlinkError>> {
+        let mut results = Vec::with_capacity(writes.len());
+        let mut writes = writes.into_iter();
+        loop {
+            let mut batch: Vec<Encoded> = writes.by_ref().take(BATCH).collect();
+            if batch.is_empty() {
+                return results;
+            }
+            let names: Vec<&'static str> = batch.iter().map(|(what, _)| *what).collect();
+            let socket = Arc::clone(&self.0);
+            let perform = move || {
+                let mut socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
+                socket.perform(&mut batch)
             };
-            names.into_iter().map(failed).collect()
-        })
+            match tokio::task::spawn_blocking(perform).await {
+                Ok(done) => results.extend(done),
+                Err(error) => results.extend(names.into_iter().map(|what| {
+                    let source = io::Error::other(error.to_string());
+                    Err(NetlinkError::Refused { what, source })
+                })),
+            }
+        }
     }
 }
 
@@ -73,10 +79,9 @@ impl Writer {
             self.socket = socket;
         }
         let outcome = |((what, _), code): (&Encoded, Option<i32>)| match (code, &broken) {
-            (Some(0), _) => Ok(()),
-            (Some(code), _) => Err((*what, io::Error::from_raw_os_error(code))),
             // What isn't named was done, if the last one was answered.
-            (None, None) => Ok(()),
+            (Some(0), _) | (None, None) => Ok(()),
+            (Some(code), _) => Err((*what, io::Error::from_raw_os_error(code))),
             (None, Some(error)) => Err((*what, copy(error))),
         };
         let outcomes = batch.iter().zip(codes).map(outcome);
