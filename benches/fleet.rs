@@ -31,6 +31,7 @@ fn facts() -> Facts {
         dummies: true,
         agreements: sdwand::model::Agreements::NONE,
         gateway: None,
+        underlay: Some(std::collections::BTreeMap::new()),
     }
 }
 

@@ -11,6 +11,7 @@ mod keys;
 mod locks;
 mod resolver;
 mod session;
+mod underlay;
 mod ways;
 
 pub use clock::{system_now, unix_now};
@@ -32,7 +33,7 @@ use clock::{instant, moment};
 use resolver::Resolver;
 
 use crate::config;
-use crate::intent::{self, HostIntent, IntentError, IsolationMode, PathMtus};
+use crate::intent::{self, HostIntent, IntentError, IsolationMode, PathMtus, Underlay};
 use crate::log::{Event, lap};
 use crate::model::fleet::FleetDigest;
 use crate::model::host::{HostConfig, IsolationBackend, WireguardBackend};
@@ -113,6 +114,8 @@ pub struct RealHost {
     holes: holes::Looks,
     paths: PathMtus,
     agreed: agreements::Agreed,
+    /// The networks that this host is in, by the last look; none where that failed.
+    underlay: Option<Underlay>,
     /// The tables in which the routes of others matter, for who listens to events.
     followed: watch::Sender<BTreeSet<u32>>,
     key_looks: keys::Looks,
@@ -191,6 +194,7 @@ impl RealHost {
             holes: holes::Looks::default(),
             paths: PathMtus::new(),
             agreed: agreements::Agreed::first(own, unix_now()),
+            underlay: None,
             followed: watch::Sender::new(BTreeSet::new()),
             key_looks: keys::Looks::default(),
         })
@@ -218,6 +222,33 @@ impl RealHost {
     /// Reads again what other sites have agreed to; whether anything else is in force than before.
     pub fn refresh_agreements(&mut self, own: &HostConfig) -> bool {
         self.agreed.refresh(own, unix_now())
+    }
+
+    /// Looks at the networks that this host is in, where they matter to bridges of the fleet; whether they are others than
+    /// before. Where they can't be read, such bridges are left out.
+    pub async fn look_at_underlay(&mut self, fleet: &Fleet) -> bool {
+        if !self.minds_underlay(fleet) {
+            return false;
+        }
+        let seen = match underlay::look(&self.netlink).await {
+            Ok(seen) => Some(seen),
+            Err(error) => {
+                tracing::warn!(
+                    error = chain(&error),
+                    "the networks that this host is in can't be read"
+                );
+                None
+            }
+        };
+        let is_new = self.underlay != seen;
+        self.underlay = seen;
+        is_new
+    }
+
+    /// Whether the fleet has bridges that the networks of this host may be in the way of.
+    #[must_use]
+    pub fn minds_underlay(&self, fleet: &Fleet) -> bool {
+        intent::underlay_matters(fleet, self.isolation)
     }
 
     /// Names the interfaces that must not be enslaved: the asking session comes through them.
@@ -260,6 +291,7 @@ impl RealHost {
                 port: federation.listen.port(),
                 allow_dial: federation.allow_dial.clone(),
             }),
+            underlay: self.underlay.clone(),
         };
         let mut intent = intent::compile(fleet, &own.node, &facts)?;
         intent

@@ -66,6 +66,7 @@ fn every_node_of_the_example_fleet_compiles() {
         dummies: true,
         agreements: sdwand::model::Agreements::NONE,
         gateway: None,
+        underlay: Some(std::collections::BTreeMap::new()),
     };
     for node in fleet.nodes.keys() {
         let intent = intent::compile(&fleet, node, &facts).unwrap_or_else(|error| panic!("{error}"));

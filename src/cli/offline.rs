@@ -104,6 +104,7 @@ pub(super) fn facts(own: &HostConfig) -> intent::Facts {
         dummies: true,
         agreements: crate::model::Agreements::NONE,
         gateway: None,
+        underlay: Some(std::collections::BTreeMap::new()),
     }
 }
 

@@ -148,6 +148,7 @@ pub(super) async fn direct(
         .map_err(|error| CliError::new(&error))?;
     host.set_key(loaded.private_key);
     host.protect(protected);
+    host.look_at_underlay(&loaded.fleet).await;
     let target = host
         .target(&loaded.host, &loaded.fleet)
         .map_err(|error| CliError::new(&error))?;

@@ -30,7 +30,7 @@ pub(super) struct Rounds {
     own: HostConfig,
     pub(super) host: RealHost,
     current: Option<Target>,
-    /// On a gateway with bridges, what `current` is compiled from: what other sites have agreed to changes by itself.
+    /// Where bridges depend on more than the files, what `current` is compiled from.
     bridged: Option<(Fleet, Vec<config::Notice>)>,
     pending: Option<config::Loaded>,
     errors: Option<(Diagnostics, u64)>,
@@ -59,7 +59,7 @@ impl Rounds {
         let bridged = start
             .fleet
             .as_ref()
-            .and_then(|fleet| bridged(&start.host, fleet, &notices));
+            .and_then(|fleet| bridged(&host, &start.host, fleet, &notices));
         let current = start.fleet.and_then(|fleet| target(&host, &start.host, &fleet));
         let former = start.former.and_then(|fleet| target(&host, &start.host, &fleet));
         let current = current.map(|current| follows(current, former.as_ref()));
@@ -201,19 +201,23 @@ impl Rounds {
         let current = target(&self.host, &self.own, &loaded.fleet);
         let current = current.map(|current| follows(current, former.as_ref()));
         self.current = current.map(|current| RealHost::noted(current, &loaded.notices));
-        self.bridged = bridged(&self.own, &loaded.fleet, &loaded.notices);
+        self.bridged = bridged(&self.host, &self.own, &loaded.fleet, &loaded.notices);
         self.pending = None;
         self.is_settled = false;
         let digest = loaded.fleet.digest.to_string();
         Event::ConfigInForce { digest }.emit();
     }
 
-    /// Takes over what other sites have agreed to since.
-    fn follow_agreements(&mut self) {
-        if !self.host.refresh_agreements(&self.own) {
-            return;
+    /// Takes over what else bridges depend on, beside the files: what other sites have agreed to since, and the networks that
+    /// this host is in.
+    async fn follow_bridges(&mut self) {
+        let mut is_new = self.host.refresh_agreements(&self.own);
+        let pending = self.pending.as_ref().map(|loaded| &loaded.fleet);
+        let bridged = self.bridged.as_ref().map(|(fleet, _)| fleet);
+        for fleet in bridged.into_iter().chain(pending) {
+            is_new |= self.host.look_at_underlay(fleet).await;
         }
-        let Some((fleet, notices)) = &self.bridged else {
+        let Some((fleet, notices)) = self.bridged.as_ref().filter(|_| is_new) else {
             return;
         };
         let former = self.current.take();
@@ -225,7 +229,7 @@ impl Rounds {
 
     /// Looks at the host, and makes it as it should be.
     pub(super) async fn round(&mut self) {
-        self.follow_agreements();
+        self.follow_bridges().await;
         let Some(current) = &self.current else {
             self.is_clean = true;
             return;
@@ -368,11 +372,12 @@ impl Rounds {
 
     /// Answers a command.
     pub(super) async fn answer(&mut self, request: Request) -> Answer {
-        self.follow_agreements();
+        self.follow_bridges().await;
         match request {
             Request::Status => self.status().await,
             Request::Plan { protected } => {
                 self.reload();
+                self.follow_bridges().await;
                 if let Some((errors, _)) = &self.errors {
                     return refused(errors);
                 }
@@ -380,6 +385,7 @@ impl Rounds {
             }
             Request::Apply { expect, protected } => {
                 self.reload();
+                self.follow_bridges().await;
                 if let Some((errors, _)) = &self.errors {
                     return refused(errors);
                 }
@@ -567,15 +573,17 @@ fn target(host: &RealHost, own: &HostConfig, fleet: &Fleet) -> Option<Target> {
     }
 }
 
-/// The fleet, where this host is the gateway of one of its bridges.
+/// The fleet, where this host is the gateway of one of its bridges, or the networks that it is in may be in the way of one.
 fn bridged(
+    host: &RealHost,
     own: &HostConfig,
     fleet: &Fleet,
     notices: &[config::Notice],
 ) -> Option<(Fleet, Vec<config::Notice>)> {
     let mut bridges = fleet.bridges.values();
     let is_here = own.federation.is_some() && bridges.any(|bridge| bridge.gateways.contains(&own.node));
-    is_here.then(|| (fleet.clone(), notices.to_vec()))
+    let follows = is_here || host.minds_underlay(fleet);
+    follows.then(|| (fleet.clone(), notices.to_vec()))
 }
 
 /// The target with what it takes over from the one before.

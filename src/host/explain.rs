@@ -38,7 +38,8 @@ impl Sight {
         fleet: &Fleet,
         ways: Result<Known, String>,
     ) -> Result<(Self, Live), LookError> {
-        let host = RealHost::open(own, Owner::Command).await?;
+        let mut host = RealHost::open(own, Owner::Command).await?;
+        host.look_at_underlay(fleet).await;
         let target = host.wanted(own, fleet)?;
         let live = look(&host, &target, ways).await;
         let intent = target.intent;

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::compile::Placed;
 use super::topology::Wiring;
-use super::{BridgeIntent, Notice, PeerIntent};
+use super::{BridgeIntent, Notice, PeerIntent, UnderlayClash};
 use crate::model::address::intersection;
 use crate::model::agreement::{self, Agreement, Agreements, MAX_ENDPOINTS, MAX_PREFIXES};
 use crate::model::fleet::Fleet;
@@ -46,6 +46,7 @@ pub(super) fn compile(
     members: &[Placed<'_>],
     own: &Placed<'_>,
     agreements: &Agreements,
+    mut clashes: BTreeMap<Name, UnderlayClash>,
 ) -> Vec<BridgeIntent> {
     let mut keys: BTreeSet<PublicKey> = fleet
         .nodes
@@ -60,22 +61,24 @@ pub(super) fn compile(
         };
         let import: AddressSet = bridge.import.iter().collect();
         let here = gateway == own.name();
+        let clash = clashes.remove(&bridge.name);
         let mut intent = BridgeIntent {
             name: bridge.name.clone(),
             peer: bridge.peer.clone(),
             gateway: gateway.clone(),
             export: exported(bridge, network),
-            carried: if here {
+            carried: if here || clash.is_some() {
                 AddressSet::default()
             } else {
                 import.clone()
             },
             import,
             here,
-            waits_for: None,
+            waits_for: clash.as_ref().map(ToString::to_string),
+            clash,
             agreement: None,
         };
-        if here {
+        if here && intent.clash.is_none() {
             match agreed(bridge, network, agreements.bridges.get(&bridge.name), &keys) {
                 Ok(agreement) => {
                     keys.insert(agreement.public_key);
@@ -156,7 +159,8 @@ pub(super) fn attach(
                 text,
             });
         };
-        if let Some(reason) = &bridge.waits_for {
+        // What this host leaves out is a condition of it.
+        if let Some(reason) = bridge.waits_for.as_ref().filter(|_| bridge.clash.is_none()) {
             say(format!("carries nothing: {reason}"));
         }
         let Some(agreement) = bridge.agreement.as_ref().filter(|_| !bridge.carried.is_empty()) else {
@@ -221,14 +225,15 @@ fn may_call(at: &SocketAddr, bound: &AddressSet, allowed: &[IpNet]) -> bool {
     at.port() != 0 && is_there && !is_inside
 }
 
-/// What each member imports for the network, by its name.
+/// What each member imports for the network, by its name, but for bridges that this host leaves out.
 pub(super) fn imports<'a>(
     fleet: &'a Fleet,
     network: &'a Network,
+    clashes: &BTreeMap<Name, UnderlayClash>,
     is_member: impl Fn(&Name) -> bool,
 ) -> BTreeMap<&'a Name, Vec<IpNet>> {
     let mut imports: BTreeMap<&Name, Vec<IpNet>> = BTreeMap::new();
-    for bridge in into(fleet, network) {
+    for bridge in into(fleet, network).filter(|bridge| !clashes.contains_key(&bridge.name)) {
         if let Some(gateway) = gateway(bridge, &is_member) {
             let nets = bridge.import.iter().map(IpNet::trunc);
             imports.entry(gateway).or_default().extend(nets);

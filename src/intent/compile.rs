@@ -5,13 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use super::underlay::Underlay;
 use super::{
     Blocked, HostIntent, IsolationMode, LanIntent, NetworkIntent, Notice, VipIntent, bridges, firewall,
-    topology,
+    topology, underlay,
 };
 use crate::model::address::overlaps;
 use crate::model::fleet::{Fleet, Node, ResolvedMember};
-use crate::model::network::{Isolation, LanAttachment, Network, NetworkId, VirtualIp};
+use crate::model::network::{LanAttachment, Network, NetworkId, VirtualIp};
 use crate::model::{Agreements, Name, PresharedKey, naming};
 
 /// The kernel's main routing table (`RT_TABLE_MAIN`).
@@ -33,6 +34,8 @@ pub struct Facts {
     pub agreements: Agreements,
     /// What this host has of a gateway, if it is one.
     pub gateway: Option<GatewayFacts>,
+    /// The networks that this host is in; none where that can't be read. Offline nothing is known of any.
+    pub underlay: Option<Underlay>,
 }
 
 /// What a gateway's own configuration says.
@@ -117,6 +120,7 @@ pub fn compile(fleet: &Fleet, node: &Name, facts: &Facts) -> Result<HostIntent, 
             .values()
             .filter_map(|network| needs_dummy(network, node, facts)),
     );
+    blocked.extend(networks.values().flat_map(underlay::blocked));
     notices.sort();
     Ok(HostIntent {
         node: node.clone(),
@@ -168,18 +172,16 @@ fn compile_network(
         .map(|member| place(network, member))
         .collect();
     let names: BTreeSet<Name> = members.iter().map(|member| member.name().clone()).collect();
-    let mut imports = bridges::imports(fleet, network, |name| names.contains(name));
+    let isolation = facts.isolation.of(network);
+    let clashes = underlay::clashes(fleet, network, isolation, facts.underlay.as_ref());
+    let mut imports = bridges::imports(fleet, network, &clashes, |name| names.contains(name));
     for member in &mut members {
         member.imports = imports.remove(member.name()).unwrap_or_default();
     }
     let own = members.iter().find(|placed| placed.name() == &me.name)?;
-    let isolation = match network.isolation {
-        Isolation::Vrf => facts.isolation,
-        Isolation::None => IsolationMode::Main,
-    };
     let lans = own_lans(own, network, notices);
     let mut wiring = topology::wire(network, &members, own, notices);
-    let bridges = bridges::compile(fleet, network, &members, own, &facts.agreements);
+    let bridges = bridges::compile(fleet, network, &members, own, &facts.agreements, clashes);
     let bound = topology::bound(network, &members).iter().collect();
     let allowed = facts
         .gateway

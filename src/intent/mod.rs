@@ -9,22 +9,27 @@ mod compile;
 mod firewall;
 mod mappings;
 mod topology;
+mod underlay;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::model::fleet::FleetDigest;
-use crate::model::network::{Action, DefaultAction, Endpoint, NetworkId, PortRange, Protocol};
+use crate::model::network::{
+    Action, DefaultAction, Endpoint, Isolation, Network, NetworkId, PortRange, Protocol,
+};
 use crate::model::{AddressSet, Agreement, LinkName, Name, PresharedKey, PublicKey};
 
 use compile::DEFAULT_MTU;
 pub use compile::{Facts, GatewayFacts, IntentError, compile, overlay_addresses};
+pub use underlay::{Underlay, matters as underlay_matters};
 
 /// What keeps the networks of this host apart, as far as the host can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -36,6 +41,16 @@ pub enum IsolationMode {
     Rules,
     /// Nothing: routes go to the main table.
     Main,
+}
+
+impl IsolationMode {
+    /// What keeps a network apart on a host that does what `self` says for those that are to be kept apart.
+    const fn of(self, network: &Network) -> Self {
+        match network.isolation {
+            Isolation::Vrf => self,
+            Isolation::None => Self::Main,
+        }
+    }
 }
 
 /// Everything that this host must do.
@@ -53,7 +68,8 @@ pub struct HostIntent {
     pub networks: BTreeMap<NetworkId, NetworkIntent>,
     /// Whether unbound services of the host answer on overlay addresses.
     pub host_services_in_vrf: bool,
-    /// Networks that this host can't keep apart from others; they are left out of `networks`.
+    /// Networks that this host can't keep apart from others, which are left out of `networks`, and bridges that are left out of
+    /// theirs.
     pub blocked: Vec<Blocked>,
     /// What the operator should know, and no plane says.
     pub notices: Vec<Notice>,
@@ -238,10 +254,42 @@ pub struct BridgeIntent {
     pub carried: AddressSet,
     /// Whether this host is the gateway.
     pub here: bool,
-    /// On the gateway, why it carries nothing.
+    /// Why it carries nothing here; of another host's bridge, only where this one leaves it out.
     pub waits_for: Option<String>,
+    /// Why this host leaves it out: nothing of it is applied.
+    pub clash: Option<UnderlayClash>,
     /// On the gateway, what the other site has agreed to.
     pub agreement: Option<Agreement>,
+}
+
+/// What on this host's underlay is in the way of a bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UnderlayClash {
+    /// A network that this host is in.
+    Overlaps {
+        /// What the bridge imports.
+        import: IpNet,
+        /// The network of the host.
+        net: IpNet,
+        /// The interface that leads there.
+        link: LinkName,
+    },
+    /// The networks that this host is in can't be read.
+    Unknown,
+}
+
+impl fmt::Display for UnderlayClash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Overlaps { import, net, link } => {
+                write!(f, "it imports {import}, and this host is in {net} by {link}")
+            }
+            Self::Unknown => write!(
+                f,
+                "which networks this host is in can't be read, and what it imports may be one"
+            ),
+        }
+    }
 }
 
 /// One WireGuard peer.

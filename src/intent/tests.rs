@@ -48,6 +48,7 @@ fn host(node: &str, isolation: IsolationMode, networks: &str) -> HostIntent {
         dummies: true,
         agreements: crate::model::Agreements::NONE,
         gateway: None,
+        underlay: Some(std::collections::BTreeMap::new()),
     };
     compile(&parsed.fleet, &Name::new(node).unwrap(), &facts).unwrap()
 }
@@ -232,6 +233,7 @@ fn a_virtual_ip_needs_a_dummy_to_live_on() {
         dummies: false,
         agreements: crate::model::Agreements::NONE,
         gateway: None,
+        underlay: Some(std::collections::BTreeMap::new()),
     };
     let on = |node| compile(&parsed.fleet, &Name::new(node).unwrap(), &facts).unwrap();
     let holder = on("spoke-1");
@@ -564,6 +566,7 @@ fn a_stranger_has_no_intent() {
         dummies: true,
         agreements: crate::model::Agreements::NONE,
         gateway: None,
+        underlay: Some(std::collections::BTreeMap::new()),
     };
     assert!(compile(&parsed.fleet, &Name::new("nobody").unwrap(), &facts).is_err());
 }

@@ -34,6 +34,7 @@ fn target_of(fleet: &Fleet, isolation: IsolationMode) -> Target {
         dummies: true,
         agreements: crate::model::Agreements::NONE,
         gateway: None,
+        underlay: Some(std::collections::BTreeMap::new()),
     };
     let intent = intent::compile(fleet, &Name::new("me").unwrap(), &facts).unwrap();
     Target::new(intent, memory::key().public(), &l3::Facts::offline())

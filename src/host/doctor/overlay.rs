@@ -18,6 +18,7 @@ pub(super) async fn look(loaded: &Loaded) -> Result<Overlay, String> {
     let mut host = RealHost::open(&loaded.host, Owner::Command)
         .await
         .map_err(|error| chain(&error))?;
+    host.look_at_underlay(&loaded.fleet).await;
     let wanted = host
         .wanted(&loaded.host, &loaded.fleet)
         .map_err(|error| chain(&error))?;

@@ -1,6 +1,7 @@
 //! What bridges open, for any fragments of both sites and any word of the other one.
 
 mod services;
+mod underlay;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -10,7 +11,7 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 
 use crate::config;
-use crate::intent::{Facts, GatewayFacts, HostIntent, IsolationMode, NetworkIntent, compile};
+use crate::intent::{Facts, GatewayFacts, HostIntent, IsolationMode, NetworkIntent, Underlay, compile};
 use crate::model::network::{Action, DefaultAction};
 use crate::model::{AddressSet, Agreement, Agreements, Fleet, Name, NetworkId, PresharedKey, PublicKey};
 
@@ -73,7 +74,11 @@ fn fleet(fragments: &[String]) -> Option<Fleet> {
 }
 
 fn intent(fleet: &Fleet, node: &str, agreements: Agreements) -> HostIntent {
-    let facts = Facts {
+    compile(fleet, &name(node), &facts(agreements)).unwrap()
+}
+
+fn facts(agreements: Agreements) -> Facts {
+    Facts {
         isolation: IsolationMode::Vrf,
         host_services_in_vrf: false,
         dummies: true,
@@ -82,8 +87,8 @@ fn intent(fleet: &Fleet, node: &str, agreements: Agreements) -> HostIntent {
             port: 8443,
             allow_dial: vec![net("198.51.100.0/24"), net("10.0.0.0/8")],
         }),
-    };
-    compile(fleet, &name(node), &facts).unwrap()
+        underlay: Some(Underlay::new()),
+    }
 }
 
 fn prod(host: &HostIntent) -> &NetworkIntent {

@@ -50,6 +50,7 @@ fn site(has_fragment: bool, exported: Option<&[&str]>, secret: u8, isolation: Is
             port: 8443,
             allow_dial: Vec::new(),
         }),
+        underlay: Some(intent::Underlay::new()),
     };
     let fleet = parse(&[("fleet.d/00.toml".into(), text)]);
     let intent = intent::compile(&fleet, &Name::new("me").unwrap(), &facts).unwrap();

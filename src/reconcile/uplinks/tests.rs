@@ -65,6 +65,7 @@ impl Spoke {
             dummies: true,
             agreements: crate::model::Agreements::NONE,
             gateway: None,
+            underlay: Some(std::collections::BTreeMap::new()),
         };
         Self {
             intent: intent::compile(&parsed.fleet, &Name::new("spoke").unwrap(), &facts).unwrap(),

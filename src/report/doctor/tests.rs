@@ -534,6 +534,7 @@ fn hub(isolation: IsolationMode) -> intent::HostIntent {
         dummies: true,
         agreements: crate::model::Agreements::NONE,
         gateway: None,
+        underlay: Some(std::collections::BTreeMap::new()),
     };
     intent::compile(&parsed.fleet, &Name::new("hub-1").unwrap(), &facts).unwrap()
 }

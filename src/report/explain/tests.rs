@@ -77,6 +77,7 @@ const FACTS: Facts = Facts {
     dummies: true,
     agreements: crate::model::Agreements::NONE,
     gateway: None,
+    underlay: Some(std::collections::BTreeMap::new()),
 };
 
 fn ask(fleet: &Fleet, question: &str) -> Result<Explanation, AskError> {

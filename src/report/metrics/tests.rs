@@ -51,6 +51,7 @@ fn target() -> Target {
         dummies: true,
         agreements: crate::model::Agreements::NONE,
         gateway: None,
+        underlay: Some(std::collections::BTreeMap::new()),
     };
     let intent = intent::compile(&fleet, &Name::new("web-1").unwrap(), &facts).unwrap();
     Target::new(intent, PublicKey([1; 32]), &l3::Facts::offline())
