@@ -1,7 +1,8 @@
 //! What a monitoring system is told of this host, and in [`gateway`] of a site: one page in Prometheus' text format (0.0.4),
-//! out of what the last round read. Labels are names of the fleet, never anything that a packet or a peer brings; peers and rules beyond [`MOST_PEERS`]
-//! and [`MOST_RULES`] are left out, and counted.
+//! out of what the last round read. Labels are names of the fleet, never anything that a packet or a peer brings; peers, rules and bridges beyond [`MOST_PEERS`],
+//! [`MOST_RULES`] and [`MOST_BRIDGES`] are left out, and counted.
 
+mod bridges;
 mod catalogue;
 pub mod gateway;
 #[cfg(test)]
@@ -25,6 +26,9 @@ pub use catalogue::{GATEWAY_METRICS, Kind, METRICS, Metric, SHARED_METRICS};
 pub const MOST_PEERS: usize = 2_000;
 /// How many rules have series of their own: two each.
 pub const MOST_RULES: usize = 2_000;
+
+/// How many bridges have series of their own: ten each.
+pub const MOST_BRIDGES: usize = 1_000;
 
 /// Upper bounds of a round's time, in seconds.
 const BUCKETS: [f64; 9] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
@@ -104,20 +108,21 @@ pub fn page(view: &View<'_>) -> Result<String, prometheus::Error> {
     host(&mut page, view);
     conditions(&mut page, view);
     tallies(&mut page, view.tallies);
-    let networks = view
-        .target
-        .iter()
-        .flat_map(|target| target.intent.networks.values());
     if let Some(observation) = view.observation.filter(|_| !view.is_down) {
         page.set(&catalogue::OBSERVED, &[], timestamp(observation.now));
         let mut dropped = (0, 0);
         let mut room = (MOST_PEERS, MOST_RULES);
-        for network in networks {
+        let networks = view.target.iter();
+        for network in networks.flat_map(|target| target.intent.networks.values()) {
             links(&mut page, network, observation, &mut room.0, &mut dropped.0);
             firewall_counts(&mut page, network, observation, &mut room.1, &mut dropped.1);
         }
-        page.set(&catalogue::SERIES_DROPPED, &[("of", "peers")], number(dropped.0));
-        page.set(&catalogue::SERIES_DROPPED, &[("of", "rules")], number(dropped.1));
+        let bridges = view
+            .target
+            .map_or(0, |target| bridges::all(&mut page, target, observation));
+        for (what, dropped) in [("peers", dropped.0), ("rules", dropped.1), ("bridges", bridges)] {
+            page.set(&catalogue::SERIES_DROPPED, &[("of", what)], number(dropped));
+        }
     }
     page.text()
 }
@@ -282,13 +287,14 @@ fn links(
 }
 
 /// The peers that the fleet has on a link, each as it was seen, if it was; a node that is about to change its key is one.
+/// Other sites' gateways have series of their bridges.
 fn seen_peers<'a>(
     link: &'a LinkIntent,
     devices: &'a wireguard::Actual,
 ) -> BTreeMap<&'a Name, Option<&'a ActualPeer>> {
     let device = devices.devices.get(&link.name);
     let mut peers: BTreeMap<&Name, Option<&ActualPeer>> = BTreeMap::new();
-    for (key, peer) in &link.peers {
+    for (key, peer) in link.peers.iter().filter(|(_, peer)| peer.bridge.is_none()) {
         let seen = device.and_then(|device| device.peers.get(key));
         let known = peers.entry(&peer.node).or_default();
         let latest = |peer: Option<&ActualPeer>| peer.and_then(|peer| peer.last_handshake);

@@ -210,8 +210,14 @@ impl Status {
             backends,
             networks: target
                 .iter()
-                .flat_map(|target| target.intent.networks.values())
-                .map(|network| network_status(network, observation, now))
+                .flat_map(|target| {
+                    target
+                        .intent
+                        .networks
+                        .values()
+                        .map(move |network| (target, network))
+                })
+                .map(|(target, network)| network_status(target, network, observation, now))
                 .collect(),
             conditions,
             notices: match (target, observation) {
@@ -224,6 +230,7 @@ impl Status {
 }
 
 fn network_status(
+    target: &Target,
     network: &NetworkIntent,
     observation: Option<&Observation>,
     now: SystemTime,
@@ -265,7 +272,7 @@ fn network_status(
             .collect(),
         virtual_ips: vip_status(network, observation),
         port_mappings: mapping_status(network, firewall),
-        bridges: bridges::of(network, devices, now),
+        bridges: bridges::of(target, network, observation, now),
         active_hub: choice.and_then(|choice| Some(choice.hub(&choice.carrier)?.hub.clone())),
         rules: rules.collect(),
         default_drops,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::monotonic;
 use crate::api::limits::Limits;
 use crate::api::metrics::Outlet;
+use crate::federation::bridge;
 use crate::federation::dial::DialError;
 use crate::federation::gateway::Gateway;
 use crate::federation::grant::State;
@@ -15,6 +16,9 @@ use crate::federation::moment::Moment;
 use crate::federation::peer::{PeerId, Status};
 use crate::log::Recent;
 use crate::report::metrics::gateway::{Beats, Caller, Certificate, GatewayView, page};
+
+/// What only the peer wants.
+const OFFERED: &str = "offered";
 
 /// What is told, and where. What is counted is counted in any case.
 pub(super) struct Monitor {
@@ -91,6 +95,13 @@ impl Monitor {
             for (_, status) in book.standing().iter() {
                 *peers.entry(status.as_str()).or_default() += 1;
             }
+            let mut bridges: BTreeMap<&'static str, u64> =
+                bridge::State::ALL.map(|state| (state.as_str(), 0)).into();
+            bridges.insert(OFFERED, 0);
+            for row in book.bridges() {
+                let state = row.ours.as_ref().map_or(OFFERED, |ours| ours.state.as_str());
+                *bridges.entry(state).or_default() += 1;
+            }
             let callers = book.peers().filter(|peer| peer.status.may_call());
             let callers = callers.map(|peer| Caller {
                 alias: peer.alias.to_string(),
@@ -104,6 +115,7 @@ impl Monitor {
                 now: wall.to_offset().into(),
                 certificates,
                 peers,
+                bridges,
                 callers: callers.collect(),
                 beats: self.beats,
                 refused: gateway.refusals(),

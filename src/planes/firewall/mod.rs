@@ -26,6 +26,7 @@ mod observe;
 mod policy;
 mod render;
 mod state;
+mod strays;
 
 pub use apply::{FirewallError, apply, apply_all};
 pub use change::{Change, Cut, Transaction};

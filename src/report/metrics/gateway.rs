@@ -21,6 +21,8 @@ pub struct GatewayView<'a> {
     pub certificates: Vec<Certificate>,
     /// How many peers have each status; a status that none has, too.
     pub peers: BTreeMap<&'static str, u64>,
+    /// How many bridges have each state; a state that none has, too.
+    pub bridges: BTreeMap<&'static str, u64>,
     /// The peers that may call.
     pub callers: Vec<Caller>,
     /// Heartbeats.
@@ -140,6 +142,9 @@ fn peers(page: &mut Page, view: &GatewayView<'_>) {
     for (status, many) in &view.peers {
         page.set(&catalogue::GATEWAY_PEERS, &[("status", status)], count(*many));
     }
+    for (state, many) in &view.bridges {
+        page.set(&catalogue::GATEWAY_BRIDGES, &[("state", state)], count(*many));
+    }
     for caller in view.callers.iter().take(MOST_PEERS) {
         let labels = [("peer", &*caller.alias)];
         let is_degraded = f64::from(caller.is_degraded);
@@ -178,6 +183,7 @@ mod tests {
                 until: at(1_800_000_000),
             }],
             peers: [("active", 1), ("degraded", 1), ("revoked", 0)].into(),
+            bridges: [("active", 3), ("proposed", 0)].into(),
             callers: vec![caller("site-b", Some(at(1_699_999_999))), caller("site-c", None)],
             beats: Beats {
                 answered: 5,
@@ -217,6 +223,8 @@ mod tests {
             r#"sdwand_gateway_peer_degraded{peer="site-b"} 0"#,
             r#"sdwand_gateway_peer_last_heartbeat_timestamp_seconds{peer="site-b"} 1699999999"#,
             r#"sdwand_gateway_peers{status="revoked"} 0"#,
+            r#"sdwand_gateway_bridges{state="active"} 3"#,
+            r#"sdwand_gateway_bridges{state="proposed"} 0"#,
             r#"sdwand_gateway_heartbeats_sent_total{outcome="failed"} 2"#,
             r#"sdwand_gateway_refused_total{what="accept",reason="too_many"} 3"#,
             "sdwand_gateway_ledger_bytes 4096",

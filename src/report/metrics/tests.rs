@@ -7,6 +7,7 @@ use crate::model::{LinkName, Name, PublicKey};
 use crate::planes::l3;
 use crate::reconcile::holes::{Hole, Holes};
 use crate::reconcile::{Condition, Execution, Failure, Plan, Step};
+use crate::report::bridges;
 
 const FLEET: &str = r#"
 format = 1
@@ -306,8 +307,10 @@ fn drift_is_what_changes_though_nothing_else_is_wanted() {
 #[test]
 fn every_metric_has_its_place_in_a_page_and_nothing_else_is_there() {
     let page = text(Some(&observation(&target(), 1)), &Tallies::default());
-    let told: BTreeSet<&str> = page
-        .lines()
+    let agreed = bridges::tests::target(&[], None);
+    let of_bridges = bridged::text(&agreed, &bridges::tests::as_wanted(&agreed));
+    let lines = page.lines().chain(of_bridges.lines());
+    let told: BTreeSet<&str> = lines
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
         .collect();
     let known: BTreeSet<&str> = SHARED_METRICS
@@ -363,4 +366,113 @@ fn a_large_fleet_has_a_bounded_page() {
     assert_eq!(value(&page, r#"sdwand_series_dropped{of="peers"}"#), Some(10.0));
     let all = value(&page, r#"sdwand_network_peers{network="prod"}"#);
     assert_eq!(all, Some(2_010.0), "what is summed up is of all");
+}
+
+mod bridged {
+    use super::*;
+    use bridges::tests::{as_wanted, target};
+
+    pub(super) fn text(target: &Target, seen: &Observation) -> String {
+        page(&View {
+            node: &target.intent.node,
+            target: Some(target),
+            observation: Some(seen),
+            conditions: &Conditions::new(),
+            backends: Backends {
+                wireguard: WireguardKind::Kernel,
+                isolation: IsolationMode::Vrf,
+            },
+            config_bad: None,
+            is_pending: false,
+            is_down: false,
+            tallies: &Tallies::default(),
+            events: &[],
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_bridge_tells_its_state_its_prefixes_its_handshake_and_its_bytes() {
+        let agreed = target(&[], None);
+        let page = text(&agreed, &as_wanted(&agreed));
+        for (series, wanted) in [
+            (
+                r#"sdwand_bridge_state{network="prod",bridge="prod-b",peer="site-b",state="carrying"}"#,
+                1.0,
+            ),
+            (
+                r#"sdwand_bridge_state{network="prod",bridge="prod-b",peer="site-b",state="waiting"}"#,
+                0.0,
+            ),
+            (
+                r#"sdwand_bridge_prefixes{network="prod",bridge="prod-b",direction="import"}"#,
+                2.0,
+            ),
+            (
+                r#"sdwand_bridge_prefixes{network="prod",bridge="prod-b",direction="export"}"#,
+                1.0,
+            ),
+            (
+                r#"sdwand_bridge_last_handshake_timestamp_seconds{network="prod",bridge="prod-b"}"#,
+                990.0,
+            ),
+            (
+                r#"sdwand_bridge_received_bytes_total{network="prod",bridge="prod-b"}"#,
+                70.0,
+            ),
+            (
+                r#"sdwand_bridge_sent_bytes_total{network="prod",bridge="prod-c"}"#,
+                7.0,
+            ),
+            (r#"sdwand_series_dropped{of="bridges"}"#, 0.0),
+            // Other sites' gateways are no peers of the network.
+            (r#"sdwand_network_peers{network="prod"}"#, 0.0),
+        ] {
+            assert_eq!(value(&page, series), Some(wanted), "{series} in {page}");
+        }
+        assert!(!page.contains("sdwand_peer_up{"), "{page}");
+    }
+
+    #[test]
+    fn a_bridge_that_carries_nothing_has_no_prefixes_and_says_what_it_is() {
+        let agreed = as_wanted(&target(&[], None));
+        let ended = target(&["prod-b"], None);
+        let state = |page: &str, state: &str| {
+            let series = format!(
+                r#"sdwand_bridge_state{{network="prod",bridge="prod-b",peer="site-b",state="{state}"}}"#
+            );
+            value(page, &series)
+        };
+        let page = text(&ended, &agreed);
+        assert_eq!(state(&page, "revoke_incomplete"), Some(1.0));
+        let page = text(&ended, &as_wanted(&ended));
+        assert_eq!(
+            (state(&page, "waiting"), state(&page, "carrying")),
+            (Some(1.0), Some(0.0))
+        );
+        let prefixes = r#"sdwand_bridge_prefixes{network="prod",bridge="prod-b",direction="export"}"#;
+        assert_eq!(value(&page, prefixes), Some(0.0));
+        assert!(!page.contains(r#"last_handshake_timestamp_seconds{network="prod",bridge="prod-b"}"#));
+        let refused = target(&[], Some("10.0.0.0/8"));
+        assert_eq!(state(&text(&refused, &as_wanted(&refused)), "refused"), Some(1.0));
+    }
+
+    #[test]
+    fn a_host_with_many_bridges_has_a_bounded_page() {
+        let mut many = target(&[], None);
+        let network = many.intent.networks.values_mut().next().unwrap();
+        let one = network.bridges[0].clone();
+        network.bridges = (0..MOST_BRIDGES + 3)
+            .map(|n| crate::intent::BridgeIntent {
+                name: Name::new(&format!("b-{n}")).unwrap(),
+                ..one.clone()
+            })
+            .collect();
+        let page = text(&many, &as_wanted(&target(&[], None)));
+        let told = page
+            .lines()
+            .filter(|line| line.starts_with("sdwand_bridge_prefixes{"));
+        assert_eq!(told.count(), 2 * MOST_BRIDGES);
+        assert_eq!(value(&page, r#"sdwand_series_dropped{of="bridges"}"#), Some(3.0));
+    }
 }
