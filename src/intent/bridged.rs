@@ -61,22 +61,18 @@ pub(super) fn implied(network: &Network, around: &Around<'_>, everything: &Addre
     let own = IpAddr::V6(around.own.v6);
     let host = |address: IpAddr| -> AddressSet { std::iter::once(address).collect() };
     for bridge in around.bridges.iter().filter(|bridge| bridge.here) {
-        if let Some(port) = around.port.filter(|_| bridge.export.contains(own)) {
-            let base = format!("bridge-{}-calls-in", bridge.name);
-            add(
-                base,
-                Action::Accept,
-                bridge.carried.clone(),
-                host(own),
-                Some(port),
-            );
-        }
         let theirs = bridge.agreement.as_ref().and_then(|agreement| agreement.listener);
         let theirs = theirs.filter(|at| bridge.carried.contains(at.ip()) && bridge.export.contains(own));
-        if let Some(at) = theirs {
-            let base = format!("bridge-{}-calls-out", bridge.name);
-            add(base, Action::Accept, host(own), host(at.ip()), Some(at.port()));
+        let Some(at) = theirs else { continue };
+        let (calls, their) = (
+            |way: &str| format!("bridge-{}-calls-{way}", bridge.name),
+            host(at.ip()),
+        );
+        // The peer's gateway calls from where it listens; nobody else of its site has a reason to.
+        if let Some(port) = around.port {
+            add(calls("in"), Action::Accept, their.clone(), host(own), Some(port));
         }
+        add(calls("out"), Action::Accept, host(own), their, Some(at.port()));
     }
     let foreign: AddressSet = around
         .bridges

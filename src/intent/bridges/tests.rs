@@ -114,7 +114,7 @@ fn agreement(peer: &str, import: &[IpNet], prefixes: &[IpNet], key: u8) -> Agree
         preshared_key: PresharedKey::from_bytes([9; 32]).unwrap(),
         endpoints: vec!["198.51.100.7:51820".parse().unwrap()],
         prefixes: prefixes.to_vec(),
-        listener: None,
+        listener: Some("[fd77:1:2:1::5]:8443".parse().unwrap()),
     }
 }
 
@@ -311,13 +311,67 @@ proptest! {
                         5 => imports[peer].v4().iter().any(|known| known.prefix_len() <= 8),
                         _ => false,
                     };
-                    let calls = node == "hub" && ours == "fd12:34ab:cd42:1::1".parse::<IpAddr>().unwrap();
+                    let gateways = ["fd12:34ab:cd42:1::1", "fd77:1:2:1::5"].map(|text| text.parse::<IpAddr>().unwrap());
+                    let calls = node == "hub" && [ours, theirs] == gateways;
                     let named = written.rules.iter().any(|(from, to, drops)| !drops && (names(*from) || names(*to)));
                     prop_assert!(named || calls, "{from} → {to} on {node}: no rule names the peer");
                 }
             }
         }
     }
+}
+
+#[test]
+fn without_a_rule_the_two_gateways_call_each_other_and_nobody_else_does() {
+    let calls = |export: &str, listener: Option<&str>| -> Vec<(String, AddressSet, AddressSet, u16)> {
+        let bridge = format!(
+            "[[bridges]]\nname = \"to-b\"\npeer = \"site-b\"\nnetwork = \"prod\"\ngateways = [\"hub\"]\nimport = [\"fd77:1:2::/48\"]\nexport = [{export}]\n"
+        );
+        let fleet = fleet(&[SITE_A.to_owned(), network_a("drop", ""), bridge]).unwrap();
+        let word = Agreement {
+            listener: listener.map(|text| text.parse().unwrap()),
+            ..agreement("site-b", &[net("fd77:1:2::/48")], &[net("fd77:1:2:1::/64")], 40)
+        };
+        let host = intent(&fleet, "hub", agreements(&[("to-b", word)]));
+        let rules = &prod(&host).firewall.rules;
+        let told = rules.iter().map(|rule| {
+            (
+                rule.name.to_string(),
+                rule.from.clone(),
+                rule.to.clone(),
+                rule.ports[0].first,
+            )
+        });
+        told.collect()
+    };
+    let (own, their) = (
+        set(&[net("fd12:34ab:cd42:1::1/128")]),
+        set(&[net("fd77:1:2:1::5/128")]),
+    );
+    let all = "\"fd12:34ab:cd42:1::/64\"";
+    assert_eq!(
+        calls(all, Some("[fd77:1:2:1::5]:9443")),
+        [
+            (
+                "bridge-to-b-calls-in".to_owned(),
+                their.clone(),
+                own.clone(),
+                8443
+            ),
+            ("bridge-to-b-calls-out".to_owned(), own, their, 9443),
+        ]
+    );
+    assert_eq!(calls(all, None), [], "its gateway isn't in what it exports");
+    assert_eq!(
+        calls(all, Some("[fd77:1:2:2::5]:9443")),
+        [],
+        "nor is this address"
+    );
+    assert_eq!(
+        calls("{ vip = \"api\" }", Some("[fd77:1:2:1::5]:9443")),
+        [],
+        "nor ours in what we export"
+    );
 }
 
 /// Every subset of what two sites may write, as far as one packet from a LAN of B to a LAN of A goes: it passes if and only
