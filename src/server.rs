@@ -1,7 +1,7 @@
 //! `sdwand serve`: the composition root of a site's gateway. It needs no capabilities, and never touches the host.
 //!
 //! ```text
-//! peers ── mTLS ──▶ listener ─┐
+//! peers ── mTLS ──▶ listener ─┐  and one inside each bridged network, see `overlay`
 //! operators ── see `operators`┼─▶ gateway ─▶ ledger, CA      <state_dir>-serve
 //! timers ── pulse ── beats ───┘      │
 //!                                    └─▶ calls to peers
@@ -15,15 +15,17 @@ mod fleet;
 mod happened;
 mod metrics;
 mod operators;
+mod overlay;
 mod spawn;
 mod summary;
 
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -162,8 +164,7 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     gateway.tell_leaf(leaf.not_after);
     let current = Arc::new(CurrentLeaf::new(&leaf)?);
     let tls = tls(&gateway, &current)?;
-    let tcp = TcpListener::bind(federation.listen)
-        .await
+    let tcp = listen(federation.listen)
         .map_err(|error| ServeError::Runtime("listening on [federation] listen", error))?;
     let (stop, stopped) = watch::channel(false);
     let calls = Arc::new(Calls::default());
@@ -177,6 +178,9 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
         limits,
         random,
     };
+    let (posts, wanted) = watch::channel(overlay::Posts::new());
+    let within = overlay::follow(Arc::clone(&tls), serving.clone(), wanted, stopped.clone());
+    let within = tokio::spawn(within);
     tokio::spawn(listener::serve(tcp, tls, serving, stopped.clone()));
     operators::open(&own, &gateway, &folder, &stopped).await?;
     drop(stopped);
@@ -187,7 +191,7 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
         own.fleet_dir.clone(),
     ));
     let spawned = tokio::spawn(spawn::follow(Arc::clone(&gateway), federation.payload.clone()));
-    let bridging = tokio::spawn(bridges::follow(Arc::clone(&gateway), agreements));
+    let bridging = tokio::spawn(bridges::follow(Arc::clone(&gateway), agreements, posts));
     // From here on all sockets listen.
     let mut manager = Manager::ready(monotonic());
     let told = (&mut manager, &mut monitor);
@@ -198,7 +202,7 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     };
     notify::stopping();
     let _ = stop.send(true);
-    for task in [following, spawned, bridging] {
+    for task in [following, spawned, bridging, within] {
         task.abort();
     }
     // The listener and each connection hold a receiver until they are through.
@@ -207,6 +211,19 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     operators::close(&own);
     drop(lock);
     outcome
+}
+
+/// The peers' listener. Those inside the overlays may have the same port, where this one listens on every address: all of them
+/// need `SO_REUSEPORT` (socket(7)) for that, and this process's user.
+fn listen(at: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match at {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
+    socket.bind(at)?;
+    socket.listen(overlay::BACKLOG)
 }
 
 /// Strangers are let in only while someone without a certificate is awaited.
@@ -298,6 +315,7 @@ fn gateway(
         policy: Policy::of(federation),
         cluster: federation.cluster.clone(),
         listen: Some(federation.listen.port()),
+        isolation: own.isolation.backend,
         approvals: own.approvals.clone(),
     };
     let authority = Authority::new(ca, next);

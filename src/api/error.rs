@@ -309,6 +309,7 @@ impl From<DialError> for ApiError {
             | DialError::Url(_) => Self::new(409, "conflict", error.to_string()),
             DialError::Beat(error) => error.into(),
             DialError::Bridge(error) => error.into(),
+            DialError::Overlay(_) => Self::new(409, "no_way", error.to_string()),
             DialError::Pki(_) | DialError::Store(_) | DialError::Body(_) => Self::internal(&error),
         }
     }

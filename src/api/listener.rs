@@ -22,9 +22,12 @@ use tokio_rustls::server::TlsStream;
 use tower::ServiceExt as _;
 
 use super::federation_api::{Caller, Serving};
-use super::limits::Limits;
+use super::limits::{Limits, Source};
 use super::pace::{Pace, Paced};
+use crate::federation::gateway::Refused;
+use crate::federation::overlay::Post;
 use crate::federation::peer::{PeerId, Status};
+use crate::model::Name;
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -60,6 +63,31 @@ pub async fn serve(
             router.clone(),
             serving.clone(),
             stop,
+        )
+    })
+    .await;
+}
+
+/// Serves the peers whose bridges lead here, from inside a network, until `stop` says true. What the post says holds for the
+/// connections that are there, too: one whose bridge leads here no more ends, and all of them do when the post is dropped.
+pub async fn serve_within(
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    serving: Serving,
+    post: watch::Receiver<Post>,
+    stop: watch::Receiver<bool>,
+) {
+    let acceptor = TlsAcceptor::from(tls);
+    let router = super::federation_api::router(serving.clone());
+    let limits = Arc::clone(&serving.limits);
+    accept(listener, limits, stop, |stream, counted, stop| {
+        within(
+            stream,
+            counted,
+            acceptor.clone(),
+            router.clone(),
+            serving.clone(),
+            (post.clone(), stop),
         )
     })
     .await;
@@ -186,6 +214,63 @@ async fn speak(
     }
 }
 
+/// A connection from inside a network: of the peer whose bridge its source is behind, or of nobody.
+async fn within(
+    stream: TcpStream,
+    counted: Counted,
+    acceptor: TlsAcceptor,
+    router: Router,
+    serving: Serving,
+    (mut post, mut stop): (watch::Receiver<Post>, watch::Receiver<bool>),
+) {
+    let source = counted.source;
+    let refused = |reason| {
+        let counts_as = Source::from(source.ip());
+        let wall = (serving.wall)();
+        serving
+            .gateway
+            .refused(Refused::Stranger, counts_as.into(), reason, wall);
+    };
+    let expected = post.borrow().caller(source.ip());
+    let Some(expected) = expected else {
+        return refused("outside_bridge");
+    };
+    let Some(stream) = handshake(stream, source, &acceptor).await else {
+        return;
+    };
+    let caller = caller(&stream, source, Some(post.borrow().seat.network.clone()));
+    let known = serving.gateway.identify(&caller.chain, (serving.wall)());
+    match known {
+        Ok(known) if known.id == expected => {}
+        Ok(_) => return refused("another_peers_bridge"),
+        Err(stranger) => return refused(stranger.code()),
+    }
+    let leads_elsewhere = async {
+        // An error is the end of the post, and of the listener.
+        let _ = post
+            .wait_for(|post| post.caller(source.ip()) != Some(expected))
+            .await;
+    };
+    let enough = async {
+        tokio::select! {
+            () = stopped(&mut stop) => {}
+            () = turned_away(&serving, expected) => {}
+            () = leads_elsewhere => {}
+        }
+    };
+    stay(stream, counted, expected, (router, caller), enough).await;
+}
+
+/// Who is on the other end of a connection.
+fn caller(stream: &TlsStream<TcpStream>, source: SocketAddr, network: Option<Name>) -> Caller {
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    Caller {
+        chain: chain.iter().map(|der| der.clone().into_owned()).collect(),
+        source,
+        network,
+    }
+}
+
 /// A connection of a peer, or of a stranger.
 async fn peer(
     stream: TcpStream,
@@ -199,13 +284,8 @@ async fn peer(
     let Some(stream) = handshake(stream, source, &acceptor).await else {
         return;
     };
-    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let caller = Caller {
-        chain: chain.iter().map(|der| der.clone().into_owned()).collect(),
-        source,
-        // Bridges bring listeners of their own.
-        network: None,
-    };
+    // Bridges bring listeners of their own.
+    let caller = caller(&stream, source, None);
     let Ok(known) = serving.gateway.identify(&caller.chain, (serving.wall)()) else {
         tokio::select! {
             () = http(stream, router, caller, HEADERS, stopped(&mut stop)) => {}
@@ -213,25 +293,36 @@ async fn peer(
         }
         return;
     };
-    let limits = Arc::clone(&counted.limits);
-    drop(counted);
-    if !limits.may_stay(known.id) {
-        tracing::debug!(peer = %known.id, "it has too many connections");
-        return;
-    }
-    let staying = Staying {
-        is_kept: limits.may_keep(),
-        limits,
-        peer: known.id,
-    };
-    // Who would have to open another for its next beat anyhow isn't waited for.
-    let idle = staying.is_kept.then_some(KEPT);
     let enough = async {
         tokio::select! {
             () = stopped(&mut stop) => {}
             () = turned_away(&serving, known.id) => {}
         }
     };
+    stay(stream, counted, known.id, (router, caller), enough).await;
+}
+
+/// The HTTP of a peer that is known: it no longer counts as somebody unknown.
+async fn stay(
+    stream: TlsStream<TcpStream>,
+    counted: Counted,
+    peer: PeerId,
+    (router, caller): (Router, Caller),
+    enough: impl Future<Output = ()>,
+) {
+    let limits = Arc::clone(&counted.limits);
+    drop(counted);
+    if !limits.may_stay(peer) {
+        tracing::debug!(%peer, "it has too many connections");
+        return;
+    }
+    let staying = Staying {
+        is_kept: limits.may_keep(),
+        limits,
+        peer,
+    };
+    // Who would have to open another for its next beat anyhow isn't waited for.
+    let idle = staying.is_kept.then_some(KEPT);
     speak(stream, router, caller, idle, enough).await;
 }
 

@@ -5,7 +5,7 @@
 mod session;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +20,10 @@ use tokio_rustls::client::TlsStream;
 
 pub use session::{Room, Session};
 
+use super::overlay::OverlayWay;
 use super::url::PeerUrl;
 use super::wire::MAX_BODY;
+use crate::model::Name;
 
 /// How long a call may take, from the name to the last byte.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -129,6 +131,19 @@ pub enum CallError {
         /// Elsewhere.
         others: String,
     },
+    /// This gateway isn't in the network from which it is to call.
+    #[error(
+        "no socket at {address} in network {network}: `sdwand run` gives this host that address, see `sdwand status`"
+    )]
+    NoPlace {
+        /// The network.
+        network: Name,
+        /// This gateway's address in it.
+        address: IpAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The call can't be written: a fault of ours.
     #[error("the call can't be written: {0}")]
     Own(String),
@@ -145,6 +160,7 @@ impl CallError {
             | Self::Answer { .. }
             | Self::Barred { .. }
             | Self::Everywhere { .. }
+            | Self::NoPlace { .. }
             | Self::Own(_) => false,
         }
     }
@@ -223,6 +239,39 @@ pub async fn call_over<E: From<CallError>>(
         Ok((reply, Some(session).filter(Session::is_kept)))
     };
     in_time(ways, whole).await
+}
+
+/// Makes one call to a peer's API through a bridge: from this gateway's place in the network, to the address that the way
+/// names and nowhere else.
+///
+/// # Errors
+/// It didn't come through, at the step that the error names. Any HTTP status is a reply.
+pub async fn call_within(
+    tls: Arc<rustls::ClientConfig>,
+    way: &OverlayWay,
+    call: Call<'_>,
+) -> Result<Reply, CallError> {
+    let OverlayWay { seat, to } = way;
+    let url = PeerUrl::new(&format!("https://{to}")).map_err(|error| CallError::Own(error.to_string()))?;
+    let ways = Ways {
+        url: &url,
+        named: &[],
+        may_dial: &|_| Vec::new(),
+    };
+    let whole = async {
+        let seated = seat.socket().map_err(|source| CallError::NoPlace {
+            network: seat.network.clone(),
+            address: seat.address,
+            source,
+        })?;
+        let stream = seated.socket.connect(*to).await;
+        let stream = stream.map_err(|source| CallError::Connect { address: *to, source })?;
+        // Small messages both ways: Nagle's algorithm would hold the second one back.
+        let _ = stream.set_nodelay(true);
+        let line = handshake(tls, &url, (*to, stream)).await?;
+        Session::begin(line, None).await?.ask(&url, &call).await
+    };
+    in_time(&ways, whole).await
 }
 
 /// What takes longer than [`PATIENCE`] in all is given up.
@@ -306,6 +355,14 @@ async fn open(
             host: url.host().to_owned(),
         })
     })?;
+    handshake(tls, url, (address, stream)).await
+}
+
+async fn handshake(
+    tls: Arc<rustls::ClientConfig>,
+    url: &PeerUrl,
+    (address, stream): (SocketAddr, TcpStream),
+) -> Result<Line, CallError> {
     let name =
         ServerName::try_from(url.host().to_owned()).map_err(|error| CallError::Own(error.to_string()))?;
     let stream = TlsConnector::from(tls)

@@ -10,10 +10,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 
-use super::client::{Call, CallError, Reply, Ways, call, call_by, call_over};
+use super::client::{Call, CallError, Reply, Ways, call, call_by, call_over, call_within};
 use super::endpoints::{self, Bounds};
 use super::gateway::{Basis, BeatError, BridgeError, Gateway, TakeError};
 use super::moment::Moment;
+use super::overlay::OverlayError;
 use super::peer::{Peer, PeerId, SpawnMode, SpawnRole, Status};
 use super::pki::authority::StoreError;
 use super::pki::tls::{Callee, client_config};
@@ -23,6 +24,7 @@ use super::url::{PeerUrl, UrlError};
 use super::wire::{
     AcceptAnswer, HeartbeatAnswer, HeartbeatRequest, Notice, NoticeRequest, RenewAnswer, ResourceAnswer,
 };
+use crate::model::Name;
 
 /// A peer couldn't be asked, or didn't do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +58,9 @@ pub enum DialError {
     /// What it said of a bridge can't be taken.
     #[error(transparent)]
     Bridge(#[from] BridgeError),
+    /// No bridge leads to it.
+    #[error(transparent)]
+    Overlay(#[from] OverlayError),
     /// A call can't be written.
     #[error("the call can't be written")]
     Body(#[from] serde_json::Error),
@@ -221,7 +226,10 @@ impl Gateway {
             bearer: wanted.bearer.as_deref().map(str::trim),
             body: None,
         };
-        let data = self.call_peer(&peer, call, wall).await?;
+        let data = match &wanted.network {
+            None => self.call_peer(&peer, call, wall).await?,
+            Some(network) => self.call_within(&peer, network, call, wall).await?,
+        };
         serde_json::from_value(data).map_err(|_| DialError::Unsound("it tells of no resource"))
     }
 
@@ -261,6 +269,19 @@ impl Gateway {
             may_dial: &|resolved| endpoints::dialable(resolved, bounds, is_hosts),
         };
         Ok(accepted(call_by(tls, &ways, wanted).await?)?.0)
+    }
+
+    /// The same through a bridge, from within a network. A peer that can't be dialled on the underlay may be reached there.
+    async fn call_within(
+        &self,
+        peer: &Peer,
+        network: &Name,
+        wanted: Call<'_>,
+        wall: Moment,
+    ) -> Result<Value, DialError> {
+        let way = self.overlay_way(peer, network)?;
+        let tls = self.tls_to(peer, wall)?;
+        Ok(accepted(call_within(tls, &way, wanted).await?)?.0)
     }
 
     /// The same over the connection that is kept for the peer, or over one that then is. What it carries must bear being
@@ -338,6 +359,8 @@ pub struct Wanted {
     pub after: Option<String>,
     /// The grant's token; none where a managed child lets its parent do without.
     pub bearer: Option<String>,
+    /// From within which network of ours, through the bridge there; none is over the underlay.
+    pub network: Option<Name>,
 }
 
 impl std::fmt::Debug for Wanted {

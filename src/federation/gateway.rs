@@ -16,6 +16,7 @@ mod lines;
 mod notices;
 mod operator;
 mod order;
+mod overlay;
 mod oversight;
 mod pause;
 mod quiet;
@@ -56,6 +57,7 @@ use super::identity::{Proofs, Stranger, identify};
 use super::ledger::{Aborted, Draft, Happening, Ledger, LedgerError};
 use super::liveness;
 use super::moment::Moment;
+use super::overlay::OverlayListener;
 use super::peer::{Endpoint, Event, Peer, PeerId, Status};
 use super::pki::SiteCa;
 use super::pki::authority::{Authority, Store};
@@ -65,7 +67,7 @@ use super::url::PeerUrl;
 use super::version;
 use super::wire::{HeartbeatAnswer, HeartbeatRequest, Notice, Said, TooLong};
 use super::witness::Mark;
-use crate::model::host::{Approvals, Cluster, Verify};
+use crate::model::host::{Approvals, Cluster, IsolationBackend, Verify};
 use crate::model::{Fleet, Name};
 use rustls::pki_types::CertificateDer;
 
@@ -99,6 +101,8 @@ pub struct Settings {
     pub cluster: Option<Cluster>,
     /// The port of our listener, inside the overlay, too.
     pub listen: Option<u16>,
+    /// What keeps networks apart on this host.
+    pub isolation: IsolationBackend,
     /// Which actions wait for a second operator.
     pub approvals: Approvals,
 }
@@ -115,6 +119,7 @@ impl Default for Settings {
             policy: Policy::default(),
             cluster: None,
             listen: None,
+            isolation: IsolationBackend::default(),
             approvals: Approvals::default(),
         }
     }
@@ -159,6 +164,8 @@ pub struct Gateway {
     refusals: refusals::Refusals,
     /// What is known of bridges beside the ledger.
     bridging: bridges::Bridging,
+    /// How the listeners inside the overlays are.
+    overlay: RwLock<Vec<OverlayListener>>,
     /// What waits for a second operator, as far as it isn't in the ledger.
     parked: approvals::Parked,
 }
@@ -240,6 +247,7 @@ impl Gateway {
             heads: heads::Heads::default(),
             refusals: refusals::Refusals::default(),
             bridging: bridges::Bridging::default(),
+            overlay: RwLock::default(),
             parked: approvals::Parked::default(),
         }
     }

@@ -52,6 +52,7 @@ impl Probe {
                 | DialError::Url(_)
                 | DialError::Beat(_)
                 | DialError::Bridge(_)
+                | DialError::Overlay(_)
                 | DialError::Body(_)
                 | DialError::Store(_)
                 | DialError::Standing(_)
@@ -70,6 +71,7 @@ impl Probe {
             | CallError::Answer { .. }
             | CallError::Timeout { .. }
             | CallError::Barred { .. }
+            | CallError::NoPlace { .. }
             | CallError::Own(_) => Self::Unreachable,
         }
     }

@@ -21,6 +21,7 @@
 //! | `operators` | who may operate this site, and the tokens that say so |
 //! | `moment` | points in time as they are stored and sent |
 //! | `dial`, `client` | calls to peers |
+//! | `overlay` | where this gateway is inside its overlays, and who may come to it there |
 //! | `endpoints` | where a peer may lead us |
 //! | `wire`, `version`, `url` | what sites say to each other |
 //! | `pulse`, `liveness` | when peers are beaten for, and what becomes of a silent one |
@@ -46,6 +47,7 @@ pub mod liveness;
 pub mod moment;
 pub mod number;
 pub mod operators;
+pub mod overlay;
 pub mod peer;
 pub mod pki;
 pub mod policy;

@@ -312,6 +312,14 @@ catalogue! {
         "agreements.not_written" Error AgreementsNotWritten { path: String = "the file", error: String = "why" }
             "what is agreed with other sites can't be handed to `sdwand run`"
             "make room, and let the folder be written: `run` goes by what it has, at most for [federation] grace_hours.";
+        "overlay.listening" Info OverlayListening { network: String = "in which", address: String = "where" }
+            "peers' gateways are listened to inside a network"
+            NOTHING;
+        "overlay.not_listening" Warning OverlayNotListening {
+            network: String = "in which", address: String = "where", error: String = "why",
+        }
+            "peers' gateways can't be listened to inside a network"
+            "see the error: `sdwand run` gives this host that address. Grants that name the network match nobody meanwhile; it is tried again.";
         "ledger.not_written" Error LedgerNotWritten { what: String = "what wasn't", error: String = "why" }
             "the ledger can't be written"
             "make room, and let the state folder be written: peers stay as they are until then.";

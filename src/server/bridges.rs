@@ -2,16 +2,17 @@
 //! that have to hear something. Woken at once by the fleet, a peer or an answer; else it looks once a second.
 //!
 //! ```text
-//! news ─▶ settle ─▶ agreements.json ─▶ calls, each with its own patience ─▶ answers ─▶ news
+//! news ─▶ settle ─▶ agreements.json, posts ─▶ calls, each with its own patience ─▶ answers ─▶ news
 //! ```
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::agreements::AgreementsFile;
+use super::overlay::Posts;
 use super::{monotonic, random, unwritten, wall};
 use crate::federation::dial::DialError;
 use crate::federation::gateway::{DueCall, Gateway};
@@ -89,13 +90,14 @@ impl Tries {
 }
 
 /// Goes on until it is dropped.
-pub(super) async fn follow(gateway: Arc<Gateway>, mut file: AgreementsFile) {
+pub(super) async fn follow(gateway: Arc<Gateway>, mut file: AgreementsFile, posts: watch::Sender<Posts>) {
     let (done, mut ended) = mpsc::unbounded_channel::<(Key, Result<(), DialError>)>();
     let gate = Arc::new(Semaphore::new(CALLS));
     let mut tries = Tries::default();
     let mut is_written = true;
     loop {
         round(&gateway, &mut file, &mut is_written);
+        tell_posts(&posts, gateway.overlay_posts());
         for call in tries.begin(&gateway.bridge_calls(), monotonic()) {
             let (gateway, done, gate) = (Arc::clone(&gateway), done.clone(), Arc::clone(&gate));
             tokio::spawn(async move {
@@ -125,6 +127,15 @@ async fn made(gateway: &Gateway, call: DueCall) -> Result<(), DialError> {
     } else {
         gateway.exchange_bridge(call.peer, call.id, random, wall()).await
     }
+}
+
+/// Tells the listeners inside the overlays where they are wanted, if that is news.
+fn tell_posts(posts: &watch::Sender<Posts>, wanted: Posts) {
+    posts.send_if_modified(|known| {
+        let is_news = *known != wanted;
+        *known = wanted;
+        is_news
+    });
 }
 
 /// The ledger first, then the file: a revocation that was cut off between them is in the file with the next start.

@@ -478,3 +478,95 @@ async fn a_peer_that_is_gone_takes_nothing_with_it() {
         "it hasn't heard that we are through"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_is_called_inside_a_network_where_the_bridge_carries_what_it_announces_and_nowhere_else() {
+    use sdwand::federation::overlay::OverlayError;
+    let site = async |name, number| Site::with(name, number, |settings| settings.listen = Some(8_443)).await;
+    let (a, b) = (site("site-a", 1).await, site("site-b", 2).await);
+    let (b_at_a, a_at_b) = enrolled(&a, &b).await;
+    called(&a, b_at_a.id, "site-b");
+    called(&b, a_at_b.id, "site-a");
+    let name = |text: &str| sdwand::model::Name::new(text).unwrap();
+    let way = |network: &str| a.gateway.overlay_way(&a.peer(b_at_a.id), &name(network));
+    let tell = |site: &Site, key, peer: &str, import: &str, export: &str| {
+        tell_fleet(site, key, &prod_bridge(peer, import, export));
+    };
+    tell(&a, 1, "site-b", "\"fd00:0:2::/48\"", "\"fd00:0:1:1::/64\"");
+    assert_eq!(way("nowhere"), Err(OverlayError::Network(name("nowhere"))));
+    assert!(matches!(way("prod"), Err(OverlayError::NoBridge { .. })));
+    assert!(
+        drive(&a).await == 0 && a.gateway.overlay_posts().is_empty(),
+        "not agreed"
+    );
+    assert!(matches!(
+        way("prod"),
+        Err(OverlayError::Inactive {
+            state: "proposed",
+            ..
+        })
+    ));
+    tell(&b, 2, "site-a", "\"fd00:0:1::/48\"", "\"fd00:0:2:1::/64\"");
+    drive(&b).await;
+    drive(&a).await;
+
+    let posts = a.gateway.overlay_posts();
+    let post = &posts[&name("prod")];
+    assert_eq!(post.address().to_string(), "[fd00:0:1:1::1]:8443");
+    assert_eq!(post.caller("fd00:0:2:1::1".parse().unwrap()), Some(b_at_a.id));
+    assert_eq!(
+        post.caller("fd00:0:2:2::1".parse().unwrap()),
+        None,
+        "imported, and not announced"
+    );
+    let found = way("prod").unwrap();
+    assert_eq!(
+        (
+            found.seat.address.to_string().as_str(),
+            found.to.to_string().as_str()
+        ),
+        ("fd00:0:1:1::1", "[fd00:0:2:1::1]:8443")
+    );
+    assert!(
+        matches!(way("dev"), Err(OverlayError::NoBridge { .. })),
+        "another network"
+    );
+
+    // What we import no more isn't called, whatever the peer announces.
+    tell(&a, 1, "site-b", "\"fd00:0:2:1:8000::/65\"", "\"fd00:0:1:1::/64\"");
+    drive(&a).await;
+    let outside = way("prod");
+    assert!(
+        matches!(&outside, Err(OverlayError::Outside { listener, .. }) if listener.port() == 8_443),
+        "{outside:?}"
+    );
+    tell(&a, 1, "site-b", "\"fd00:0:2::/48\"", "{ vip = \"web\" }");
+    drive(&a).await;
+    assert!(
+        a.gateway.overlay_posts().is_empty(),
+        "what isn't exported isn't listened on"
+    );
+    assert!(matches!(way("prod"), Err(OverlayError::OwnAddress { .. })));
+    tell(&a, 1, "site-b", "\"fd00:0:2::/48\"", "\"fd00:0:1:1::/64\"");
+    tell(&b, 2, "site-a", "\"fd00:0:1::/48\"", "{ vip = \"web\" }");
+    drive(&a).await;
+    drive(&b).await;
+    assert!(matches!(way("prod"), Err(OverlayError::NoListener { .. })));
+    assert_eq!(
+        a.gateway.overlay_posts().len(),
+        1,
+        "its virtual IP may still be where it calls from"
+    );
+
+    a.gateway.suspend(b_at_a.id, "test", wall()).unwrap();
+    assert!(a.gateway.overlay_posts().is_empty());
+    assert!(matches!(
+        way("prod"),
+        Err(OverlayError::Inactive {
+            state: "suspended",
+            ..
+        })
+    ));
+    a.gateway.revoke(b_at_a.id, "test", wall()).unwrap();
+    assert!(matches!(way("prod"), Err(OverlayError::NoBridge { .. })));
+}

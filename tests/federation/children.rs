@@ -225,6 +225,7 @@ async fn a_managed_child_lets_its_parent_in_until_it_is_emancipated() {
         id: None,
         after: None,
         bearer: None,
+        network: None,
     };
     let told = a.gateway.fetch(b_at_a.id, &wanted, wall()).await.unwrap();
     assert_eq!(told.resources.len(), 2);

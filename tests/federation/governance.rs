@@ -119,6 +119,7 @@ async fn a_border_that_is_refused_stops_grants_that_were_given_too() {
         id: None,
         after: None,
         bearer: Some(granted.token.reveal()),
+        network: None,
     };
     b.gateway.fetch(a_at_b.id, &wanted, wall()).await.unwrap();
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::site::{Connection, Site, enrolled, node, wall};
 
-fn terms(kind: &str) -> Terms {
+pub(crate) fn terms(kind: &str) -> Terms {
     Terms {
         remote_subject: "operator@site-b".to_owned(),
         resource_kind: kind.to_owned(),
@@ -18,7 +18,7 @@ fn terms(kind: &str) -> Terms {
     }
 }
 
-fn give(site: &Site, peer: PeerId, n: u8, terms: Terms) -> Granted {
+pub(crate) fn give(site: &Site, peer: PeerId, n: u8, terms: Terms) -> Granted {
     let granting = Granting {
         peer,
         terms,
@@ -75,6 +75,7 @@ description = "the intranet"
         id: id.map(str::to_owned),
         after: None,
         bearer: token.map(BearerToken::reveal),
+        network: None,
     };
     let told = b
         .gateway
@@ -137,6 +138,7 @@ async fn a_peer_reads_what_a_grant_allows_and_nothing_else() {
         id: id.map(str::to_owned),
         after: None,
         bearer: Some(token.reveal()),
+        network: None,
     };
     let told = b
         .gateway
@@ -368,6 +370,7 @@ async fn no_header_is_identity() {
         id: None,
         after: None,
         bearer: Some(token),
+        network: None,
     };
     let refused = b.gateway.fetch(c_at_b.id, &wanted, wall()).await.unwrap_err();
     assert!(
@@ -425,6 +428,7 @@ async fn who_can_be_given_what() {
         id: None,
         after: None,
         bearer: Some(anew.token.reveal()),
+        network: None,
     };
     b.gateway.fetch(a_at_b.id, &wanted, wall()).await.unwrap();
     a.gateway.suspend(b_at_a.id, "test", wall()).unwrap();
@@ -489,6 +493,7 @@ async fn strict_sites_give_nothing_by_silence() {
         id: Some("hub-1".to_owned()),
         after: None,
         bearer: Some(granted.token.reveal()),
+        network: None,
     };
     let refused = b.gateway.fetch(a_at_b.id, &wanted, wall()).await.unwrap_err();
     assert!(

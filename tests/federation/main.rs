@@ -33,6 +33,7 @@ mod kept;
 mod liveness;
 mod nat;
 mod notices;
+mod overlay;
 mod pause;
 mod relay;
 mod rotation;

@@ -16,6 +16,7 @@ use sdwand::api::listener;
 use sdwand::federation::gateway::{Gateway, Proposal, Proposed, Settings};
 use sdwand::federation::ledger::Ledger;
 use sdwand::federation::moment::Moment;
+use sdwand::federation::overlay::Post;
 use sdwand::federation::peer::{Peer, PeerId, SpawnMode, SpawnRole};
 use sdwand::federation::pki::tls::{Callee, CurrentLeaf, PossessionOnly, client_config, server_config};
 use sdwand::federation::pki::{Leaf, SiteCa, Usage};
@@ -25,6 +26,7 @@ use sdwand::federation::wire::API;
 use sdwand::model::Name;
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -46,7 +48,7 @@ pub(crate) struct Site {
     pub(crate) url: PeerUrl,
     pub(crate) folder: tempfile::TempDir,
     pub(crate) limits: Arc<Limits>,
-    _stop: tokio::sync::watch::Sender<bool>,
+    stop: watch::Sender<bool>,
 }
 
 impl Site {
@@ -71,30 +73,47 @@ impl Site {
         };
         set(&mut settings);
         let gateway = Arc::new(Gateway::new(site, node(), ca, ledger, settings));
+        let (stop, _) = watch::channel(false);
+        let site = Self {
+            gateway,
+            address,
+            url,
+            folder,
+            limits: Arc::new(Limits::new(Instant::now)),
+            stop,
+        };
+        let (tls, serving) = site.serving();
+        tokio::spawn(listener::serve(listener, tls, serving, site.stop.subscribe()));
+        site
+    }
+
+    /// What its listeners need.
+    fn serving(&self) -> (Arc<rustls::ServerConfig>, Serving) {
+        let gateway = &self.gateway;
         let leaf = gateway
             .ca
             .issue(&gateway.site, &gateway.node, Usage::Serve, wall())
             .unwrap();
         let verifier = Arc::new(PossessionOnly::unless(|| true));
         let tls = server_config(Arc::new(CurrentLeaf::new(&leaf).unwrap()), verifier).unwrap();
-        let limits = Arc::new(Limits::new(Instant::now));
         let serving = Serving {
-            gateway: Arc::clone(&gateway),
+            gateway: Arc::clone(gateway),
             wall,
             heard: Arc::new(|_| {}),
-            limits: Arc::clone(&limits),
+            limits: Arc::clone(&self.limits),
             random,
         };
-        let (stop, stopped) = tokio::sync::watch::channel(false);
-        tokio::spawn(listener::serve(listener, Arc::new(tls), serving, stopped));
-        Self {
-            gateway,
-            address,
-            url,
-            folder,
-            limits,
-            _stop: stop,
-        }
+        (Arc::new(tls), serving)
+    }
+
+    /// Listens as if inside a network, on loopback: where.
+    pub(crate) async fn listen_within(&self, post: watch::Receiver<Post>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (tls, serving) = self.serving();
+        let stop = self.stop.subscribe();
+        tokio::spawn(listener::serve_within(listener, tls, serving, post, stop));
+        address
     }
 
     pub(crate) fn propose(&self, url: &PeerUrl, n: u8) -> Proposed {
@@ -164,14 +183,21 @@ members = [ {{ node = "hub-1", role = "hub" }} ]
     }
 
     async fn stream_of(&self, leaf: Option<&Leaf>) -> Result<TlsStream<TcpStream>, String> {
+        self.stream_at(self.address, leaf).await
+    }
+
+    /// The same to another listener of its own.
+    pub(crate) async fn stream_at(
+        &self,
+        address: SocketAddr,
+        leaf: Option<&Leaf>,
+    ) -> Result<TlsStream<TcpStream>, String> {
         let callee = Callee::Known {
             anchors: vec![self.gateway.ca.der()],
             site: self.gateway.site.clone(),
         };
         let tls = TlsConnector::from(Arc::new(client_config(callee, leaf).map_err(|e| e.to_string())?));
-        let stream = TcpStream::connect(self.address)
-            .await
-            .map_err(|e| e.to_string())?;
+        let stream = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
         let name = ServerName::try_from("localhost").unwrap();
         tls.connect(name, stream).await.map_err(|e| e.to_string())
     }
@@ -238,7 +264,11 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) async fn open(site: &Site, leaf: Option<&Leaf>) -> Result<Self, String> {
-        let stream = site.stream_of(leaf).await?;
+        Self::over(site.stream_of(leaf).await?).await
+    }
+
+    /// HTTP over a connection that is there.
+    pub(crate) async fn over(stream: TlsStream<TcpStream>) -> Result<Self, String> {
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|e| e.to_string())?;

@@ -28,6 +28,7 @@ use crate::federation::grant::{GrantId, Scope, State as GrantState, Terms};
 use crate::federation::number;
 use crate::federation::peer::{SpawnMode, SpawnRole};
 use crate::federation::wire::{ResourceAnswer, is_longer};
+use crate::model::Name;
 
 pub(super) fn routes() -> Routes {
     Routes {
@@ -300,6 +301,14 @@ struct Call {
     after: Option<String>,
     /// The grant's token; a managed child needs none to read its parent.
     bearer_token: Option<String>,
+    /// From within which network of this site's, through its bridge to the peer; none is over the underlay.
+    #[schema(max_length = 48, pattern = "^[a-z0-9][a-z0-9-]*$")]
+    network: Option<String>,
+}
+
+/// Reads a network's name.
+fn network(text: &str) -> Result<Name, ApiError> {
+    Name::new(text).map_err(|error| ApiError::new(422, "bad_network", format!("network {text:?}: {error}")))
 }
 
 /// Reads what a peer has granted us.
@@ -317,6 +326,7 @@ async fn call(
         id: asked.resource_id,
         after: asked.after,
         bearer: asked.bearer_token,
+        network: asked.network.as_deref().map(network).transpose()?,
     };
     // A managed child knows its parent by its certificate.
     let is_managed = operating.gateway.ledger.read(|book| {

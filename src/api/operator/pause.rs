@@ -17,6 +17,7 @@ use crate::api::error::ApiError;
 use crate::api::federation_api::blocking;
 use crate::federation::gateway::PauseError;
 use crate::federation::ledger::Pause;
+use crate::federation::overlay::OverlayListener;
 use crate::federation::wire::is_longer;
 
 /// The longest reason, in characters.
@@ -48,12 +49,15 @@ struct Federation {
     paused: Option<Pause>,
     /// How many requests wait for a second operator.
     approvals_pending: usize,
+    /// The listeners inside bridged networks, by network.
+    overlay_listeners: Vec<OverlayListener>,
 }
 
 fn now(operating: &Operating) -> Data<Federation> {
     let data = Federation {
         paused: operating.gateway.paused(),
         approvals_pending: operating.gateway.pending_approvals((operating.wall)()),
+        overlay_listeners: operating.gateway.overlay(),
     };
     Data { data }
 }

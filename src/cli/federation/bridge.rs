@@ -98,6 +98,16 @@ pub(super) fn line(bridge: &Value) -> String {
     if let Some(advice) = bridge["advice"].as_str() {
         let _ = writeln!(text, "  {advice}");
     }
+    if bridge["listener"].is_object() {
+        let _ = write!(text, "  {}", super::pause::listening(&bridge["listener"]));
+    }
+    if let Some(at) = bridge["peer_listener"].as_str() {
+        let _ = writeln!(
+            text,
+            "  its gateway listens at {at}: `sdwand peer call … --network {}`",
+            word("network")
+        );
+    }
     text
 }
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::{Api, which};
 use crate::api::operator::API;
 use crate::cli::{CliError, Global};
+use crate::model::Name;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum GrantCommand {
@@ -96,6 +97,9 @@ pub(crate) struct Call {
     /// The file with the grant's bearer token; `-` is standard input. A managed child is read without one
     #[arg(long, value_name = "FILE")]
     grant: Option<PathBuf>,
+    /// From within this network of ours, through its bridge to the peer: for grants that name the peer's network
+    #[arg(long, value_name = "NETWORK")]
+    network: Option<Name>,
 }
 
 pub(crate) async fn grant(global: &Global, command: GrantCommand) -> Result<ExitCode, CliError> {
@@ -176,7 +180,8 @@ const MOST: usize = 100_000;
 
 pub(super) async fn call(global: &Global, api: &Api, asked: Call) -> Result<ExitCode, CliError> {
     let (id, grant) = (asked.id.as_deref(), asked.grant.as_deref());
-    let told = read_all(api, &asked.peer, &asked.kind, id, grant).await?;
+    let from = asked.network.as_ref();
+    let told = read_all(api, &asked.peer, (&asked.kind, id), grant, from).await?;
     let mut text = String::new();
     for resource in told["resources"].as_array().into_iter().flatten() {
         let _ = writeln!(text, "{resource}");
@@ -186,13 +191,14 @@ pub(super) async fn call(global: &Global, api: &Api, asked: Call) -> Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads all that a grant allows, page by page. `grant` is the file with its token.
+/// Reads all of a kind, or one, that a grant allows, page by page. `grant` is the file with its token, `from` the network from
+/// within which the peer is called; none is over the underlay.
 pub(super) async fn read_all(
     api: &Api,
     peer: &str,
-    kind: &str,
-    id: Option<&str>,
+    (kind, id): (&str, Option<&str>),
     grant: Option<&Path>,
+    from: Option<&Name>,
 ) -> Result<Value, CliError> {
     let token = grant.map(secret).transpose()?;
     let path = format!("{API}/{peer}/call");
@@ -201,7 +207,7 @@ pub(super) async fn read_all(
     loop {
         let body = json!({
             "resource_kind": kind, "resource_id": id, "after": after,
-            "bearer_token": token.as_ref().map(|token| token.trim()),
+            "bearer_token": token.as_ref().map(|token| token.trim()), "network": from,
         });
         let mut page = api.ask(Method::POST, &path, Some(body)).await?;
         let next = page["next"].take();

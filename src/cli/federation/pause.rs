@@ -26,7 +26,7 @@ It holds over restarts. A site that brings a token meanwhile is told to try late
     #[command(after_help = "Example:
   sdwand federation resume")]
     Resume,
-    /// Whether it is paused, and what waits for approval
+    /// Whether it is paused, what waits for approval, and where it listens inside bridged networks
     #[command(after_help = "Example:
   sdwand federation status --json | jq -r '.paused.by // empty'")]
     Status,
@@ -44,9 +44,25 @@ pub(crate) async fn federation(global: &Global, command: FederationCommand) -> R
         FederationCommand::Status => api.ask(Method::GET, FEDERATION, None).await?,
     };
     let paused = sentence(&found["paused"]).unwrap_or_else(|| "not paused".to_owned());
-    let text = format!("{paused}\n{} wait for approval\n", found["approvals_pending"]);
+    let mut text = format!("{paused}\n{} wait for approval\n", found["approvals_pending"]);
+    for listener in found["overlay_listeners"].as_array().into_iter().flatten() {
+        text.push_str(&listening(listener));
+    }
     global.print(&found, &text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A line for a listener inside a network.
+pub(super) fn listening(listener: &Value) -> String {
+    let word = |key: &str| listener[key].as_str().unwrap_or("-");
+    let (network, address) = (word("network"), word("address"));
+    if listener["is_listening"] == true {
+        return format!("listening in network {network} at {address}\n");
+    }
+    format!(
+        "not listening in network {network} at {address}: {}\n",
+        word("reason")
+    )
 }
 
 /// Who paused, when and why; none where nothing is paused.

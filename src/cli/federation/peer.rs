@@ -96,7 +96,11 @@ Exit status: 0 it is active (or removed, shown, or written with --no-wait), 2 it
     /// Read a resource at a peer, with a grant that its operator gave you
     #[command(after_help = "Example:
   sdwand peer call site-a network --grant token.txt
-  sdwand peer call site-a virtual_ip prod.k3s-api --grant - --json < token.txt")]
+  sdwand peer call site-a virtual_ip prod.k3s-api --grant - --json < token.txt
+  sdwand peer call site-a node --network lab --grant token.txt
+
+With --network the call goes through the bridge of that network of ours, from our gateway's overlay address to the peer's:
+what a grant restricts to the peer's network is read by that way only, and nothing falls back to the underlay.")]
     Call(super::grant::Call),
 }
 

@@ -176,7 +176,7 @@ pub(crate) async fn service_command(global: &Global, command: ServiceCommand) ->
 
 async fn list(global: &Global, asked: &List) -> Result<ExitCode, CliError> {
     let api = Api::open(global)?;
-    let told = read_all(&api, &asked.peer, "service", None, asked.grant.as_deref()).await?;
+    let told = read_all(&api, &asked.peer, ("service", None), asked.grant.as_deref(), None).await?;
     let services = told["resources"].as_array().cloned().unwrap_or_default();
     let mut text = String::new();
     for service in &services {
@@ -237,7 +237,8 @@ async fn subscribe(global: &Global, asked: SubscribeArgs) -> Result<ExitCode, Cl
     let alias = known["alias"].as_str().and_then(|alias| Name::new(alias).ok());
     let alias =
         alias.ok_or_else(|| CliError::Other("the gateway tells of no alias of this peer".to_owned()))?;
-    let told = read_all(&api, peer, "service", Some(name.as_str()), asked.grant.as_deref()).await?;
+    let one = ("service", Some(name.as_str()));
+    let told = read_all(&api, peer, one, asked.grant.as_deref(), None).await?;
     let services = told["resources"].as_array();
     // A virtual IP's name finds the offers of it, too.
     let found = services.and_then(|all| all.iter().find(|service| service["id"] == name.as_str()));

@@ -27,11 +27,11 @@ use crate::federation::bridge::{
 };
 use crate::federation::dial::{bounds, is_hosts};
 use crate::federation::endpoints;
-use crate::federation::ledger::{Aborted, Draft, Happening, LedgerError};
+use crate::federation::ledger::{Aborted, Book, Draft, Happening, LedgerError};
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Peer, PeerId, Status};
 use crate::federation::wire::Notice;
-use crate::model::agreement::{Agreements, FORMAT};
+use crate::model::agreement::{Agreement, Agreements, FORMAT};
 use crate::model::routing::Bridge;
 use crate::model::{Fleet, Name, PublicKey};
 
@@ -286,24 +286,36 @@ impl Gateway {
         };
         let Some(fleet) = fleet else { return all };
         self.ledger.read(|book| {
-            let mut named: BTreeMap<&Name, Vec<&BridgeRow>> = BTreeMap::new();
-            for row in book.bridges() {
-                if let Some(ours) = row.live() {
-                    named.entry(&ours.name).or_default().push(row);
-                }
-            }
-            for bridge in self.negotiated(&fleet) {
-                for row in named.get(&bridge.name).into_iter().flatten() {
-                    let peer = book
-                        .peer(&row.peer)
-                        .filter(|peer| peer.alias == bridge.peer && self.bridge_obstacle(peer).is_none());
-                    if let Some(agreement) = peer.and_then(|_| row.agreement(bridge)) {
-                        all.bridges.insert(bridge.name.clone(), agreement);
-                    }
-                }
-            }
+            self.each_in_force(&fleet, book, |bridge, _, agreement| {
+                all.bridges.insert(bridge.name.clone(), agreement);
+            });
         });
         all
+    }
+
+    /// Goes through what is in force at this moment: the fleet's bridge, its row, and what is agreed about it.
+    pub(super) fn each_in_force(
+        &self,
+        fleet: &Fleet,
+        book: &Book,
+        mut each: impl FnMut(&Bridge, &BridgeRow, Agreement),
+    ) {
+        let mut named: BTreeMap<&Name, Vec<&BridgeRow>> = BTreeMap::new();
+        for row in book.bridges() {
+            if let Some(ours) = row.live() {
+                named.entry(&ours.name).or_default().push(row);
+            }
+        }
+        for bridge in self.negotiated(fleet) {
+            for row in named.get(&bridge.name).into_iter().flatten() {
+                let peer = book
+                    .peer(&row.peer)
+                    .filter(|peer| peer.alias == bridge.peer && self.bridge_obstacle(peer).is_none());
+                if let Some(agreement) = peer.and_then(|_| row.agreement(bridge)) {
+                    each(bridge, row, agreement);
+                }
+            }
+        }
     }
 
     /// Of a half's endpoints, what may be called of those that are addresses; and whether there are names, too.

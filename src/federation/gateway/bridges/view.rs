@@ -4,8 +4,9 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::Gateway;
-use crate::federation::bridge::{self, BridgeId, BridgeRow, State, WaitsFor, intersection, share};
+use crate::federation::bridge::{self, BridgeId, BridgeRow, Ours, State, WaitsFor, intersection, share};
 use crate::federation::moment::Moment;
+use crate::federation::overlay::OverlayListener;
 use crate::federation::peer::{Peer, PeerId};
 use crate::model::routing::Bridge;
 use crate::model::{Fleet, Name};
@@ -43,6 +44,11 @@ pub struct BridgeView {
     /// Where the peer's gateway may be called.
     #[schema(value_type = Vec<String>)]
     pub endpoints: Vec<std::net::SocketAddr>,
+    /// Our listener inside the network, for this peer's gateway among others; none where there is to be none.
+    pub listener: Option<OverlayListener>,
+    /// Where the peer's gateway listens inside its network; none where it doesn't say.
+    #[schema(value_type = Option<String>)]
+    pub peer_listener: Option<std::net::SocketAddr>,
     /// Since when it stands so.
     pub since: Option<Moment>,
     /// Why, where that was said.
@@ -97,6 +103,8 @@ impl Gateway {
             agreed: Vec::new(),
             announced,
             endpoints: theirs.map_or_else(Vec::new, |theirs| theirs.endpoints.clone()),
+            listener: None,
+            peer_listener: theirs.and_then(|theirs| theirs.half.listener),
             since: None,
             reason: None,
         };
@@ -122,6 +130,7 @@ impl Gateway {
             } else {
                 Vec::new()
             },
+            listener: self.listener_of(ours),
             import: ours.import.clone(),
             export: ours
                 .half
@@ -131,6 +140,14 @@ impl Gateway {
             reason: ours.reason.clone(),
             ..view
         })
+    }
+
+    /// The listener that an active bridge leads to.
+    fn listener_of(&self, ours: &Ours) -> Option<OverlayListener> {
+        let at = ours.half.as_ref()?.listener?;
+        let mut known = self.overlay().into_iter();
+        known
+            .find(|known| ours.state == State::Active && known.network == ours.network && known.address == at)
     }
 
     /// A bridge of the fleet that has no row, and why; none where another gateway leads it.
@@ -160,6 +177,8 @@ impl Gateway {
             announced: Vec::new(),
             agreed: Vec::new(),
             endpoints: Vec::new(),
+            listener: None,
+            peer_listener: None,
             since: None,
             reason: None,
         })
