@@ -97,6 +97,9 @@ counted() { sdw ha audit export 2>/dev/null | jq -r 'select(.kind? == "federatio
 expect "who is behind no bridge is counted" "${A%:*}:/64 outside_bridge" counted
 wait_for "serve starts again: it listens again" 10 prints "prod \[$A\]:8443 true" listens ha
 wait_for "and answers" 10 prints 'a1 ha' called --network lab
+kill_daemon ha
+start_daemon ha
+wait_for "run is killed and starts again: it answers" 15 prints 'a1 ha' called --network lab
 check "run's work is taken down" sdw ha down
 wait_for "the address is gone, and so is the listener" 10 prints "prod \[$A\]:8443 false" listens ha
 check "and why is said" eval 'sdw ha federation status | grep -F "prod" | grep -q -i -e "no such device" -e "cannot assign"'
