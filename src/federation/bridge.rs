@@ -15,6 +15,7 @@ mod share;
 mod state;
 mod step;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -104,10 +105,34 @@ pub struct Ours {
 pub struct Theirs {
     /// What it has said.
     pub half: Half,
-    /// Where its gateway may be called: each name was resolved once.
+    /// Since when it names this WireGuard key: of two peers that name the same, the first has it.
+    #[serde(default = "Moment::epoch")]
+    pub key_since: Moment,
+    /// Where its gateway may be called, best first.
     pub endpoints: Vec<SocketAddr>,
     /// Whether names of its endpoints are still to be resolved.
     pub unresolved: bool,
+    /// Where the names of its endpoints, `<host>:<port>`, led when they could last be resolved.
+    #[serde(default)]
+    pub resolved: BTreeMap<String, Vec<SocketAddr>>,
+}
+
+impl Theirs {
+    /// The addresses of its endpoints, best first: those of a name as it was last resolved.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let of = |text: &String| match Place::parse(text) {
+            Some(Place::Address(address)) => vec![address],
+            Some(Place::Name(..)) | None => self.resolved.get(text).cloned().unwrap_or_default(),
+        };
+        self.half.endpoints.iter().flat_map(of).collect()
+    }
+
+    /// The endpoints of it that are names.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        let is_name = |text: &&String| matches!(Place::parse(text), Some(Place::Name(..)));
+        self.half.endpoints.iter().filter(is_name)
+    }
 }
 
 impl BridgeRow {
@@ -137,9 +162,14 @@ impl BridgeRow {
         self.live().is_none() && self.theirs.is_some()
     }
 
-    /// Takes what the peer says now; `endpoints` is what of its endpoints may be called, and whether names are still to be
-    /// resolved.
-    pub fn take(&mut self, half: Half, endpoints: impl FnOnce(&Half) -> (Vec<SocketAddr>, bool)) -> Taken {
+    /// Takes what the peer says now; `may_call` says which addresses may be called. Names are to be resolved anew, and until
+    /// that works they lead where they last led.
+    pub fn take(
+        &mut self,
+        half: Half,
+        now: Moment,
+        may_call: impl FnOnce(&[SocketAddr]) -> Vec<SocketAddr>,
+    ) -> Taken {
         let known = self.theirs.as_ref().map(|theirs| &theirs.half);
         if known == Some(&half) {
             return Taken::Unchanged;
@@ -147,13 +177,25 @@ impl BridgeRow {
         if half.sequence < self.seen || (half.sequence == self.seen && known.is_some()) {
             return Taken::Late;
         }
-        let (endpoints, unresolved) = endpoints(&half);
         self.seen = half.sequence;
-        self.theirs = Some(Theirs {
+        let before = self.theirs.take();
+        let same_key = before
+            .as_ref()
+            .filter(|before| before.half.gateway_public_key == half.gateway_public_key);
+        let key_since = same_key.map_or(now, |before| before.key_since);
+        let mut resolved = before.map(|before| before.resolved).unwrap_or_default();
+        resolved.retain(|name, _| half.endpoints.contains(name));
+        let mut theirs = Theirs {
             half,
-            endpoints,
-            unresolved,
-        });
+            key_since,
+            endpoints: Vec::new(),
+            unresolved: false,
+            resolved,
+        };
+        theirs.endpoints = may_call(&theirs.addresses());
+        let has_names = theirs.names().next().is_some();
+        theirs.unresolved = has_names;
+        self.theirs = Some(theirs);
         Taken::News
     }
 

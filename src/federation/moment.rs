@@ -36,6 +36,11 @@ impl Moment {
     /// 1970-01-01T00:00:00Z.
     pub const EPOCH: Self = Self(0);
 
+    /// The same, for what a ledger doesn't say.
+    pub(crate) const fn epoch() -> Self {
+        Self::EPOCH
+    }
+
     /// From milliseconds since 1970; kept within the years that can be written.
     #[must_use]
     pub fn from_millis(millis: i64) -> Self {

@@ -11,12 +11,18 @@ use tokio::net::TcpListener;
 
 use crate::site::{Connection, Site, enrolled, wall};
 
-fn random(bytes: &mut [u8]) {
+pub(crate) fn random(bytes: &mut [u8]) {
     getrandom::fill(bytes).unwrap();
 }
 
 /// A site's fleet: a hub, two networks, and these bridges.
-fn tell_fleet(site: &Site, key: u8, bridges: &str) {
+pub(crate) fn tell_fleet(site: &Site, key: u8, bridges: &str) {
+    let endpoint = format!("203.0.113.{}", site.gateway.site.name().len());
+    tell_fleet_at(site, key, &[&endpoint], bridges);
+}
+
+/// The same, with a hub that is reached there.
+pub(crate) fn tell_fleet_at(site: &Site, key: u8, endpoints: &[&str], bridges: &str) {
     let prefix = site.gateway.site.prefix().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let key = sdwand::model::PrivateKey::from_random([key; 32]).public();
@@ -30,7 +36,7 @@ gateways = ["hub-1"]
 [[nodes]]
 name = "hub-1"
 public_key = "{key}"
-endpoints = ["203.0.113.{}"]
+endpoints = {endpoints:?}
 host_id = 1
 [[networks]]
 name = "prod"
@@ -47,7 +53,6 @@ members = [ {{ node = "hub-1", role = "hub" }} ]
 {bridges}
 "#,
         site.gateway.site.name(),
-        site.gateway.site.name().len(),
     );
     std::fs::write(folder.path().join("00-site.toml"), text).unwrap();
     let loaded = sdwand::config::load_fleet(folder.path()).unwrap_or_else(|bad| panic!("{bad}"));
@@ -55,14 +60,14 @@ members = [ {{ node = "hub-1", role = "hub" }} ]
 }
 
 /// A bridge of `prod`.
-fn prod_bridge(peer: &str, import: &str, export: &str) -> String {
+pub(crate) fn prod_bridge(peer: &str, import: &str, export: &str) -> String {
     format!(
         "[[bridges]]\nname = \"to-{peer}\"\npeer = \"{peer}\"\nnetwork = \"prod\"\ngateways = [\"hub-1\"]\nimport = [{import}]\nexport = [{export}]\n"
     )
 }
 
 /// What the driver of `sdwand serve` does, until nothing is due any more; how many calls came to nothing.
-async fn drive(site: &Site) -> usize {
+pub(crate) async fn drive(site: &Site) -> usize {
     let mut failed = 0;
     for _ in 0..10 {
         site.gateway.settle_bridges(random, wall()).unwrap();
@@ -81,7 +86,7 @@ async fn drive(site: &Site) -> usize {
     failed
 }
 
-fn agreed(site: &Site) -> Agreements {
+pub(crate) fn agreed(site: &Site) -> Agreements {
     site.gateway.agreements(wall())
 }
 
@@ -89,19 +94,19 @@ fn nets(texts: &[&str]) -> Vec<ipnet::IpNet> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-fn state(site: &Site, peer: PeerId) -> Vec<String> {
+pub(crate) fn state(site: &Site, peer: PeerId) -> Vec<String> {
     let views = site.gateway.bridges_of(peer);
     views.iter().map(|view| view.state.to_owned()).collect()
 }
 
 /// Has the site call a peer so: its fleet's bridges do.
-fn called(site: &Site, peer: PeerId, alias: &str) {
+pub(crate) fn called(site: &Site, peer: PeerId, alias: &str) {
     let alias = sdwand::model::Name::new(alias).unwrap();
     site.change(peer, |peer| peer.alias = alias);
 }
 
 /// Two sites whose fleets want the same bridge: each knows the other as the alias of its row.
-async fn bridged() -> (Site, Site, PeerId, PeerId) {
+pub(crate) async fn bridged() -> (Site, Site, PeerId, PeerId) {
     let (a, b) = (Site::new("site-a", 1).await, Site::new("site-b", 2).await);
     let (b_at_a, a_at_b) = enrolled(&a, &b).await;
     called(&a, b_at_a.id, "site-b");

@@ -1,5 +1,6 @@
 use super::half::tests::half;
 use super::*;
+use crate::model::PublicKey;
 
 fn site(text: &str) -> SiteId {
     SiteId::new(text).unwrap()
@@ -27,24 +28,67 @@ fn both_ends_find_the_same_id_and_no_other_bridge_has_it() {
 fn of_what_a_peer_says_the_later_counts() {
     let peer = PeerId(Uuid::from_u128(1));
     let mut row = BridgeRow::new(peer, BridgeId(Uuid::from_u128(2)));
-    let nowhere = |_: &Half| (Vec::new(), false);
+    let nowhere = |_: &[SocketAddr]| Vec::new();
     let said = |sequence, byte| half("prod", "prod", byte, sequence);
     assert_eq!(row.withdraw(0), Taken::Unchanged);
-    assert_eq!(row.take(said(5, 1), nowhere), Taken::News);
-    assert_eq!(row.take(said(5, 1), nowhere), Taken::Unchanged);
+    assert_eq!(row.take(said(5, 1), Moment::EPOCH, nowhere), Taken::News);
+    assert_eq!(row.take(said(5, 1), Moment::EPOCH, nowhere), Taken::Unchanged);
     assert_eq!(
-        row.take(said(5, 2), nowhere),
+        row.take(said(5, 2), Moment::EPOCH, nowhere),
         Taken::Late,
         "the same number twice"
     );
-    assert_eq!(row.take(said(4, 2), nowhere), Taken::Late);
+    assert_eq!(row.take(said(4, 2), Moment::EPOCH, nowhere), Taken::Late);
     assert_eq!(row.withdraw(5), Taken::Late, "its end has a number of its own");
-    assert_eq!(row.take(said(6, 2), nowhere), Taken::News);
+    assert_eq!(row.take(said(6, 2), Moment::EPOCH, nowhere), Taken::News);
     assert_eq!(row.withdraw(7), Taken::News);
     assert_eq!(row.withdraw(7), Taken::Unchanged);
-    assert_eq!(row.take(said(6, 2), nowhere), Taken::Late, "it was on the way");
+    assert_eq!(
+        row.take(said(6, 2), Moment::EPOCH, nowhere),
+        Taken::Late,
+        "it was on the way"
+    );
     assert_eq!(row.theirs, None);
-    assert_eq!(row.take(said(u64::MAX, 2), nowhere), Taken::News);
+    assert_eq!(row.take(said(u64::MAX, 2), Moment::EPOCH, nowhere), Taken::News);
+}
+
+#[test]
+fn a_name_leads_where_it_last_led_until_it_can_be_resolved_again() {
+    let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+    let all = |addresses: &[SocketAddr]| addresses.to_vec();
+    let mut row = BridgeRow::new(PeerId(Uuid::from_u128(1)), BridgeId(Uuid::from_u128(2)));
+    let said = |sequence, endpoints: &[&str]| Half {
+        endpoints: endpoints.iter().map(|text| (*text).to_owned()).collect(),
+        ..half("prod", "prod", 1, sequence)
+    };
+    let at = Moment::from_millis;
+    row.take(said(1, &["hub.example:51820", "1.1.1.7:1"]), at(1), all);
+    let theirs = row.theirs.as_mut().unwrap();
+    assert_eq!(
+        (theirs.endpoints.clone(), theirs.unresolved),
+        (vec![address("1.1.1.7:1")], true)
+    );
+    theirs
+        .resolved
+        .insert("hub.example:51820".to_owned(), vec![address("1.1.1.5:51820")]);
+    // Another half, of which nothing could be resolved yet.
+    row.take(said(2, &["new.example:51820", "hub.example:51820"]), at(2), all);
+    let theirs = row.theirs.as_ref().unwrap();
+    assert_eq!(
+        (theirs.endpoints.clone(), theirs.unresolved),
+        (vec![address("1.1.1.5:51820")], true)
+    );
+    assert_eq!(theirs.key_since, at(1), "the key is the same");
+    // What it doesn't name any more is forgotten, and what may not be called isn't called.
+    row.take(said(3, &["1.1.1.7:1"]), at(3), |_| Vec::new());
+    let theirs = row.theirs.as_ref().unwrap();
+    assert!(theirs.endpoints.is_empty() && !theirs.unresolved && theirs.resolved.is_empty());
+    let other = Half {
+        gateway_public_key: PublicKey([9; 32]),
+        ..said(4, &[])
+    };
+    row.take(other, at(4), all);
+    assert_eq!(row.theirs.as_ref().unwrap().key_since, at(4));
 }
 
 #[test]
@@ -150,11 +194,11 @@ impl End {
 
     /// Takes a word of the other end; what it answers.
     fn hear(&mut self, word: &Word) -> Option<Word> {
-        let nowhere = |_: &Half| (Vec::new(), false);
+        let nowhere = |_: &[SocketAddr]| Vec::new();
         if let Some((sent, seen)) = word.answers {
             self.row.acknowledged = self.row.acknowledged.max(sent);
             match &word.half {
-                Some(half) => drop(self.row.take(half.clone(), nowhere)),
+                Some(half) => drop(self.row.take(half.clone(), Moment::EPOCH, nowhere)),
                 None if self.row.seen == seen => self.row.theirs = None,
                 None => {}
             }
@@ -162,7 +206,7 @@ impl End {
             return None;
         }
         match (&word.half, word.end) {
-            (Some(half), _) => drop(self.row.take(half.clone(), nowhere)),
+            (Some(half), _) => drop(self.row.take(half.clone(), Moment::EPOCH, nowhere)),
             (None, Some(end)) => drop(self.row.withdraw(end)),
             (None, None) => {}
         }
@@ -305,7 +349,7 @@ fn while_it_is_paused_nothing_new_is_agreed_and_what_is_agreed_goes_on() {
     let state = |row: &BridgeRow| row.ours.as_ref().unwrap().state;
     step(&mut row, Some(&paused), "", &mut draw, Moment::from_millis(1_000));
     let theirs = row.ours.as_ref().unwrap().half.clone().unwrap();
-    row.take(theirs, |_| (Vec::new(), false));
+    row.take(theirs, Moment::EPOCH, |_| Vec::new());
     step(&mut row, Some(&paused), "", &mut draw, Moment::from_millis(2_000));
     assert_eq!(state(&row), State::Proposed);
     step(&mut row, Some(&free), "", &mut draw, Moment::from_millis(3_000));

@@ -1,16 +1,21 @@
 //! Calls about bridges.
 
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+
 use hyper::Method;
 use serde_json::json;
 
-use super::DialError;
-use crate::federation::bridge::{BridgeId, Half, Place};
+use super::{CallError, DialError};
+use crate::federation::bridge::{BridgeId, Place};
 use crate::federation::client::{Call, PATIENCE};
 use crate::federation::gateway::{Gateway, Random};
 use crate::federation::ledger::Book;
 use crate::federation::moment::Moment;
 use crate::federation::peer::PeerId;
 use crate::federation::wire::BridgeAnswer;
+use crate::model::agreement::MAX_ENDPOINTS;
 
 impl Gateway {
     /// Tells a peer our half of a bridge, or that it is over, and takes what it answers.
@@ -65,10 +70,10 @@ impl Gateway {
     }
 
     /// Resolves the names by which a peer's gateway is reached, once: what comes of that stands until the peer says
-    /// something else.
+    /// something else. A name that can't be resolved leads where it last led.
     ///
     /// # Errors
-    /// None of them can be resolved at present, or the ledger can't be written.
+    /// Some can't be resolved at present, or the ledger can't be written.
     pub async fn resolve_bridge(&self, peer: PeerId, id: BridgeId, wall: Moment) -> Result<(), DialError> {
         let Some(row) = self.bridge_row(peer, id) else {
             return Ok(());
@@ -76,21 +81,28 @@ impl Gateway {
         let Some(theirs) = row.theirs.as_ref().filter(|theirs| theirs.unresolved) else {
             return Ok(());
         };
-        let half: &Half = &theirs.half;
-        let mut addresses = Vec::new();
-        for place in half.endpoints.iter().filter_map(|text| Place::parse(text)) {
-            match place {
-                Place::Address(address) => addresses.push(address),
-                Place::Name(host, port) => {
-                    let looked_up = tokio::net::lookup_host((host.clone(), port));
-                    let resolved = match tokio::time::timeout(PATIENCE, looked_up).await {
-                        Ok(resolved) => resolved.map(Iterator::collect::<Vec<_>>),
-                        Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
-                    };
-                    addresses.extend(resolved.map_err(|source| super::CallError::Resolve { host, source })?);
-                }
+        let (mut found, mut failed) = (BTreeMap::new(), None);
+        for text in theirs.names() {
+            let Some(Place::Name(host, port)) = Place::parse(text) else {
+                continue;
+            };
+            match looked_up(&host, port).await {
+                Ok(addresses) => drop(found.insert(text.clone(), addresses)),
+                Err(source) => failed = Some(CallError::Resolve { host, source }),
             }
         }
-        Ok(self.bridge_resolved((peer, id), half, &addresses, wall)?)
+        self.bridge_resolved((peer, id), &theirs.half, &found, wall)?;
+        failed.map_or(Ok(()), |error| Err(error.into()))
     }
+}
+
+async fn looked_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let looked_up = tokio::net::lookup_host((host, port));
+    let found = tokio::time::timeout(PATIENCE, looked_up).await;
+    let found = found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    let found: Vec<SocketAddr> = found.take(MAX_ENDPOINTS).collect();
+    if found.is_empty() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    Ok(found)
 }

@@ -23,7 +23,7 @@ pub use view::BridgeView;
 use super::Gateway;
 use crate::federation::bridge::half::ordered;
 use crate::federation::bridge::{
-    self, BridgeId, BridgeRow, Change, Half, Place, PresharedHalf, State, WaitsFor, Want, share, step,
+    self, BridgeId, BridgeRow, Change, PresharedHalf, State, WaitsFor, Want, share, step,
 };
 use crate::federation::dial::{bounds, is_hosts};
 use crate::federation::endpoints;
@@ -154,7 +154,7 @@ impl Gateway {
         let wants = self.wants(scene);
         let keys: BTreeSet<_> = scene.rows.keys().chain(wants.keys()).copied().collect();
         let own_keys = own_keys(scene.fleet);
-        let mut held = held(scene, of);
+        let mut held = held(scene);
         let mut settled = Vec::new();
         for key in keys
             .into_iter()
@@ -318,19 +318,6 @@ impl Gateway {
         }
     }
 
-    /// Of a half's endpoints, what may be called of those that are addresses; and whether there are names, too.
-    fn callable(&self, half: &Half) -> (Vec<SocketAddr>, bool) {
-        let places = half.endpoints.iter().filter_map(|text| Place::parse(text));
-        let (mut addresses, mut has_names) = (Vec::new(), false);
-        for place in places {
-            match place {
-                Place::Address(address) => addresses.push(address),
-                Place::Name(..) => has_names = true,
-            }
-        }
-        (self.may_call(&addresses), has_names)
-    }
-
     /// Which of some addresses may be called for a peer's gateway: as with URLs that it names.
     pub(in crate::federation) fn may_call(&self, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
         let policy = self.policy();
@@ -350,18 +337,21 @@ impl Gateway {
 /// Who has which key in which network.
 type Held = BTreeMap<(Name, PublicKey), (PeerId, BridgeId)>;
 
-/// Who has it in force keeps it, whatever another peer says; least of all has the peer `of`, whose word is judged.
-fn held(scene: &Scene<'_>, of: Option<PeerId>) -> Held {
+/// Who named it first has it, as long as it says nothing else: whatever another peer says, and also while its own bridge waits.
+fn held(scene: &Scene<'_>) -> Held {
     let agreed = scene.rows.iter().filter_map(|(key, row)| {
         let ours = row.live().filter(|ours| ours.state != State::Proposed)?;
         let theirs = row.theirs.as_ref()?;
         let at = (ours.network.clone(), theirs.half.gateway_public_key);
-        let rank = (of != Some(key.0), ours.state == State::Active);
-        Some((rank, at, *key))
+        Some((theirs.key_since, at, *key))
     });
     let mut agreed: Vec<_> = agreed.collect();
-    agreed.sort_by_key(|(rank, ..)| *rank);
-    agreed.into_iter().map(|(_, at, key)| (at, key)).collect()
+    agreed.sort_by_key(|(since, ..)| *since);
+    let mut held = Held::new();
+    for (_, at, key) in agreed {
+        held.entry(at).or_insert(key);
+    }
+    held
 }
 
 /// The WireGuard keys of this site's nodes.

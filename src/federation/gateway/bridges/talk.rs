@@ -133,7 +133,8 @@ impl Gateway {
             return Err(BridgeError::Offers);
         }
         let seen = row.seen;
-        match row.take(half, |half| self.callable(half)) {
+        let now = draft.now();
+        match row.take(half, now, |addresses| self.may_call(addresses)) {
             Taken::Late => return Err(BridgeError::Sequence(seen)),
             Taken::Unchanged => {}
             Taken::News => {
@@ -312,10 +313,11 @@ impl Gateway {
                 None => marks.remove(&id),
             };
         }
+        let now = self.ledger.read(|book| book.now(wall));
         let take = |row: &mut BridgeRow, half: Option<Half>| {
             row.acknowledged = row.acknowledged.max(sent);
             match half {
-                Some(half) => drop(row.take(half, |half| self.callable(half))),
+                Some(half) => drop(row.take(half, now, |addresses| self.may_call(addresses))),
                 // It hasn't said anything later meanwhile.
                 None if row.seen == seen => row.theirs = None,
                 None => {}
@@ -330,7 +332,6 @@ impl Gateway {
         if !is_news {
             return Ok(());
         }
-        let now = self.ledger.read(|book| book.now(wall));
         if says_more && !self.quota.take(peer, now) {
             return Err(BridgeError::TooMuch);
         }
@@ -363,7 +364,8 @@ impl Gateway {
         self.change_bridge(peer, id, wall, BridgeRow::renumber)
     }
 
-    /// Notes where the names of a half lead.
+    /// Notes where names of a half lead; those that aren't among them are looked for again, and lead where they last led. What
+    /// is known already isn't written.
     ///
     /// # Errors
     /// The ledger can't be written.
@@ -371,15 +373,26 @@ impl Gateway {
         &self,
         (peer, id): (PeerId, BridgeId),
         of: &Half,
-        addresses: &[SocketAddr],
+        found: &BTreeMap<String, Vec<SocketAddr>>,
         wall: Moment,
     ) -> Result<(), BridgeError> {
-        let callable = self.may_call(addresses);
-        self.change_bridge(peer, id, wall, |row, _| {
+        let resolve = |row: &mut BridgeRow| {
             if let Some(theirs) = row.theirs.as_mut().filter(|theirs| theirs.half == *of) {
-                (theirs.endpoints, theirs.unresolved) = (callable, false);
+                theirs.resolved.extend(found.clone());
+                theirs.endpoints = self.may_call(&theirs.addresses());
+                let is_missing = theirs.names().any(|name| !found.contains_key(name));
+                theirs.unresolved = is_missing;
             }
-        })
+        };
+        let is_news = self.bridge_row(peer, id).is_some_and(|row| {
+            let mut after = (*row).clone();
+            resolve(&mut after);
+            after != *row
+        });
+        if is_news {
+            self.change_bridge(peer, id, wall, |row, _| resolve(row))?;
+        }
+        Ok(())
     }
 
     fn change_bridge(

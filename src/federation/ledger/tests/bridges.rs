@@ -38,8 +38,10 @@ fn active(peer: PeerId) -> BridgeRow {
     row.seen = half.sequence;
     row.theirs = Some(Theirs {
         half,
+        key_since: WALL,
         endpoints: Vec::new(),
         unresolved: false,
+        resolved: std::collections::BTreeMap::new(),
     });
     step(&mut row, Some(&want()), "", &mut draw, WALL);
     assert_eq!(row.live().unwrap().state, State::Active);
