@@ -155,6 +155,7 @@ impl AgreementsFile {
             | WatchMask::MOVED_TO
             | WatchMask::DELETE
             | WatchMask::DELETE_SELF
+            | WatchMask::MOVE_SELF
             | WatchMask::CLOSE_WRITE;
         let started = Inotify::init().and_then(|inotify| {
             if let Some(there) = there {
@@ -182,8 +183,9 @@ impl AgreementsFile {
                 return;
             };
             if !self.has_folder || event.name.is_none() {
+                let had_folder = self.has_folder;
                 self.start();
-                if self.has_folder {
+                if had_folder || self.has_folder {
                     return;
                 }
             } else if event.name.as_deref() == Some(agreement::FILE.as_ref()) {

@@ -31,13 +31,18 @@ pub(super) struct AgreementsFile {
 impl AgreementsFile {
     /// In this folder, which is made if it isn't there.
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(folder)?;
-        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(FOLDER_MODE))?;
-        Ok(Self {
+        let file = Self {
             folder: folder.to_owned(),
             last: None,
             waiting: BTreeMap::new(),
-        })
+        };
+        file.prepare()?;
+        Ok(file)
+    }
+
+    fn prepare(&self) -> io::Result<()> {
+        std::fs::create_dir_all(&self.folder)?;
+        std::fs::set_permissions(&self.folder, std::fs::Permissions::from_mode(FOLDER_MODE))
     }
 
     /// Where it is.
@@ -62,6 +67,7 @@ impl AgreementsFile {
                 // What can't be corrected is taken away, which needs no space: nothing is in force then.
                 if is_news {
                     let _ = std::fs::remove_file(self.path());
+                    self.last = None;
                 }
                 return Err(error);
             }
@@ -93,7 +99,14 @@ impl AgreementsFile {
     fn write(&self, all: &Agreements) -> io::Result<()> {
         let text = all.render()?;
         let text = std::str::from_utf8(&text).map_err(io::Error::other)?;
-        write_whole(&self.path(), text, MODE)
+        match write_whole(&self.path(), text, MODE) {
+            // Somebody took the folder away.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.prepare()?;
+                write_whole(&self.path(), text, MODE)
+            }
+            written => written,
+        }
     }
 }
 
@@ -162,6 +175,28 @@ mod tests {
         assert_eq!(file.due(later + HEAD_START), Some(Duration::ZERO));
         file.keep(called(&["lab-c"]), later + HEAD_START).unwrap();
         assert_eq!(file.due(later + HEAD_START), None);
+        // What can't be written isn't in force any more, once it is news; else the file holds for as long as its reader waits.
+        let agreed = |written| all(written, &["prod-b"]);
+        file.keep(agreed(6), later).unwrap();
+        let blocked = folder.join("agreements.json.new");
+        std::fs::create_dir(&blocked).unwrap();
+        assert!(file.keep(agreed(7), later + REFRESH / 2).is_err());
+        assert_eq!(read(), agreed(6), "it says what it said");
+        assert!(file.keep(all(8, &[]), later + REFRESH / 2).is_err());
+        assert!(!folder.join(FILE).exists(), "revoked: nothing is in force");
+        std::fs::remove_dir(&blocked).unwrap();
+        assert!(
+            file.keep(agreed(9), later + REFRESH / 2).unwrap(),
+            "agreed again meanwhile"
+        );
+        assert_eq!(read(), agreed(9));
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert!(file.keep(all(10, &[]), later + REFRESH / 2).unwrap());
+        assert_eq!(
+            (read(), mode(&folder)),
+            (all(10, &[]), 0o750),
+            "nor does it need its folder"
+        );
         // A write that was cut off is no hindrance, and a start writes whatever it finds.
         std::fs::write(folder.join("agreements.json.new"), "{").unwrap();
         let mut file = AgreementsFile::open(&folder).unwrap();
