@@ -90,3 +90,19 @@ expect "the audit has all of it" 'federation.paused federation.resumed' eval \
   'sdw gb audit tail --json | jq -r "[.[].kind | select(test(\"^federation.(paused|resumed)\"))] | join(\" \")"'
 check "and is whole" sdw gb audit verify
 refute "no token is in the ledger or the log" grep -rF -e "$secret" "$LAB/hosts/gb/run/state" "$LAB/hosts/gb/serve.log"
+
+note "-- another site's token, by one call: registered and accepted once carol says so"
+check "A draws a token anew" sdw ga peer revoke site-b --reason test
+sdw ga peer propose "https://${V4[gb]}:8443" --name site-b --json | jq -r .acceptance_token >"$LAB/token"
+join() { # FILE
+  code "$1" bob -X POST "$API/federation/acceptances" -d "{ \"acceptance_token\": \"$(<"$LAB/token")\", \"contract_version\": 1,
+    \"capabilities\": {}, \"extension_slugs\": [], \"endpoints\": [{ \"url\": \"https://${V4[ga]}:8443\" }] }"
+}
+live() { sdw gb peer list --json | jq '[.[] | select(.status != "revoked")] | length'; }
+expect "it waits" 202 join joining
+expect "and nobody is registered meanwhile" 0 live
+expect "carol approves" 200 code joined carol -X POST "$approvals/$(jq -r .data.pending_id "$LAB/joining")/approve"
+expect "the sites are peers" enrolled jq -r .data.result.status "$LAB/joined"
+wait_for "both are active" 10 is ga active
+wait_for "on both sides" 10 is gb active
+expect "who is a peer isn't registered again" 409 join again

@@ -220,7 +220,6 @@ async fn a_token_of_our_own_is_redeemed_here_and_another_sites_taken_there() {
     let unknown = AcceptanceToken::parse(own.as_str().unwrap()).unwrap().ca();
     let unknown = AcceptanceToken::new([5; 32], unknown).reveal();
     let foreign = AcceptanceToken::new([7; 32], Fingerprint([9; 32])).reveal();
-    let elsewhere = json!([{ "url": "https://elsewhere.example" }]);
     for (body, expected) in [
         (json!({ "contract_version": 1 }), 422),
         (json!({ "acceptance_token": own, "contract_version": 2 }), 422),
@@ -231,7 +230,7 @@ async fn a_token_of_our_own_is_redeemed_here_and_another_sites_taken_there() {
         ),
         (json!({ "acceptance_token": unknown, "contract_version": 1 }), 401),
         (
-            json!({ "acceptance_token": foreign, "contract_version": 1, "endpoints": elsewhere }),
+            json!({ "acceptance_token": foreign, "contract_version": 1, "endpoints": [{ "url": "ftp://x" }] }),
             422,
         ),
     ] {
@@ -270,4 +269,50 @@ async fn a_token_of_our_own_is_redeemed_here_and_another_sites_taken_there() {
     assert_eq!(result["peer"]["extension_slugs"], json!(["x"]));
     let (status, answer) = ask(&site, "alice", path, "POST", &here).await;
     assert_eq!(status, 401, "it is used: {answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_site_that_isnt_known_yet_is_registered_and_accepted_in_one() {
+    let site = site().await;
+    let path = [&*format!("{FEDERATION}/acceptances"); 2].map(str::to_owned);
+    let path = [path[0].as_str(), path[1].as_str()];
+    let foreign = AcceptanceToken::new([7; 32], Fingerprint([9; 32])).reveal();
+    let endpoints = json!([
+        { "url": "https://127.0.0.1:2", "scope": "lan", "priority": 200 },
+        { "url": "https://127.0.0.1:1", "scope": "wan", "priority": 100 },
+    ]);
+    let body = json!({ "acceptance_token": foreign, "contract_version": 1, "endpoints": endpoints });
+    let (status, answer) = ask(&site, "alice", path, "POST", &body).await;
+    assert_eq!(status, 202, "{answer}");
+    let parked = &answer["data"];
+    assert_eq!(parked["action"], "accept");
+    let summary = parked["summary"].as_str().unwrap();
+    assert!(
+        summary.starts_with("register and accept https://127.0.0.1:1"),
+        "the first by priority: {summary}"
+    );
+    let (_, again) = ask(&site, "alice", path, "POST", &body).await;
+    assert_eq!(again["data"], *parked, "the same is the same");
+    let (_, peers) = ask(&site, "alice", [PEERS; 2], "GET", &Value::Null).await;
+    assert_eq!(peers["data"], json!([]), "nobody is registered meanwhile");
+    let (status, answer) = decide(&site, "bob", &parked["pending_id"], "approve", &Value::Null).await;
+    assert_eq!(
+        status, 502,
+        "it was taken to the site, which isn't there: {answer}"
+    );
+    let (_, peers) = ask(&site, "alice", [PEERS; 2], "GET", &Value::Null).await;
+    assert_eq!(peers["data"][0]["remote_instance_url"], "https://127.0.0.1:1");
+    assert_eq!(peers["data"][0]["status"], "proposed");
+    // Once more: the peer is there, and no other is registered.
+    let (status, answer) = ask(&site, "alice", path, "POST", &body).await;
+    assert_eq!(status, 202, "{answer}");
+    assert!(
+        answer["data"]["summary"]
+            .as_str()
+            .unwrap()
+            .starts_with("accept peer"),
+        "{answer}"
+    );
+    let (_, peers) = ask(&site, "alice", [PEERS; 2], "GET", &Value::Null).await;
+    assert_eq!(peers["data"].as_array().unwrap().len(), 1);
 }

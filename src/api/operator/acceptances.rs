@@ -3,7 +3,7 @@
 //! | the token is | what is done |
 //! |---|---|
 //! | our own | what the other site's call of `accept` does, without its certificates: a managed child gets its node's token so |
-//! | another site's | it is taken there, for the proposed peer that `endpoints` name, or the only one that there is |
+//! | another site's | it is taken there, for the proposed peer that `endpoints` name, or the only one that there is; where none is registered yet that `endpoints` name, it is, as `sdwand peer accept URL` does |
 
 use axum::Extension;
 use axum::body::Bytes;
@@ -21,8 +21,8 @@ use super::{FEDERATION, Operating, Routes, deeds};
 use crate::api::error::ApiError;
 use crate::api::federation_api::body;
 use crate::federation::approval::Deed;
-use crate::federation::gateway::{AcceptError, TakeError};
-use crate::federation::peer::{Peer, PeerId, Status};
+use crate::federation::gateway::{AcceptError, Proposal, TakeError};
+use crate::federation::peer::{Endpoint, Peer, PeerId, SpawnMode, SpawnRole, Status};
 use crate::federation::token::AcceptanceToken;
 use crate::federation::url::PeerUrl;
 use crate::federation::wire::{Said, contract_version};
@@ -75,32 +75,38 @@ async fn redeem(
             said: Box::new(asked.said),
         }
     } else {
-        Deed::Accept {
-            peer: registered(&operating, &asked.said)?,
-        }
+        taken_to(&operating, &asked.said)?
     };
     deeds::ask(&operating, &access, deed, Some(token)).await
 }
 
-/// The peer to which another site's token is taken. Should it be the wrong one, the token isn't shown to it: it names its CA.
-fn registered(operating: &Operating, said: &Said) -> Result<PeerId, ApiError> {
-    let named = said.endpoints.as_deref().unwrap_or_default();
-    let urls: Vec<String> = { named.iter() }
+/// How another site's token is taken there. Should it be the wrong site, the token isn't shown to it: it names its CA.
+fn taken_to(operating: &Operating, said: &Said) -> Result<Deed, ApiError> {
+    let mut named: Vec<&Endpoint> = said.endpoints.iter().flatten().collect();
+    named.sort_by_key(|endpoint| endpoint.priority);
+    let urls: Vec<PeerUrl> = { named.iter() }
         .filter_map(|endpoint| PeerUrl::new(&endpoint.url).ok())
-        .map(|url| url.to_string())
         .collect();
-    let is_meant =
-        |peer: &Peer| peer.status == Status::Proposed && (named.is_empty() || urls.contains(&peer.url));
+    let is_named = |peer: &Peer| urls.iter().any(|url| url.to_string() == peer.url);
+    let is_meant = |peer: &Peer| peer.status == Status::Proposed && (named.is_empty() || is_named(peer));
     let found: Vec<PeerId> = operating.gateway.ledger.read(|book| {
         let meant = book.peers().filter(|peer| is_meant(peer));
         meant.map(|peer| peer.id).collect()
     });
-    match found.as_slice() {
-        [peer] => Ok(*peer),
-        _ => Err(ApiError::new(
+    match (found.as_slice(), urls.into_iter().next()) {
+        ([peer], _) => Ok(Deed::Accept { peer: *peer }),
+        ([], Some(url)) => Ok(Deed::Join(Proposal {
+            url,
+            alias: None,
+            role: SpawnRole::default(),
+            mode: SpawnMode::default(),
+            token_ttl_seconds: None,
+            expect_ca: None,
+        })),
+        ([], None) | ([_, _, ..], _) => Err(ApiError::new(
             422,
             "endpoints_missing",
-            "this token is another site's: register that site as a peer, and name its URL in endpoints",
+            "this token is another site's: name that site's URL, and no other peer's, in endpoints",
         )),
     }
 }

@@ -104,6 +104,17 @@ pub(super) async fn perform(
             let token = token.ok_or_else(missing)?;
             Ok(Done::Accepted(Box::new(accept(operating, peer, &token).await?)))
         }
+        Deed::Join(proposal) => {
+            let missing = || ApiError::new(400, "bad_request", "acceptance_token is missing");
+            let token = token.ok_or_else(missing)?;
+            // The token that is drawn with it is shown to nobody.
+            let (mut secret, mut id) = ([0; 32], [0; 10]);
+            (operating.random)(&mut secret);
+            (operating.random)(&mut id);
+            let proposed = blocking(move || gateway.propose(&proposal, secret, id, order)).await??;
+            let accepted = accept(operating, proposed.peer.id, &token).await?;
+            Ok(Done::Accepted(Box::new(accepted)))
+        }
         Deed::Redeem {
             peer,
             contract_version,

@@ -99,6 +99,8 @@ pub enum Deed {
         /// Which.
         peer: PeerId,
     },
+    /// Register another site as a peer, and take its token there.
+    Join(Proposal),
     /// Redeem a token of our own, as the other site's call would.
     Redeem {
         /// The peer that it was drawn for.
@@ -118,8 +120,22 @@ impl Deed {
     pub const fn action(&self) -> Action {
         match self {
             Self::Propose(_) | Self::RotateToken { .. } => Action::Propose,
-            Self::Accept { .. } | Self::Redeem { .. } => Action::Accept,
+            Self::Accept { .. } | Self::Join(_) | Self::Redeem { .. } => Action::Accept,
             Self::RotateCa => Action::Anchor,
+        }
+    }
+
+    /// Whether it waits for a second operator here.
+    #[must_use]
+    pub const fn is_gated(&self, approvals: &Approvals) -> bool {
+        match self {
+            // Who may not register a peer alone may not do so on the way, either.
+            Self::Join(_) => Action::Propose.is_gated(approvals) || Action::Accept.is_gated(approvals),
+            Self::Propose(_)
+            | Self::RotateToken { .. }
+            | Self::Accept { .. }
+            | Self::Redeem { .. }
+            | Self::RotateCa => self.action().is_gated(approvals),
         }
     }
 
@@ -128,7 +144,7 @@ impl Deed {
     pub const fn peer(&self) -> Option<PeerId> {
         match self {
             Self::RotateToken { peer, .. } | Self::Accept { peer } | Self::Redeem { peer, .. } => Some(*peer),
-            Self::Propose(_) | Self::RotateCa => None,
+            Self::Propose(_) | Self::Join(_) | Self::RotateCa => None,
         }
     }
 }

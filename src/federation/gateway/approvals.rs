@@ -137,7 +137,7 @@ impl Gateway {
         random: [u8; 10],
         wall: Moment,
     ) -> Result<Gate, GateError> {
-        if !deed.action().is_gated(&self.settings.approvals) {
+        if !deed.is_gated(&self.settings.approvals) {
             return Ok(Gate::Go);
         }
         self.weigh(deed, token, wall)?;

@@ -20,11 +20,13 @@ impl Gateway {
         wall: Moment,
     ) -> Result<(), GateError> {
         match deed {
-            Deed::Propose(proposal) => {
-                let id = PeerId(wall.uuid([0; 10]));
-                let weighed =
-                    |draft: &mut Draft<'_>| propose_in(draft, proposal, id, NOBODYS, "").map(|_| ());
-                Ok(self.ledger.rehearse(wall, weighed)?)
+            Deed::Propose(proposal) => self.weigh_proposal(proposal, wall),
+            Deed::Join(proposal) => {
+                let token = token.ok_or(TakeError::Token(TokenError::Shape))?;
+                if self.ca.is_own(token.ca()) {
+                    return Err(TakeError::Own.into());
+                }
+                self.weigh_proposal(proposal, wall)
             }
             Deed::RotateToken {
                 peer,
@@ -54,6 +56,12 @@ impl Gateway {
         }
     }
 
+    fn weigh_proposal(&self, proposal: &Proposal, wall: Moment) -> Result<(), GateError> {
+        let id = PeerId(wall.uuid([0; 10]));
+        let weighed = |draft: &mut Draft<'_>| propose_in(draft, proposal, id, NOBODYS, "").map(|_| ());
+        Ok(self.ledger.rehearse(wall, weighed)?)
+    }
+
     /// What is asked for, in words: never a token.
     pub(super) fn summary(&self, draft: &Draft<'_>, deed: &Deed, token: Option<&AcceptanceToken>) -> String {
         let peer = |id: &PeerId| {
@@ -66,16 +74,20 @@ impl Gateway {
         match deed {
             Deed::Propose(proposal) => proposed(proposal),
             Deed::RotateToken { peer: id, .. } => format!("draw the token of {} anew", peer(id)),
-            Deed::Accept { peer: id } => {
-                let ca = token.map(|token| format!(", by a token of the CA {}", token.ca()));
-                format!("accept {}{}", peer(id), ca.unwrap_or_default())
-            }
+            Deed::Accept { peer: id } => format!("accept {}{}", peer(id), by(token)),
+            Deed::Join(proposal) => format!("register and accept {}{}", proposal.url, by(token)),
             Deed::Redeem { peer: id, .. } => format!("redeem our own token for {}", peer(id)),
             Deed::RotateCa => {
                 format!("draw another CA in place of {}", self.ca.fingerprint())
             }
         }
     }
+}
+
+/// Whose token it is.
+fn by(token: Option<&AcceptanceToken>) -> String {
+    let ca = token.map(|token| format!(", by a token of the CA {}", token.ca()));
+    ca.unwrap_or_default()
 }
 
 fn proposed(proposal: &Proposal) -> String {
