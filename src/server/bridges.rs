@@ -162,6 +162,36 @@ mod tests {
     use crate::federation::peer::PeerId;
     use uuid::Uuid;
 
+    /// A peer that answers 409 has us say the next number each time: that is no news which it must hear at once.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a point to count from")]
+    fn who_refuses_every_number_is_called_less_and_less() {
+        let began = Instant::now();
+        let minute = Duration::from_secs(60);
+        let mut tries = Tries::default();
+        let (mut said, mut calls, mut at) = (0, Vec::new(), began);
+        while at < began + minute {
+            let call = DueCall {
+                peer: PeerId(Uuid::from_u128(1)),
+                id: BridgeId(Uuid::from_u128(2)),
+                said,
+                is_to_resolve: false,
+            };
+            for begun in tries.begin(&[call], at) {
+                calls.push(at.duration_since(began));
+                said += 1;
+                tries.ended((begun.peer, begun.id), false, minute, at);
+            }
+            at += SPACING;
+        }
+        assert!(calls.len() < 10, "{calls:?}");
+        let gaps: Vec<Duration> = calls
+            .windows(2)
+            .map(|pair| pair[1].saturating_sub(pair[0]))
+            .collect();
+        assert!(gaps.is_sorted() && gaps[0] >= RETRY, "{gaps:?}");
+    }
+
     #[test]
     #[expect(clippy::disallowed_methods, reason = "a point to count from")]
     fn a_peer_is_called_at_once_about_news_and_patiently_about_the_rest() {

@@ -35,6 +35,7 @@ mod liveness;
 mod nat;
 mod notices;
 mod overlay;
+mod parked;
 mod pause;
 mod relay;
 mod rotation;

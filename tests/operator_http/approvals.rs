@@ -1,13 +1,21 @@
 //! What waits for a second operator, asked for and decided by every way in.
 
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::Request;
+use sdwand::api::operator::Arrival;
+use sdwand::federation::approval::State;
 use sdwand::federation::gateway::Settings;
 use sdwand::federation::operators::Permission;
+use sdwand::federation::peer::Status;
 use sdwand::federation::token::{AcceptanceToken, Fingerprint};
 use sdwand::model::host::Approvals;
 use serde_json::{Value, json};
+use tower::ServiceExt as _;
 
 use crate::described::{document, is_described};
-use crate::site::{APPROVALS, FEDERATION, PEERS, Site, bearer, json_of, request};
+use crate::site::{APPROVALS, FEDERATION, PEERS, Site, bearer, json_of, request, wall};
 
 async fn site() -> Site {
     let approvals = Approvals {
@@ -315,4 +323,99 @@ async fn a_site_that_isnt_known_yet_is_registered_and_accepted_in_one() {
     );
     let (_, peers) = ask(&site, "alice", [PEERS; 2], "GET", &Value::Null).await;
     assert_eq!(peers["data"].as_array().unwrap().len(), 1);
+}
+
+/// What is approved begins in one task with the approval: whoever asked for it may be gone before either was done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_approval_whose_caller_hangs_up_is_performed_once() {
+    let site = site().await;
+    for n in 0..20 {
+        let url = format!("https://b{n}.example.com");
+        let body = json!({ "remote_instance_url": url, "alias": format!("b{n}") });
+        let (status, answer) = ask(&site, "alice", [PEERS; 2], "POST", &body).await;
+        assert_eq!(status, 202, "{answer}");
+        let id = answer["data"]["pending_id"].as_str().unwrap();
+        let request = Request::post(format!("{APPROVALS}/{id}/approve"))
+            .extension(Arrival::Api { uid: 4_711 })
+            .body(Body::empty())
+            .unwrap();
+        let mut asked = Box::pin(site.router.clone().oneshot(request));
+        // As a server does whose caller hangs up: it has begun to answer, and stops.
+        assert!(futures::poll!(&mut asked).is_pending());
+        drop(asked);
+        let is_over = || {
+            site.gateway.ledger.read(|book| {
+                let now = book.now(wall());
+                let all = book.approvals().map(|approval| approval.state(now));
+                all.filter(|state| *state == State::Approved).count() == n + 1
+            })
+        };
+        let over = async {
+            while !is_over() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), over)
+            .await
+            .expect("it goes on to its end");
+        let (status, _) = decide(&site, "bob", &json!(id), "approve", &Value::Null).await;
+        assert_eq!(status, 409, "once");
+    }
+    let peers = site.gateway.ledger.read(|book| book.peers().count());
+    assert_eq!(peers, 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn our_own_token_that_runs_out_while_it_waits_is_refused_and_the_next_one_is_taken() {
+    let site = site().await;
+    let path = [&*format!("{FEDERATION}/acceptances"); 2].map(str::to_owned);
+    let path = [path[0].as_str(), path[1].as_str()];
+    let body = json!({ "remote_instance_url": "https://127.0.0.1:1", "alias": "b" });
+    let (_, answer) = ask(&site, "alice", [PEERS; 2], "POST", &body).await;
+    let approve = async |answer: Value| {
+        assert!(answer["data"]["pending_id"].is_string(), "{answer}");
+        decide(
+            &site,
+            "bob",
+            &answer["data"]["pending_id"],
+            "approve",
+            &Value::Null,
+        )
+        .await
+    };
+    let (_, proposed) = approve(answer).await;
+    let redeem = async |token: &Value| {
+        let body = json!({ "acceptance_token": token, "contract_version": 1 });
+        ask(&site, "alice", path, "POST", &body).await.1
+    };
+    let parked = redeem(&proposed["data"]["result"]["acceptance_token"]).await;
+    let run_out = site.gateway.ledger.transact(wall(), |draft| {
+        let mut peer = draft.peers().next().cloned().unwrap();
+        peer.offer.as_mut().unwrap().expires_at = wall();
+        draft.put_peer(peer)
+    });
+    run_out.unwrap();
+    let (status, answer) = approve(parked).await;
+    assert_eq!(
+        (status, &answer["code"]),
+        (401, &json!("UNAUTHORIZED")),
+        "{answer}"
+    );
+    assert_eq!(listed(&site, "?state=failed").await[0]["reason"], answer["error"]);
+    let standing = || {
+        site.gateway
+            .ledger
+            .read(|book| book.peers().next().unwrap().status)
+    };
+    assert_eq!(standing(), Status::Proposed);
+
+    let anew = [
+        &format!("{PEERS}/{{peer}}/rotate-token"),
+        &format!("{PEERS}/b/rotate-token"),
+    ];
+    let (_, answer) = ask(&site, "alice", anew.map(String::as_str), "POST", &json!({})).await;
+    let (_, drawn) = approve(answer).await;
+    let (status, answer) = approve(redeem(&drawn["data"]["result"]["acceptance_token"]).await).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(standing(), Status::Accepted);
 }

@@ -39,6 +39,8 @@ pub(crate) fn random(bytes: &mut [u8]) {
 }
 
 pub(crate) struct Site {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) router: Router,
     pub(crate) operators: Arc<Operators>,
     pub(crate) ca: Vec<u8>,
     pub(crate) https: SocketAddr,
@@ -72,7 +74,7 @@ impl Site {
             .unwrap();
         let tls = operator_config(Arc::new(CurrentLeaf::new(&leaf).unwrap())).unwrap();
         let router = router(Operating {
-            gateway,
+            gateway: Arc::clone(&gateway),
             operators: Arc::clone(&operators),
             wall,
             random,
@@ -88,6 +90,8 @@ impl Site {
         unix("api.sock", |uid| Arrival::Api { uid });
         unix("status.sock", |uid| Arrival::Status { uid });
         Self {
+            gateway,
+            router,
             operators,
             ca: root,
             https,
