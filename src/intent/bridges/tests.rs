@@ -1,5 +1,6 @@
 //! What bridges open, for any fragments of both sites and any word of the other one.
 
+mod overlaps;
 mod services;
 mod underlay;
 
@@ -166,7 +167,7 @@ fn addresses() -> Vec<IpAddr> {
         "192.0.2.1",
         "fd99::1",
     ];
-    let inside = inside.iter().map(|text| text.parse().unwrap());
+    let inside = inside.iter().chain(&SERVICES).map(|text| text.parse().unwrap());
     pool().iter().map(IpNet::network).chain(inside).collect()
 }
 
@@ -187,7 +188,13 @@ struct Written {
     export: Vec<&'static str>,
     rules: Vec<(usize, usize, bool)>,
     accepts: bool,
+    /// What is subscribed to over each bridge, and whether the VIP is offered over it.
+    services: [(Option<&'static str>, bool); 2],
 }
+
+/// Services of the peers: inside what may be imported of one of them, of the other, or of both.
+const SERVICES: [&str; 4] = ["fd77:1:2:1::5", "fd77:1:2:9::100", "fd88:1:2:3::100", "10.20.1.7"];
+const VIP: &str = "fd12:34ab:cd42:1::100/128";
 
 impl Written {
     fn fragments(&self) -> Vec<String> {
@@ -207,6 +214,18 @@ impl Written {
         for (peer, import) in ["b", "c"].iter().zip(&self.imports) {
             if let Some(import) = import {
                 let import: Vec<String> = import.iter().map(|net| format!("\"{net}\"")).collect();
+                let (subscribed, offered) = self.services[usize::from(*peer == "c")];
+                let speaks = "protocol = \"tcp\"\nports = [\"443\"]";
+                if let Some(address) = subscribed {
+                    all.push(format!(
+                        "[[subscriptions]]\nname = \"s-{peer}\"\nbridge = \"to-{peer}\"\naddress = \"{address}\"\n{speaks}\n"
+                    ));
+                }
+                if offered {
+                    all.push(format!(
+                        "[[offers]]\nname = \"o-{peer}\"\nbridge = \"to-{peer}\"\nvip = \"api\"\n{speaks}\n"
+                    ));
+                }
                 all.push(format!(
                     "[[bridges]]\nname = \"to-{peer}\"\npeer = \"site-{peer}\"\nnetwork = \"prod\"\ngateways = [\"hub\"]\nimport = [{}]\nexport = [{}]\n",
                     import.join(", "),
@@ -234,11 +253,25 @@ fn written() -> impl Strategy<Value = Written> {
         (0..SELECTORS.len(), 0..SELECTORS.len(), prop::bool::weighted(0.2)),
         0..6,
     );
-    (import(), import(), export, rules, any::<bool>()).prop_map(|(b, c, export, rules, accepts)| Written {
+    let services = || {
+        let address = proptest::option::weighted(0.4, prop::sample::select(SERVICES.to_vec()));
+        (address, prop::bool::weighted(0.4))
+    };
+    let fragments = (
+        import(),
+        import(),
+        export,
+        rules,
+        any::<bool>(),
+        services(),
+        services(),
+    );
+    fragments.prop_map(|(b, c, export, rules, accepts, with_b, with_c)| Written {
         imports: [b, c],
         export,
         rules,
         accepts,
+        services: [with_b, with_c],
     })
 }
 
@@ -260,13 +293,25 @@ proptest! {
                 words.push((bridge, word(n, peer)));
             }
         }
-        let imports = [0, 1].map(|n| set(written.imports[n].as_deref().unwrap_or_default()));
+        // A subscription is the import of one address, an offer the export of one virtual IP: no more.
+        let subscribed = [0, 1].map(|n| {
+            let bridge = written.imports[n].as_ref();
+            bridge.and(written.services[n].0).map(|text| text.parse::<IpAddr>().unwrap())
+        });
+        let imports = [0, 1].map(|n| {
+            let mut import = written.imports[n].clone().unwrap_or_default();
+            import.extend(subscribed[n].map(IpNet::from));
+            set(&import)
+        });
         let inside = set(&["fd12:34ab:cd42:1::/64", "100.64.1.0/24", "10.10.0.0/24"].map(net));
         let mut export: Vec<IpNet> = Vec::new();
         for text in &written.export {
-            export.push(text.trim_matches('"').parse().unwrap_or_else(|_| net("fd12:34ab:cd42:1::100/128")));
+            export.push(text.trim_matches('"').parse().unwrap_or_else(|_| net(VIP)));
         }
-        let export = set(&export);
+        let exports = [0, 1].map(|n| {
+            let offered = written.services[n].1.then(|| net(VIP));
+            set(&export.iter().copied().chain(offered).collect::<Vec<_>>())
+        });
         for node in ["hub", "hub-2", "spoke"] {
             let host = intent(&fleet, node, agreements(&words));
             let network = prod(&host);
@@ -303,7 +348,7 @@ proptest! {
                         (Some(_), Some(_)) => return Err(TestCaseError::fail(format!("{from} → {to}: from one site to another on {node}"))),
                     };
                     prop_assert!(may(peer, theirs), "{from} → {to} on {node}: more than both say");
-                    prop_assert!(export.contains(ours), "{from} → {to} on {node}: not exported");
+                    prop_assert!(exports[peer].contains(ours), "{from} → {to} on {node}: not exported");
                     let names = |selector: usize| match selector {
                         1 => peer == 0,
                         2 => peer == 1,
@@ -313,7 +358,8 @@ proptest! {
                     };
                     let gateways = ["fd12:34ab:cd42:1::1", "fd77:1:2:1::5"].map(|text| text.parse::<IpAddr>().unwrap());
                     let calls = node == "hub" && [ours, theirs] == gateways;
-                    let named = written.rules.iter().any(|(from, to, drops)| !drops && (names(*from) || names(*to)));
+                    let served = subscribed[peer] == Some(to) || (written.services[peer].1 && net(VIP).contains(&to));
+                    let named = served || written.rules.iter().any(|(from, to, drops)| !drops && (names(*from) || names(*to)));
                     prop_assert!(named || calls, "{from} → {to} on {node}: no rule names the peer");
                 }
             }
