@@ -16,6 +16,7 @@
 mod again;
 mod answers;
 mod audit;
+mod bridge_crashes;
 mod bridge_peers;
 mod bridges;
 mod children;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
@@ -48,6 +48,7 @@ pub(crate) struct Site {
     pub(crate) url: PeerUrl,
     pub(crate) folder: tempfile::TempDir,
     pub(crate) limits: Arc<Limits>,
+    ca: [String; 2],
     stop: watch::Sender<bool>,
 }
 
@@ -59,12 +60,45 @@ impl Site {
     /// A site whose operator has set something else.
     pub(crate) async fn with(name: &str, number: u16, set: impl FnOnce(&mut Settings)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let url = PeerUrl::new(&format!("https://{address}")).unwrap();
-        let folder = tempfile::tempdir().unwrap();
         let prefix: Ipv6Net = format!("fd00:0:{number:x}::/48").parse().unwrap();
         let site = SiteId::of(&Name::new(name).unwrap(), prefix);
-        let (ca, _) = SiteCa::generate(&site, wall()).unwrap();
+        let (ca, key) = SiteCa::generate(&site, wall()).unwrap();
+        let ca = [ca.pem().to_owned(), key.to_string()];
+        Self::open(tempfile::tempdir().unwrap(), listener, site, ca, set)
+    }
+
+    /// The power goes: what was on the disk by now, opened anew at the same address. The fleet is to be told again.
+    pub(crate) async fn after_a_crash(self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(self.folder.path()).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+        }
+        let (site, settings) = (self.gateway.site.clone(), self.gateway.settings.clone());
+        let (address, ca) = (self.address, self.ca.clone());
+        drop(self);
+        let free = async {
+            loop {
+                if let Ok(listener) = TcpListener::bind(address).await {
+                    return listener;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let listener = tokio::time::timeout(Duration::from_secs(10), free).await.unwrap();
+        Self::open(folder, listener, site, ca, |fresh| *fresh = settings)
+    }
+
+    fn open(
+        folder: tempfile::TempDir,
+        listener: TcpListener,
+        site: SiteId,
+        pems: [String; 2],
+        set: impl FnOnce(&mut Settings),
+    ) -> Self {
+        let address = listener.local_addr().unwrap();
+        let url = PeerUrl::new(&format!("https://{address}")).unwrap();
+        let ca = SiteCa::load(&pems[0], &pems[1]).unwrap();
         let ledger = Arc::new(Ledger::open(&folder.path().join("ledger.db"), wall()).unwrap());
         let mut settings = Settings {
             url: Some(url.clone()),
@@ -80,6 +114,7 @@ impl Site {
             url,
             folder,
             limits: Arc::new(Limits::new(Instant::now)),
+            ca: pems,
             stop,
         };
         let (tls, serving) = site.serving();
