@@ -11,7 +11,23 @@ mkhost ga gb
 underlay ga gb
 mksite ga site-a "https://${V4[ga]}:8443"
 mksite gb site-b "https://${V4[gb]}:8443" 'metrics_listen = "127.0.0.1:9587"' '[api]' 'listen = "127.0.0.1:3000"' \
-  'plain_http = true' '[approvals]' 'propose = "require"' 'accept = "require"' 'anchor = "require"'
+  'plain_http = true' '[approvals]' 'propose = "require"' 'accept = "require"' 'anchor = "require"' 'bridge = "require"'
+declare -A SITE=()
+for host in ga gb; do
+  SITE[$host]=$(sed -n 's/^prefix = "\(.*\)"/\1/p' "$LAB/hosts/$host/etc/fleet.d/00-site.toml")
+  cat >"$LAB/hosts/$host/etc/fleet.d/10-prod.toml" <<TOML
+format = 1
+[[networks]]
+name = "prod"
+id = 1
+routing = "static"
+members = [ { node = "$host", role = "hub", endpoints = ["${V4[$host]}"] } ]
+[[networks.virtual_ips]]
+name = "web"
+address = "::100"
+holders = ["$host"]
+TOML
+done
 start_serve ga
 start_serve gb
 API=http://127.0.0.1:3000/api/v1/system
@@ -54,6 +70,40 @@ status "the same user can't approve" 1 sdw gb approvals approve "$id"
 expect "bob says no" 200 code denied bob -X POST "$approvals/$id/deny" -d '{ "reason": "no contract" }'
 expect "it is over" 'denied no contract' eval "sdw gb approvals show $id --json | jq -r '[.state, .reason] | join(\" \")'"
 expect "carol can't approve it any more" 409 code late carol -X POST "$approvals/$id/approve"
+
+note "-- a bridge: the fleet asks, another operator approves, and until then the peer hears nothing"
+check "A wants it" sdw ga peer bridge site-b --network prod --import "${SITE[gb]}" --no-wait
+bridge() { sdw gb peer bridge site-a --network prod --import "${SITE[ga]}" "$@"; }
+status "B's waits" 2 bridge --export vip:web --json
+expect "for an approval" 'proposed approval' jq -r '.bridge | [.state, .waits_for] | join(" ")' "$LAB/said"
+the_one() { sdw gb approvals list --json | jq -r '.[] | select(.action == "bridge") | .'"$1"; }
+vip=${SITE[gb]%::/48}:1::100/128
+expect "what it would open is listed" "${SITE[ga]} $vip" the_one 'opens | [.import[], .export[]] | join(" ")'
+heard() { sdw ga peer show site-b --json | jq -r '.bridges[0].announced | if . == [] then "nothing" else join(" ") end'; }
+agreed() { jq -r "[.bridges[].$2[]] | if . == [] then \"nothing\" else join(\" \") end" "$LAB/hosts/$1/run/state/sdwand-agreements/agreements.json"; }
+stop_serve gb TERM
+start_serve gb
+expect "A has heard nothing of it, after a restart either" nothing heard
+expect "and nothing is handed over" 'nothing nothing' eval 'echo $(agreed ga import) $(agreed gb import)'
+id=$(the_one id)
+status "whoever may write the fleet can't approve it" 1 sdw gb approvals approve "$id"
+expect "carol approves" 200 code opened carol -X POST "$approvals/$id/approve"
+says() { [[ $(heard) = "$1" ]]; }
+wait_for "and A hears of it" 10 says "$vip"
+hands() { [[ $(agreed gb export) = "$1" ]]; }
+wait_for "that is handed over" 10 hands "$vip"
+status "more of it waits" 2 bridge --json
+expect "and what is open goes on" "active $vip" jq -r '.bridge | [.state, .export[]] | join(" ")' "$LAB/said"
+expect "bob says no" 200 code no-more bob -X POST "$approvals/$(the_one id)/deny" -d '{ "reason": "too much" }'
+status "as long as the fleet wants that, it isn't asked again" 2 bridge --json
+expect "and that is said" denied jq -r .bridge.waits_for "$LAB/said"
+expect "nothing waits" '' the_one id
+check "less waits for nobody" bridge --export vip:web
+expect "A has heard of no more" "$vip" heard
+check "nor does the end" sdw gb peer bridge site-a --network prod --remove
+wait_for "of which A hears" 10 says nothing
+expect "the audit has all of it" 'approved denied requested' eval \
+  'sdw gb audit tail --json | jq -r "[.[] | select(.payload.action == \"bridge\") | .kind | sub(\".*[.]\"; \"\")] | unique | join(\" \")"'
 
 note "-- a restart: what waits without a token waits on, what has one is void"
 sdw ga peer propose https://198.51.100.7:8443 --name site-y --json | jq -r .acceptance_token >"$LAB/other"

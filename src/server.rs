@@ -20,7 +20,7 @@ mod spawn;
 mod summary;
 
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ use crate::federation::gateway::{Gateway, Settings};
 use crate::federation::ledger::{Ledger, LedgerError};
 use crate::federation::liveness::{Probe, Probes, Remedy};
 use crate::federation::moment::Moment;
-use crate::federation::operators::KeyError;
+use crate::federation::operators::{KeyError, Principal};
 use crate::federation::peer::{Peer, PeerId, Status};
 use crate::federation::pki::authority::{Authority, Store, StoreError};
 use crate::federation::pki::tls::{CurrentLeaf, PossessionOnly, server_config};
@@ -317,12 +317,19 @@ fn gateway(
         listen: Some(federation.listen.port()),
         isolation: own.isolation.backend,
         approvals: own.approvals.clone(),
+        fleet_by: owner(&own.fleet_dir)?,
     };
     let authority = Authority::new(ca, next);
     let gateway = Gateway::new(site, own.node.clone(), authority, ledger, settings).kept_in(store);
     gateway.tell_fleet(fleet);
     gateway.erase_revoked();
     Ok(gateway)
+}
+
+/// Whose word the fleet is: whoever may put documents there.
+fn owner(fleet: &Path) -> Result<Principal, ServeError> {
+    let found = std::fs::metadata(fleet).map_err(at("looking at", fleet))?;
+    Ok(Principal::Uid(found.uid()))
 }
 
 fn wall() -> Moment {

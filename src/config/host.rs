@@ -21,12 +21,8 @@ use crate::model::url::PeerUrl;
 const LATER: [&str; 2] = ["frr", "ovn"];
 
 /// Keys of `[approvals]` whose actions aren't there yet, and whether they are set.
-const fn unasked(approvals: &Approvals) -> [(&'static str, bool); 3] {
-    [
-        ("bridge", approvals.bridge),
-        ("tenant", approvals.tenant),
-        ("compose", approvals.compose),
-    ]
+const fn unasked(approvals: &Approvals) -> [(&'static str, bool); 2] {
+    [("tenant", approvals.tenant), ("compose", approvals.compose)]
 }
 
 /// Reads `sdwand.toml`. Relative paths in it begin at its folder.

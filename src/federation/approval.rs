@@ -20,7 +20,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use deed::{Action, Deed};
+pub use deed::{Action, Deed, Opening};
 
 use super::moment::Moment;
 use super::operators::Principal;
@@ -29,6 +29,8 @@ use super::operators::Principal;
 pub const MOST: usize = 100;
 /// How many of them may be one operator's.
 pub const MOST_OF_ONE: usize = 10;
+/// How many of them may be the fleet's: with more of them, the rest is asked for once there is room.
+pub const MOST_OF_FLEET: usize = 50;
 /// How many that have ended are kept to be shown; the audit has all.
 pub const KEPT: usize = 1_000;
 

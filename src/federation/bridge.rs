@@ -10,6 +10,7 @@
 //! Each half has a number that rises with every change of it, so that what is lost, repeated or late does no harm: the
 //! later one counts. An agreement narrows what the fleet imports, and never widens it.
 
+mod consent;
 pub mod half;
 mod share;
 mod state;
@@ -23,6 +24,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use consent::{Consent, Consented, Scope};
 pub use half::{Half, HalfError, Place, PresharedHalf};
 pub use share::{Content, share};
 pub use state::{Event, State, WaitsFor};
@@ -75,6 +77,9 @@ pub struct BridgeRow {
     pub acknowledged: u64,
     /// The highest number of the peer's that was seen.
     pub seen: u64,
+    /// What operators have said of it; empty where nobody is asked.
+    #[serde(default, skip_serializing_if = "Consent::is_empty")]
+    pub consent: Consent,
 }
 
 /// Our end.
@@ -147,6 +152,7 @@ impl BridgeRow {
             said: 0,
             acknowledged: 0,
             seen: 0,
+            consent: Consent::NONE,
         }
     }
 
@@ -219,9 +225,16 @@ impl BridgeRow {
         }
     }
 
-    /// What is in force of it, for `run`: only while it is active, and the fleet's bridge is the one that was agreed.
+    /// Whether nothing of it is worth keeping.
     #[must_use]
-    pub fn agreement(&self, bridge: &Bridge) -> Option<Agreement> {
+    pub const fn is_idle(&self) -> bool {
+        self.ours.is_none() && self.theirs.is_none() && self.consent.is_empty()
+    }
+
+    /// What is in force of it, for `run`: only while it is active, and the fleet's bridge is the one that was agreed.
+    /// `is_gated`: whether what the fleet says needs a second operator's word.
+    #[must_use]
+    pub fn agreement(&self, bridge: &Bridge, is_gated: bool) -> Option<Agreement> {
         let ours = self.live().filter(|ours| ours.state == State::Active)?;
         let (half, theirs) = (ours.half.as_ref()?, self.theirs.as_ref()?);
         let is_this = ours.name == bridge.name
@@ -234,7 +247,8 @@ impl BridgeRow {
         Some(Agreement {
             peer: bridge.peer.clone(),
             network: bridge.network.clone(),
-            import: in_force(ours, bridge),
+            import: in_force(ours, bridge, is_gated),
+            export: is_gated.then(|| half.prefixes.clone()),
             public_key: theirs.half.gateway_public_key,
             preshared_key: half.preshared_half.key_with(&theirs.half.preshared_half)?,
             endpoints: theirs.endpoints.clone(),
@@ -255,11 +269,16 @@ pub enum Taken {
     Late,
 }
 
-/// What the bridge imports now, of what the fleet says: all of it. Narrowing needs nobody, and widening is the operator's
-/// own word in the fleet.
+/// What the bridge imports now, of what the fleet says. Narrowing needs nobody, and widening is the operator's own word in the
+/// fleet: all of it, but where that needs a second operator's word. Then it is what our end has taken over of it.
 #[must_use]
-pub fn in_force(_: &Ours, bridge: &Bridge) -> Vec<IpNet> {
-    half::ordered(&bridge.import)
+pub fn in_force(ours: &Ours, bridge: &Bridge, is_gated: bool) -> Vec<IpNet> {
+    let wanted = half::ordered(&bridge.import);
+    if is_gated && wanted != ours.import {
+        intersection(&wanted, &ours.import)
+    } else {
+        wanted
+    }
 }
 
 /// What of two lists of prefixes is in both: each prefix that is within one of the other list, in order.

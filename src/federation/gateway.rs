@@ -37,7 +37,7 @@ use serde_json::{Value, json};
 
 pub use accept::AcceptError;
 pub use approvals::{ApprovalError, Approved, Gate, GateError};
-pub use bridges::{BridgeError, BridgeView, DueCall, Random};
+pub use bridges::{AllowError, BridgeError, BridgeView, DueCall, Random};
 pub use children::{ChildrenError, RenewError};
 pub use excerpts::{ExcerptError, Excerpts, ExcerptsAsked};
 pub use grants::{GrantError, Granted, Granting};
@@ -57,6 +57,7 @@ use super::identity::{Proofs, Stranger, identify};
 use super::ledger::{Aborted, Draft, Happening, Ledger, LedgerError};
 use super::liveness;
 use super::moment::Moment;
+use super::operators::Principal;
 use super::overlay::OverlayListener;
 use super::peer::{Endpoint, Event, Peer, PeerId, Status};
 use super::pki::SiteCa;
@@ -105,6 +106,8 @@ pub struct Settings {
     pub isolation: IsolationBackend,
     /// Which actions wait for a second operator.
     pub approvals: Approvals,
+    /// Whose word the fleet is: who may write its documents.
+    pub fleet_by: Principal,
 }
 
 impl Default for Settings {
@@ -121,6 +124,7 @@ impl Default for Settings {
             listen: None,
             isolation: IsolationBackend::default(),
             approvals: Approvals::default(),
+            fleet_by: Principal::Uid(0),
         }
     }
 }

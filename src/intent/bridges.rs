@@ -83,6 +83,9 @@ pub(super) fn compile(
                 Ok(agreement) => {
                     keys.insert(agreement.public_key);
                     intent.carried = carried(&intent.import, agreement);
+                    if let Some(export) = &agreement.export {
+                        intent.export = intersection(&intent.export, &export.iter().collect());
+                    }
                     if intent.carried.is_empty() {
                         intent.waits_for = Some("the peer exports nothing of what is imported".to_owned());
                     }

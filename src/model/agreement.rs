@@ -59,6 +59,9 @@ pub struct Agreement {
     pub network: Name,
     /// What may be imported: the fleet's import as `serve` last had it. What `run`'s fleet imports beyond that isn't agreed.
     pub import: Vec<IpNet>,
+    /// What may be exported, where that may be less than the fleet says; none where it is all of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub export: Option<Vec<IpNet>>,
     /// The WireGuard key of the peer's gateway.
     pub public_key: PublicKey,
     /// The preshared key of the bridge.
@@ -109,6 +112,7 @@ impl Agreements {
             peer: bridge.peer.clone(),
             network: bridge.network.clone(),
             import: bridge.import.clone(),
+            export: None,
             public_key: PublicKey(digest(&bridge.name)),
             preshared_key: PresharedKey::derive("assumed", 0, None),
             endpoints: Vec::new(),
@@ -267,6 +271,7 @@ mod tests {
             peer: Name::new("site-b").unwrap(),
             network: Name::new("prod").unwrap(),
             import: vec!["fd77:1:2::/48".parse().unwrap()],
+            export: None,
             public_key: PublicKey([7; 32]),
             preshared_key: PresharedKey::from_bytes([9; 32]).unwrap(),
             endpoints: vec!["203.0.113.9:51820".parse().unwrap()],

@@ -121,6 +121,7 @@ mod tests {
             peer: Name::new("site-b").unwrap(),
             network: Name::new("prod").unwrap(),
             import: Vec::new(),
+            export: None,
             public_key: PublicKey([7; 32]),
             preshared_key: PresharedKey::from_bytes([9; 32]).unwrap(),
             endpoints: Vec::new(),

@@ -90,7 +90,7 @@ pub(crate) fn agreed(site: &Site) -> Agreements {
     site.gateway.agreements(wall())
 }
 
-fn nets(texts: &[&str]) -> Vec<ipnet::IpNet> {
+pub(crate) fn nets(texts: &[&str]) -> Vec<ipnet::IpNet> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 

@@ -28,6 +28,7 @@ mod emancipated;
 mod erased;
 mod failing;
 mod flood;
+mod gated;
 mod governance;
 mod grants;
 mod heads;

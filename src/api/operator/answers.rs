@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use super::view::PeerView;
 use crate::federation::approval::{Action, Approval, ApprovalId, Standing, State as Stands};
+use crate::federation::bridge::Scope as BridgeScope;
 use crate::federation::gateway::{BridgeView, Rotating, SoftStep, Witness};
 use crate::federation::grant::{Axis, Grant, GrantId, Origin, Scope, State};
 use crate::federation::ledger::{AuditRecord, Head};
@@ -269,6 +270,8 @@ pub(super) struct ApprovalView {
     /// What was asked for, in words.
     summary: String,
     state: Stands,
+    /// What it would open that isn't open: of a bridge.
+    opens: Option<BridgeScope>,
     /// The peer that it is about, where there is one yet.
     peer_id: Option<PeerId>,
     /// `uid:<user id>`, or `sub:<name>`.
@@ -298,6 +301,7 @@ impl ApprovalView {
             action: approval.deed.action(),
             summary: approval.summary.clone(),
             state: approval.state(now),
+            opens: approval.deed.opens().cloned(),
             peer_id: approval.deed.peer(),
             requested_by: approval.requested_by.clone(),
             requested_at: approval.requested_at,

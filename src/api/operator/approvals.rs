@@ -17,7 +17,7 @@ use super::{APPROVALS, Operating, Routes, deeds, optional};
 use crate::api::error::ApiError;
 use crate::api::federation_api::blocking;
 use crate::federation::approval::{ApprovalId, State as Standing};
-use crate::federation::gateway::{ApprovalError, Approved, GateError};
+use crate::federation::gateway::{AllowError, ApprovalError, Approved, GateError};
 use crate::federation::wire::is_longer;
 
 /// The longest reason, in characters.
@@ -49,12 +49,24 @@ impl From<ApprovalError> for ApiError {
     }
 }
 
+impl From<AllowError> for ApiError {
+    fn from(error: AllowError) -> Self {
+        let code = match &error {
+            AllowError::NotWanted(_) => "conflict",
+            AllowError::Paused(_) => "paused",
+            AllowError::Ledger(_) => return Self::internal(&error),
+        };
+        Self::new(409, code, error.to_string())
+    }
+}
+
 impl From<GateError> for ApiError {
     fn from(error: GateError) -> Self {
         match error {
             GateError::Operator(error) => error.into(),
             GateError::Take(error) => error.into(),
             GateError::Rotate(error) => error.into(),
+            GateError::Bridge(error) => error.into(),
             GateError::Approval(error) => error.into(),
         }
     }

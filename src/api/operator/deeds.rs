@@ -19,7 +19,9 @@ use super::ways::Access;
 use crate::api::error::ApiError;
 use crate::api::federation_api::blocking;
 use crate::federation::approval::Deed;
-use crate::federation::gateway::{Gate, OperatorError, Order, Proposed as Offered, Rotating, Soft, SoftStep};
+use crate::federation::gateway::{
+    AllowError, BridgeView, Gate, OperatorError, Order, Proposed as Offered, Rotating, Soft, SoftStep,
+};
 use crate::federation::peer::{PeerId, SpawnRole};
 use crate::federation::spawn::Payload;
 use crate::federation::token::AcceptanceToken;
@@ -34,13 +36,15 @@ pub(super) enum Done {
     RotatedToken(Box<Proposed>),
     Accepted(Box<Accepted>),
     RotatingCa(Rotating),
+    /// The bridge as it stands then; none where it went meanwhile.
+    Bridge(Option<Box<BridgeView>>),
 }
 
 impl Done {
     const fn status(&self) -> StatusCode {
         match self {
             Self::Proposed(_) => StatusCode::CREATED,
-            Self::RotatedToken(_) | Self::Accepted(_) => StatusCode::OK,
+            Self::RotatedToken(_) | Self::Accepted(_) | Self::Bridge(_) => StatusCode::OK,
             Self::RotatingCa(_) => StatusCode::ACCEPTED,
         }
     }
@@ -136,6 +140,15 @@ pub(super) async fn perform(
         Deed::RotateCa => {
             let rotating = blocking(move || gateway.rotate(order.wall)).await??;
             Ok(Done::RotatingCa(rotating))
+        }
+        Deed::Bridge(opening) => {
+            let random = operating.random;
+            let bridge = blocking(move || {
+                gateway.allow_bridge(&opening, random, &order)?;
+                let mut views = gateway.bridges_of(opening.peer).into_iter();
+                Ok::<_, AllowError>(views.find(|view| view.id == Some(opening.id)))
+            });
+            Ok(Done::Bridge(bridge.await??.map(Box::new)))
         }
     }
 }

@@ -155,9 +155,11 @@ pub(super) async fn bridge(global: &Global, api: &Api, asked: BridgeArgs) -> Res
     } else {
         say(global, "waiting for the peer");
         let whole = draft.fleet.bridges.get(&wanted.name).unwrap_or(&wanted);
-        Some(until_active(api, &id, whole, asked.wait).await?)
+        Some(until_active(api, &id, whole, &draft.fleet, asked.wait).await?)
     };
-    let is_active = seen.as_ref().is_none_or(|seen| seen["state"] == "active");
+    let is_active = seen
+        .as_ref()
+        .is_none_or(|seen| seen["state"] == "active" && seen["waits_for"].is_null());
     let shown = seen.as_ref().map_or_else(
         || format!("{what} {}{}\n", draft.path.display(), also(&elsewhere)),
         line,
@@ -257,26 +259,26 @@ fn wanted(
 }
 
 fn exported(bridge: &Bridge, fleet: &Fleet) -> String {
-    let vips = fleet
-        .networks
-        .get(&bridge.network)
-        .map(|network| &network.virtual_ips);
-    let all: Vec<String> = bridge
-        .export
-        .iter()
-        .map(|export| match export {
-            Export::Prefix(net) => net.to_string(),
-            Export::Vip(name) => {
-                let vip = vips.into_iter().flatten().find(|vip| vip.name == *name);
-                vip.map_or_else(|| name.to_string(), |vip| IpNet::from(vip.address).to_string())
-            }
-        })
-        .collect();
+    let all: Vec<String> = given(bridge, fleet).iter().map(ToString::to_string).collect();
     if all.is_empty() {
         "nothing".to_owned()
     } else {
         all.join(", ")
     }
+}
+
+/// The prefixes that are exported; a virtual IP that the fleet hasn't is left out.
+fn given(bridge: &Bridge, fleet: &Fleet) -> Vec<IpNet> {
+    let network = fleet.networks.get(&bridge.network).into_iter();
+    let vips: Vec<_> = network.flat_map(|network| &network.virtual_ips).collect();
+    let each = bridge.export.iter().filter_map(|export| match export {
+        Export::Prefix(net) => Some(*net),
+        Export::Vip(name) => {
+            let vip = vips.iter().find(|vip| vip.name == *name);
+            vip.map(|vip| IpNet::from(vip.address))
+        }
+    });
+    each.collect()
 }
 
 fn write(path: &Path, text: &str) -> Result<(), CliError> {
@@ -313,21 +315,67 @@ fn removed(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Waits until the bridge is active with what the fragment says; what is known of it at last.
-async fn until_active(api: &Api, id: &str, wanted: &Bridge, seconds: u64) -> Result<Value, CliError> {
+/// What the fleet says of a bridge's prefixes, as the gateway's answers have them.
+struct Prefixes {
+    import: Value,
+    export: Value,
+}
+
+impl Prefixes {
+    fn of(bridge: &Bridge, fleet: &Fleet) -> Self {
+        let told = |nets: &[IpNet]| {
+            let mut nets: Vec<IpNet> = nets.iter().map(IpNet::trunc).collect();
+            nets.sort();
+            nets.dedup();
+            json!(nets)
+        };
+        Self {
+            import: told(&bridge.import),
+            export: told(&given(bridge, fleet)),
+        }
+    }
+
+    /// Whether all of it is in force, and the gateway knows of nothing more.
+    fn is_open(&self, seen: &Value) -> bool {
+        let is_all = seen["import"] == self.import && seen["export"] == self.export;
+        seen["state"] == "active" && seen["waits_for"].is_null() && is_all
+    }
+
+    /// Whether it waits for an operator's word: the gateway knows all of it, and what isn't approved is of it.
+    fn is_undecided(&self, seen: &Value) -> bool {
+        let is_asked = matches!(seen["waits_for"].as_str(), Some("approval" | "denied"));
+        let of = |key: &str, wanted: &Value| {
+            let nets = |nets: &Value| nets.as_array().cloned().unwrap_or_default();
+            let (wanted, unapproved) = (nets(wanted), nets(&seen["unapproved"][key]));
+            let (is_ours, is_open) = (
+                unapproved.iter().all(|net| wanted.contains(net)),
+                nets(&seen[key]),
+            );
+            is_ours && (wanted.iter()).all(|net| unapproved.contains(net) || is_open.contains(net))
+        };
+        is_asked && of("import", &self.import) && of("export", &self.export)
+    }
+}
+
+/// Waits until the bridge is active with what the fragment says, or waits for an operator's word, which isn't given within
+/// seconds; what is known of it at last.
+async fn until_active(
+    api: &Api,
+    id: &str,
+    wanted: &Bridge,
+    fleet: &Fleet,
+    seconds: u64,
+) -> Result<Value, CliError> {
     let looks = seconds * 1_000 / u64::try_from(LOOK.as_millis()).unwrap_or(100);
     let mut seen = Value::Null;
-    let mut import: Vec<IpNet> = wanted.import.iter().map(IpNet::trunc).collect();
-    import.sort();
-    import.dedup();
-    let import = json!(import);
+    let prefixes = Prefixes::of(wanted, fleet);
     for look in 0..=looks {
         let all = api.ask(Method::GET, &format!("{API}/{id}/bridges"), None).await?;
         let mut named = all.as_array().into_iter().flatten();
         if let Some(found) = named.find(|found| found["name"] == wanted.name.as_str()) {
             seen = found.clone();
         }
-        if seen["state"] == "active" && seen["import"] == import {
+        if prefixes.is_open(&seen) || prefixes.is_undecided(&seen) {
             break;
         }
         if look < looks {

@@ -4,9 +4,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::federation::bridge::{BridgeId, Scope};
 use crate::federation::gateway::Proposal;
 use crate::federation::peer::PeerId;
 use crate::federation::wire::Said;
+use crate::model::Name;
 use crate::model::host::Approvals;
 
 /// Which key of `[approvals]` it falls under. To revoke isn't among them: it needs no approval.
@@ -112,6 +114,27 @@ pub enum Deed {
     },
     /// Draw another CA.
     RotateCa,
+    /// Let a bridge open what the fleet wants of it.
+    Bridge(Box<Opening>),
+}
+
+/// What the fleet wants a bridge to open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opening {
+    /// With whom.
+    pub peer: PeerId,
+    /// Which.
+    pub id: BridgeId,
+    /// What the fleet calls it.
+    pub name: Name,
+    /// The network it leads into.
+    pub network: Name,
+    /// What the peer calls its own.
+    pub remote_network: Name,
+    /// All that it is to open.
+    pub all: Scope,
+    /// What of that is new.
+    pub new: Scope,
 }
 
 impl Deed {
@@ -122,6 +145,7 @@ impl Deed {
             Self::Propose(_) | Self::RotateToken { .. } => Action::Propose,
             Self::Accept { .. } | Self::Join(_) | Self::Redeem { .. } => Action::Accept,
             Self::RotateCa => Action::Anchor,
+            Self::Bridge(_) => Action::Bridge,
         }
     }
 
@@ -135,16 +159,32 @@ impl Deed {
             | Self::RotateToken { .. }
             | Self::Accept { .. }
             | Self::Redeem { .. }
+            | Self::Bridge(_)
             | Self::RotateCa => self.action().is_gated(approvals),
         }
     }
 
     /// The peer that it is about, where there is one yet.
     #[must_use]
-    pub const fn peer(&self) -> Option<PeerId> {
+    pub fn peer(&self) -> Option<PeerId> {
         match self {
             Self::RotateToken { peer, .. } | Self::Accept { peer } | Self::Redeem { peer, .. } => Some(*peer),
+            Self::Bridge(opening) => Some(opening.peer),
             Self::Propose(_) | Self::Join(_) | Self::RotateCa => None,
+        }
+    }
+
+    /// What it would open that isn't open: of a bridge.
+    #[must_use]
+    pub const fn opens(&self) -> Option<&Scope> {
+        match self {
+            Self::Bridge(opening) => Some(&opening.new),
+            Self::Propose(_)
+            | Self::RotateToken { .. }
+            | Self::Accept { .. }
+            | Self::Join(_)
+            | Self::Redeem { .. }
+            | Self::RotateCa => None,
         }
     }
 }

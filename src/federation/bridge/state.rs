@@ -103,6 +103,10 @@ pub enum WaitsFor {
     Peer,
     /// An operator to go on with what was paused.
     Pause,
+    /// A second operator to approve what the fleet wants: `sdwand approvals`.
+    Approval,
+    /// The fleet to want something else: an operator said no to this.
+    Denied,
 }
 
 impl WaitsFor {
@@ -124,6 +128,10 @@ impl WaitsFor {
             }
             Self::Peer => "the peer's fleet has no such bridge yet: its operator runs `sdwand peer bridge`",
             Self::Pause => "what is new between sites is paused: `sdwand federation resume`",
+            Self::Approval => "a second operator must approve what is new: `sdwand approvals list`",
+            Self::Denied => {
+                "an operator denied what is new: change the bridge in the fleet, or remove it and add it again"
+            }
         }
     }
 }

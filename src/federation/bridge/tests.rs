@@ -223,16 +223,19 @@ impl End {
 
     fn agreement(&self) -> Option<Agreement> {
         let want = self.want.as_ref()?;
-        self.row.agreement(&Bridge {
-            name: want.name.clone(),
-            peer: name("peer"),
-            network: want.network.clone(),
-            remote_network: want.remote_network.clone(),
-            gateways: Vec::new(),
-            import: want.import.clone(),
-            export: Vec::new(),
-            enabled: true,
-        })
+        self.row.agreement(
+            &Bridge {
+                name: want.name.clone(),
+                peer: name("peer"),
+                network: want.network.clone(),
+                remote_network: want.remote_network.clone(),
+                gateways: Vec::new(),
+                import: want.import.clone(),
+                export: Vec::new(),
+                enabled: true,
+            },
+            false,
+        )
     }
 }
 

@@ -14,8 +14,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 
+use super::bridges::denied_in;
 use super::pause::may_begin;
-use super::{Gateway, OperatorError, Paused, RotateError, TakeError};
+use super::{AllowError, Gateway, OperatorError, Paused, RotateError, TakeError};
 use crate::federation::approval::{
     Approval, ApprovalId, Deed, Event, KEPT, MOST, MOST_OF_ONE, NotNow, Standing, State,
 };
@@ -45,6 +46,9 @@ pub enum GateError {
     /// Another CA can't be drawn.
     #[error(transparent)]
     Rotate(#[from] RotateError),
+    /// The fleet doesn't want it any more.
+    #[error(transparent)]
+    Bridge(#[from] AllowError),
     /// It can't wait for approval.
     #[error(transparent)]
     Approval(#[from] ApprovalError),
@@ -168,34 +172,49 @@ impl Gateway {
             if draft.approvals().filter(waits).count() >= MOST {
                 return Err(ApprovalError::TooMany);
             }
-            if draft.approvals().filter(waits).filter(mine).count() >= MOST_OF_ONE {
+            // What the fleet asks for has a bound of its own.
+            let asked = |approval: &&Approval| !matches!(approval.deed, Deed::Bridge(_));
+            if draft.approvals().filter(waits).filter(asked).filter(mine).count() >= MOST_OF_ONE {
                 return Err(ApprovalError::TooManyOfOne(by.clone()));
             }
-            let approval = Approval {
-                id: ApprovalId(wall.uuid(random)),
-                deed: deed.clone(),
-                summary: self.summary(draft, deed, token),
-                has_token: token.is_some(),
-                requested_by: by.to_string(),
-                requested_at: now,
-                expires_at: now.after(self.settings.approvals.timeout),
-                standing: Standing::Pending,
-            };
-            note(
-                draft,
-                &approval,
-                "requested",
-                "medium",
-                json!({ "by": approval.requested_by }),
-            );
-            draft.put_approval(approval.clone());
-            forget_old(draft);
-            Ok(approval)
+            Ok(self.ask_in(draft, deed, token, by, ApprovalId(wall.uuid(random))))
         })?;
         if let Some(token) = token {
             kept.tokens.insert(parked.id, token.clone());
         }
         Ok(parked)
+    }
+
+    /// Writes that something waits, as part of a transaction.
+    pub(super) fn ask_in(
+        &self,
+        draft: &mut Draft<'_>,
+        deed: &Deed,
+        token: Option<&AcceptanceToken>,
+        by: &Principal,
+        id: ApprovalId,
+    ) -> Approval {
+        let now = draft.now();
+        let approval = Approval {
+            id,
+            deed: deed.clone(),
+            summary: self.summary(draft, deed, token),
+            has_token: token.is_some(),
+            requested_by: by.to_string(),
+            requested_at: now,
+            expires_at: now.after(self.settings.approvals.timeout),
+            standing: Standing::Pending,
+        };
+        note(
+            draft,
+            &approval,
+            "requested",
+            "medium",
+            json!({ "by": approval.requested_by }),
+        );
+        draft.put_approval(approval.clone());
+        forget_old(draft);
+        approval
     }
 
     /// Approves what waits. From then on it is under way, and the caller's to perform at once and to tell of:
@@ -309,9 +328,13 @@ impl Gateway {
             approval.happen(Event::Deny { by, reason }, now)?;
             note(draft, &approval, "denied", "medium", said);
             draft.put_approval(approval.clone());
+            if let Deed::Bridge(opening) = &approval.deed {
+                denied_in(draft, opening);
+            }
             Ok::<_, ApprovalError>(Ok(approval))
         })?;
         kept.tokens.remove(&id);
+        self.bridges_changed();
         denied
     }
 
@@ -431,7 +454,7 @@ fn end_if_over(draft: &mut Draft<'_>, approval: &mut Approval, kept: &Kept) -> O
 }
 
 /// Ends one, with a word for the audit.
-fn end(draft: &mut Draft<'_>, approval: &mut Approval, event: Event) {
+pub(super) fn end(draft: &mut Draft<'_>, approval: &mut Approval, event: Event) {
     if approval.happen(event, draft.now()).is_err() {
         return;
     }

@@ -6,6 +6,7 @@
 //! PUT, DELETE ───┘                                 └─▶ agreements, for `sdwand run`
 //! ```
 
+mod consent;
 mod talk;
 mod view;
 
@@ -17,13 +18,17 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
+pub use consent::AllowError;
+pub(super) use consent::denied_in;
+use consent::{is_waiting, opening, room};
 pub use talk::{BridgeError, DueCall};
 pub use view::BridgeView;
 
 use super::Gateway;
+use crate::federation::approval::{Action, Approval, Opening};
 use crate::federation::bridge::half::ordered;
 use crate::federation::bridge::{
-    self, BridgeId, BridgeRow, Change, PresharedHalf, State, WaitsFor, Want, share, step,
+    self, BridgeId, BridgeRow, Change, Consent, Consented, PresharedHalf, State, WaitsFor, Want, share, step,
 };
 use crate::federation::dial::{bounds, is_hosts};
 use crate::federation::endpoints;
@@ -58,17 +63,35 @@ struct Scene<'a> {
     fleet: Option<&'a Fleet>,
     peers: BTreeMap<PeerId, &'a Peer>,
     rows: BTreeMap<(PeerId, BridgeId), &'a BridgeRow>,
+    /// What waits for a second operator.
+    waiting: Vec<&'a Approval>,
+    /// How much more it may be asked.
+    room: usize,
     is_paused: bool,
     now: Moment,
 }
 
-/// The secret of a new row.
-type Draw<'d> = dyn FnMut() -> Option<PresharedHalf> + 'd;
+/// What is to be done about bridges.
+#[derive(Default)]
+struct Settled {
+    rows: Vec<(BridgeRow, Vec<Change>)>,
+    /// What a second operator is to be asked.
+    asks: Vec<Opening>,
+    /// What waits, and isn't to be decided any more.
+    moot: Vec<Approval>,
+}
 
-fn drawn(random: Random) -> impl FnMut() -> Option<PresharedHalf> {
+impl Settled {
+    fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.asks.is_empty() && self.moot.is_empty()
+    }
+}
+
+/// The secret of a new row; without randomness there is none.
+fn drawn(random: Option<Random>) -> impl FnMut() -> Option<PresharedHalf> {
     move || {
         let mut secret = [0; 32];
-        random(&mut secret);
+        random?(&mut secret);
         Some(PresharedHalf::new(secret))
     }
 }
@@ -99,16 +122,22 @@ impl Gateway {
                 fleet: fleet.as_deref(),
                 peers: book.peers().map(|peer| (peer.id, &**peer)).collect(),
                 rows: book.bridges().map(|row| ((row.peer, row.id), &**row)).collect(),
+                waiting: book
+                    .approvals()
+                    .map(AsRef::as_ref)
+                    .filter(|one| is_waiting(one))
+                    .collect(),
+                room: room(book.approvals().map(AsRef::as_ref), book.now(wall)),
                 is_paused: book.pause().is_some(),
                 now: book.now(wall),
             };
-            self.settled(&scene, None, &mut drawn(random)).is_empty()
+            self.settled(&scene, None, Some(random)).is_empty()
         });
         if is_settled {
             return Ok(false);
         }
         let settled = self.ledger.transact(wall, |draft| {
-            self.settle_in(draft, None, &mut drawn(random));
+            self.settle_in(draft, None, Some(random));
             Ok::<_, std::convert::Infallible>(())
         });
         match settled {
@@ -119,43 +148,47 @@ impl Gateway {
     }
 
     /// The same as part of a transaction: of one peer's bridges, or of all.
-    fn settle_in(&self, draft: &mut Draft<'_>, of: Option<PeerId>, draw: &mut Draw<'_>) {
+    fn settle_in(&self, draft: &mut Draft<'_>, of: Option<PeerId>, random: Option<Random>) {
         let fleet = self.fleet();
         let scene = Scene {
             fleet: fleet.as_deref(),
             peers: draft.peers().map(|peer| (peer.id, peer)).collect(),
             rows: draft.bridges().map(|row| ((row.peer, row.id), row)).collect(),
+            waiting: draft.approvals().filter(|one| is_waiting(one)).collect(),
+            room: room(draft.approvals(), draft.now()),
             is_paused: draft.pause().is_some(),
             now: draft.now(),
         };
-        for (row, changes) in self.settled(&scene, of, draw) {
+        let Settled { rows, asks, moot } = self.settled(&scene, of, random);
+        for (row, changes) in rows {
             for change in &changes {
                 draft.note(happening(&row, change));
             }
-            if row.ours.is_none() && row.theirs.is_none() {
+            if row.is_idle() {
                 draft.remove_bridge(row.peer, row.id);
             } else {
                 draft.put_bridge(row);
             }
         }
+        consent::drop_moot_in(draft, moot);
+        if let Some(random) = random {
+            self.ask_for_bridges_in(draft, asks, random);
+        }
     }
 
     /// What a peer's bridges become with the peer, as part of the transaction that changes it. New rows are the driver's.
     pub(super) fn settle_peer_in(&self, draft: &mut Draft<'_>, id: PeerId) {
-        self.settle_in(draft, Some(id), &mut || None);
+        self.settle_in(draft, Some(id), None);
     }
 
-    fn settled(
-        &self,
-        scene: &Scene<'_>,
-        of: Option<PeerId>,
-        draw: &mut Draw<'_>,
-    ) -> Vec<(BridgeRow, Vec<Change>)> {
+    fn settled(&self, scene: &Scene<'_>, of: Option<PeerId>, random: Option<Random>) -> Settled {
+        let is_gated = Action::Bridge.is_gated(&self.settings.approvals);
+        let mut draw = drawn(random);
         let wants = self.wants(scene);
         let keys: BTreeSet<_> = scene.rows.keys().chain(wants.keys()).copied().collect();
         let own_keys = own_keys(scene.fleet);
         let mut held = held(scene);
-        let mut settled = Vec::new();
+        let mut settled = Settled::default();
         for key in keys
             .into_iter()
             .filter(|(peer, _)| of.is_none_or(|of| of == *peer))
@@ -179,7 +212,18 @@ impl Gateway {
             } else {
                 "the fleet doesn't want it any more"
             };
-            let mut want = wants.get(&key).cloned();
+            let wanted = wants.get(&key).cloned();
+            let mut want = match wanted {
+                Some(wanted) if is_gated => {
+                    let Consented { want, asks } = row.consented(wanted.clone());
+                    settled.asks.extend(asks.map(|all| opening(&row, &wanted, all)));
+                    want
+                }
+                wanted => {
+                    row.consent = Consent::NONE;
+                    wanted
+                }
+            };
             if let (Some(want), Some(theirs)) = (&mut want, &row.theirs) {
                 let at = (want.network.clone(), theirs.half.gateway_public_key);
                 let is_anothers = held.get(&at).is_some_and(|holder| *holder != key);
@@ -189,13 +233,14 @@ impl Gateway {
                     held.insert(at, key);
                 }
             }
-            let changes = step(&mut row, want.as_ref(), ended, draw, scene.now);
+            let changes = step(&mut row, want.as_ref(), ended, &mut draw, scene.now);
             // Of one that nobody wants any more, nothing is kept.
-            let is_idle = row.ours.is_none() && row.theirs.is_none() && scene.rows.contains_key(&key);
+            let is_idle = row.is_idle() && scene.rows.contains_key(&key);
             if row != before || is_idle {
-                settled.push((row, changes));
+                settled.rows.push((row, changes));
             }
         }
+        consent::sort_out(scene, of, &mut settled);
         settled
     }
 
@@ -300,6 +345,7 @@ impl Gateway {
         book: &Book,
         mut each: impl FnMut(&Bridge, &BridgeRow, Agreement),
     ) {
+        let is_gated = Action::Bridge.is_gated(&self.settings.approvals);
         let mut named: BTreeMap<&Name, Vec<&BridgeRow>> = BTreeMap::new();
         for row in book.bridges() {
             if let Some(ours) = row.live() {
@@ -311,7 +357,7 @@ impl Gateway {
                 let peer = book
                     .peer(&row.peer)
                     .filter(|peer| peer.alias == bridge.peer && self.bridge_obstacle(peer).is_none());
-                if let Some(agreement) = peer.and_then(|_| row.agreement(bridge)) {
+                if let Some(agreement) = peer.and_then(|_| row.agreement(bridge, is_gated)) {
                     each(bridge, row, agreement);
                 }
             }
@@ -390,7 +436,7 @@ fn happening(row: &BridgeRow, change: &Change) -> Happening {
 }
 
 /// The first of some prefixes, and how many more there are: a record stays a record, whatever a peer says.
-fn brief(nets: &[IpNet]) -> Vec<String> {
+pub(super) fn brief(nets: &[IpNet]) -> Vec<String> {
     const MOST: usize = 16;
     let mut all: Vec<String> = nets.iter().take(MOST).map(ToString::to_string).collect();
     if nets.len() > MOST {
@@ -421,7 +467,10 @@ impl Gateway {
         let mut wanted = self.negotiated(&fleet).into_iter();
         let bridge = wanted.find(|bridge| bridge.peer == peer.alias)?;
         let id = self.bridge_id(peer, &bridge.network, &bridge.remote_network)?;
-        let waits_for = Some(obstacle.unwrap_or(WaitsFor::Peer));
+        let row = rows.iter().find(|row| row.id == id).copied();
+        let waits_for = obstacle
+            .or_else(|| self.bridge_consent(row))
+            .or(Some(WaitsFor::Peer));
         Some(told(id, State::Proposed, &bridge.network, waits_for))
     }
 }

@@ -1,8 +1,9 @@
 //! What an operator asks for, before it waits for another's word: whether it is plainly wrong, and how it reads.
 
+use super::bridges::brief;
 use super::operator::{propose_in, rotate_token_in};
 use super::{GateError, Gateway, Paused, Proposal, TakeError};
-use crate::federation::approval::Deed;
+use crate::federation::approval::{Deed, Opening};
 use crate::federation::ledger::Draft;
 use crate::federation::moment::Moment;
 use crate::federation::peer::{Event, PeerId};
@@ -53,6 +54,7 @@ impl Gateway {
                 Ok(accepted.map_err(TakeError::from)?)
             }
             Deed::RotateCa => Ok(self.may_rotate()?),
+            Deed::Bridge(opening) => Ok(self.may_open(opening)?),
         }
     }
 
@@ -80,6 +82,7 @@ impl Gateway {
             Deed::RotateCa => {
                 format!("draw another CA in place of {}", self.ca.fingerprint())
             }
+            Deed::Bridge(opening) => opened(opening, &peer(&opening.peer)),
         }
     }
 }
@@ -102,5 +105,25 @@ fn proposed(proposal: &Proposal) -> String {
         proposal.url,
         alias.unwrap_or_default(),
         proposal.mode.as_str()
+    )
+}
+
+/// What is new of a bridge.
+fn opened(opening: &Opening, peer: &str) -> String {
+    let Opening {
+        name,
+        network,
+        remote_network,
+        new,
+        ..
+    } = opening;
+    let nets = |nets: &[ipnet::IpNet]| match nets {
+        [] => "nothing new".to_owned(),
+        nets => brief(nets).join(", "),
+    };
+    format!(
+        "open bridge {name} between {network} and {remote_network} of {peer}: import {}, export {}",
+        nets(&new.import),
+        nets(&new.export)
     )
 }

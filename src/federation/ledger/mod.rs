@@ -38,10 +38,10 @@ use mark::{Found, Mark, MarkFile};
 use rows::{meta, read_book, write};
 
 /// What leads from each version of the schema to the next. A step that was released never changes.
-const STEPS: [&str; 4] = [CREATE, GRANTS, BRIDGES, APPROVALS];
+const STEPS: [&str; 5] = [CREATE, GRANTS, BRIDGES, APPROVALS, CONSENT];
 
 /// The version of the schema that this program writes.
-const SCHEMA: i64 = 4;
+const SCHEMA: i64 = 5;
 
 const CREATE: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -69,6 +69,9 @@ CREATE TABLE bridges (id TEXT NOT NULL, peer TEXT NOT NULL, doc TEXT NOT NULL, P
 const APPROVALS: &str = "
 CREATE TABLE approvals (id TEXT PRIMARY KEY, doc TEXT NOT NULL) STRICT;
 ";
+
+/// No table is new: what is approved and denied stands in documents that programs of before would read, and lose.
+const CONSENT: &str = "";
 
 /// Why the ledger can't be read or written.
 #[derive(Debug, thiserror::Error)]

@@ -111,6 +111,7 @@ fn agreement(peer: &str, import: &[IpNet], prefixes: &[IpNet], key: u8) -> Agree
         peer: name(peer),
         network: name("prod"),
         import: import.to_vec(),
+        export: None,
         public_key: PublicKey([key; 32]),
         preshared_key: PresharedKey::from_bytes([9; 32]).unwrap(),
         endpoints: vec!["198.51.100.7:51820".parse().unwrap()],
@@ -518,6 +519,29 @@ fn an_agreement_that_does_not_fit_carries_nothing_and_says_why() {
         "{:?}",
         host.notices
     );
+}
+
+#[test]
+fn what_serve_lets_be_exported_narrows_the_fleets_word() {
+    let bridge = "[[bridges]]\nname = \"to-b\"\npeer = \"site-b\"\nnetwork = \"prod\"\ngateways = [\"hub\"]\nimport = [\"10.20.0.0/16\"]\nexport = [\"10.10.0.0/24\"]\n";
+    let fleet = fleet(&[SITE_A.to_owned(), network_a("drop", ""), bridge.to_owned()]).unwrap();
+    let all = [net("10.20.0.0/16")];
+    let exported = |export: Option<&[&str]>| -> Vec<IpNet> {
+        let word = Agreement {
+            export: export.map(|nets| nets.iter().map(|text| net(text)).collect()),
+            ..agreement("site-b", &all, &all, 40)
+        };
+        let host = intent(&fleet, "hub", agreements(&[("to-b", word)]));
+        prod(&host).bridges[0].export.iter().collect()
+    };
+    assert_eq!(exported(None), [net("10.10.0.0/24")]);
+    assert_eq!(exported(Some(&["10.10.0.0/25"])), [net("10.10.0.0/25")]);
+    assert_eq!(
+        exported(Some(&["10.0.0.0/8"])),
+        [net("10.10.0.0/24")],
+        "never more"
+    );
+    assert_eq!(exported(Some(&[])), []);
 }
 
 #[test]

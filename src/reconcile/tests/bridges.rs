@@ -33,6 +33,7 @@ fn site(has_fragment: bool, exported: Option<&[&str]>, secret: u8, isolation: Is
             peer: Name::new("site-b").unwrap(),
             network: Name::new("prod").unwrap(),
             import: vec!["172.20.0.0/16".parse().unwrap(), "fd77:1:2::/48".parse().unwrap()],
+            export: None,
             public_key: PublicKey([40; 32]),
             preshared_key: PresharedKey::from_bytes([secret; 32]).unwrap(),
             endpoints: vec!["1.1.1.1:51820".parse().unwrap()],

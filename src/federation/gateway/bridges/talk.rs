@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 
-use super::{Draw, Random, drawn, happening};
+use super::{Random, happening};
 use crate::federation::bridge::{BridgeId, BridgeRow, Change, Half, HalfError, State, Taken};
 use crate::federation::gateway::Gateway;
 use crate::federation::identity::Stranger;
@@ -95,9 +95,8 @@ impl Gateway {
             if !self.quota.take(peer.id, now) {
                 return Err(BridgeError::TooMuch);
             }
-            self.ledger.transact(wall, |draft| {
-                self.take_in(draft, peer.id, id, half, &mut drawn(random))
-            })?;
+            self.ledger
+                .transact(wall, |draft| self.take_in(draft, peer.id, id, half, random))?;
             self.bridges_changed();
         }
         Ok(self.ledger.read(|book| self.bridge_answer(book, &peer, id)))
@@ -109,7 +108,7 @@ impl Gateway {
         peer: PeerId,
         id: BridgeId,
         half: Half,
-        draw: &mut Draw<'_>,
+        random: Random,
     ) -> Result<(), BridgeError> {
         still_calls(draft, peer)?;
         let mut row = draft
@@ -140,7 +139,7 @@ impl Gateway {
             Taken::News => {
                 note_said(draft, &row);
                 draft.put_bridge(row);
-                self.settle_in(draft, Some(peer), draw);
+                self.settle_in(draft, Some(peer), Some(random));
             }
         }
         Ok(())
@@ -343,7 +342,7 @@ impl Gateway {
                     note_said(draft, &row);
                 }
                 draft.put_bridge(row);
-                self.settle_in(draft, Some(peer), &mut drawn(random));
+                self.settle_in(draft, Some(peer), Some(random));
             }
             Ok::<_, BridgeError>(())
         })?;

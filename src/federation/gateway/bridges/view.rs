@@ -4,7 +4,11 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::Gateway;
-use crate::federation::bridge::{self, BridgeId, BridgeRow, Ours, State, WaitsFor, intersection, share};
+use crate::federation::approval::Action;
+use crate::federation::bridge::half::ordered;
+use crate::federation::bridge::{
+    self, BridgeId, BridgeRow, Ours, Scope, State, WaitsFor, intersection, share,
+};
 use crate::federation::moment::Moment;
 use crate::federation::overlay::OverlayListener;
 use crate::federation::peer::{Peer, PeerId};
@@ -41,6 +45,8 @@ pub struct BridgeView {
     /// What of that this site takes.
     #[schema(value_type = Vec<String>)]
     pub agreed: Vec<IpNet>,
+    /// What the fleet wants beyond that, and no second operator has approved.
+    pub unapproved: Option<Scope>,
     /// Where the peer's gateway may be called.
     #[schema(value_type = Vec<String>)]
     pub endpoints: Vec<std::net::SocketAddr>,
@@ -65,10 +71,6 @@ impl Gateway {
                 return Vec::new();
             };
             let rows: Vec<&BridgeRow> = book.bridges_of(id).map(AsRef::as_ref).collect();
-            let mut views: Vec<BridgeView> = rows
-                .iter()
-                .filter_map(|row| self.view(peer, row, book.pause().is_some()))
-                .collect();
             let has_row = |bridge: &Bridge| {
                 let mut live = rows.iter().filter_map(|row| row.live());
                 live.any(|ours| ours.name == bridge.name)
@@ -77,13 +79,29 @@ impl Gateway {
             let wanted = fleet.into_iter().flat_map(|fleet| fleet.bridges.values());
             let rest =
                 wanted.filter(|bridge| bridge.peer == peer.alias && bridge.enabled && !has_row(bridge));
-            views.extend(rest.filter_map(|bridge| self.rowless(fleet?, peer, bridge)));
+            let mut views: Vec<BridgeView> = rest
+                .filter_map(|bridge| self.rowless(fleet?, peer, &rows, bridge))
+                .collect();
+            let begun =
+                |row: &&&BridgeRow| !row.is_offered() || views.iter().all(|view| view.id != Some(row.id));
+            let told: Vec<BridgeView> = rows
+                .iter()
+                .filter(begun)
+                .filter_map(|row| self.view(fleet, peer, row, book.pause().is_some()))
+                .collect();
+            views.extend(told);
             views.sort_by(|a, b| (&a.network, &a.name, a.id).cmp(&(&b.network, &b.name, b.id)));
             views
         })
     }
 
-    fn view(&self, peer: &Peer, row: &BridgeRow, is_paused: bool) -> Option<BridgeView> {
+    fn view(
+        &self,
+        fleet: Option<&Fleet>,
+        peer: &Peer,
+        row: &BridgeRow,
+        is_paused: bool,
+    ) -> Option<BridgeView> {
         let theirs = row.theirs.as_ref();
         let announced = theirs.map_or_else(Vec::new, |theirs| theirs.half.prefixes.clone());
         let view = BridgeView {
@@ -102,6 +120,7 @@ impl Gateway {
             export: Vec::new(),
             agreed: Vec::new(),
             announced,
+            unapproved: None,
             endpoints: theirs.map_or_else(Vec::new, |theirs| theirs.endpoints.clone()),
             listener: None,
             peer_listener: theirs.and_then(|theirs| theirs.half.listener),
@@ -120,6 +139,15 @@ impl Gateway {
             State::Proposed | State::Suspended => bridge::standing(row, obstacle).or(Some(WaitsFor::Key)),
             State::Active | State::Revoked => None,
         };
+        let unapproved = fleet.and_then(|fleet| self.unapproved(fleet, row, ours));
+        let is_denied = row.consent.denied.is_some();
+        let word = if is_denied {
+            WaitsFor::Denied
+        } else {
+            WaitsFor::Approval
+        };
+        // What is approved of it goes on.
+        let waits_for = waits_for.or_else(|| unapproved.as_ref().map(|_| word));
         Some(BridgeView {
             name: Some(ours.name.clone()),
             state: ours.state.as_str(),
@@ -131,6 +159,7 @@ impl Gateway {
                 Vec::new()
             },
             listener: self.listener_of(ours),
+            unapproved,
             import: ours.import.clone(),
             export: ours
                 .half
@@ -150,22 +179,52 @@ impl Gateway {
             .find(|known| ours.state == State::Active && known.network == ours.network && known.address == at)
     }
 
-    /// A bridge of the fleet that has no row, and why; none where another gateway leads it.
-    fn rowless(&self, fleet: &Fleet, peer: &Peer, bridge: &Bridge) -> Option<BridgeView> {
+    /// What the fleet wants of a bridge beyond what is approved.
+    fn unapproved(&self, fleet: &Fleet, row: &BridgeRow, ours: &Ours) -> Option<Scope> {
+        let bridge = fleet.bridges.get(&ours.name)?;
+        if ours.state == State::Revoked || !Action::Bridge.is_gated(&self.settings.approvals) {
+            return None;
+        }
+        let wanted = Scope {
+            import: ordered(&bridge.import),
+            export: share(fleet, &self.node, bridge, self.settings.listen)?.prefixes,
+        };
+        let approved = row.consent.approved.clone();
+        let beyond = wanted.beyond(&approved.unwrap_or_else(|| Scope::open(ours)));
+        (beyond != Scope::default()).then_some(beyond)
+    }
+
+    /// A bridge of the fleet that hasn't begun, and why; none where another gateway leads it.
+    fn rowless(
+        &self,
+        fleet: &Fleet,
+        peer: &Peer,
+        rows: &[&BridgeRow],
+        bridge: &Bridge,
+    ) -> Option<BridgeView> {
         if bridge.gateways.first() != Some(&self.node) {
             return None;
         }
         let is_led = self.negotiated(fleet).iter().any(|led| led.name == bridge.name);
         let content = share(fleet, &self.node, bridge, self.settings.listen);
+        let id = self.bridge_id(peer, &bridge.network, &bridge.remote_network);
+        let row = rows.iter().find(|row| Some(row.id) == id).copied();
+        let unsaid = self.bridge_consent(row);
         let waits_for = if !is_led {
             WaitsFor::Duplicate
         } else if content.is_none() {
             WaitsFor::Export
         } else {
-            self.bridge_obstacle(peer).unwrap_or(WaitsFor::Peer)
+            self.bridge_obstacle(peer).or(unsaid).unwrap_or(WaitsFor::Peer)
         };
+        let theirs = row.and_then(|row| row.theirs.as_ref());
+        let wanted = content.as_ref().map(|content| Scope {
+            import: ordered(&bridge.import),
+            export: content.prefixes.clone(),
+        });
         Some(BridgeView {
-            id: self.bridge_id(peer, &bridge.network, &bridge.remote_network),
+            unapproved: wanted.filter(|_| is_led && unsaid.is_some()),
+            id,
             name: Some(bridge.name.clone()),
             network: bridge.network.clone(),
             remote_network: bridge.remote_network.clone(),
@@ -174,11 +233,11 @@ impl Gateway {
             advice: Some(waits_for.advice()),
             import: bridge.import.clone(),
             export: content.map_or_else(Vec::new, |content| content.prefixes),
-            announced: Vec::new(),
+            announced: theirs.map_or_else(Vec::new, |theirs| theirs.half.prefixes.clone()),
             agreed: Vec::new(),
-            endpoints: Vec::new(),
+            endpoints: theirs.map_or_else(Vec::new, |theirs| theirs.endpoints.clone()),
             listener: None,
-            peer_listener: None,
+            peer_listener: theirs.and_then(|theirs| theirs.half.listener),
             since: None,
             reason: None,
         })
