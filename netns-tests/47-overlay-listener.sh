@@ -5,7 +5,7 @@
 #     a1 ── ha ── wan ── hb ── b1
 #
 #     site-a fd12:34ab:cd42::/48: prod (1), ha ::1, a1 ::2          site-b fd77:1:2::/48: lab (5), hb ::1, b1 ::2
-#     ha and hb run `sdwand run` and, as nobody and without a capability, `sdwand serve` on [::]:8443.
+#     ha and hb run `sdwand run` and, as nobody and without a capability, `sdwand serve` on [::]:8443; hb isn't to be dialled.
 . "$(dirname "$0")/lab/lib.sh"
 lab_binary
 
@@ -17,9 +17,9 @@ site() { # a|b: which site's fleet the lab's functions are about
     b) SITE_PREFIX=fd77:1:2 FLEET=$LAB/fleet-b ;;
   esac
 }
-gateway() { # HOST
-  host_config "$1" 'state_dir = "/run/state/sdwand"' '[federation]' 'listen = "[::]:8443"' "url = \"https://${V4[$1]}:8443\"" \
-    'allow_dial = ["198.18.0.0/15"]' 'heartbeat_seconds = 1' 'stale_after_seconds = 4'
+gateway() { # HOST REACHED
+  host_config "$1" 'state_dir = "/run/state/sdwand"' '[federation]' 'listen = "[::]:8443"' "$2" 'allow_dial = ["198.18.0.0/15"]' \
+    'heartbeat_seconds = 1' 'stale_after_seconds = 4'
   on "$1" install -d -o 65534 -g 65534 /run/state /run/sdwand-serve
 }
 site a
@@ -27,7 +27,7 @@ fleet_site site-a
 sed -i '/^prefix/a gateways = ["ha"]' "$FLEET/00-site.toml"
 fleet_node ha 1 "${V4[ha]}"
 fleet_node a1 2
-gateway ha
+gateway ha "url = \"https://${V4[ha]}:8443\""
 fleet_network prod 1 hub:ha a1
 fleet_rule prod inside any any icmp
 A=$(v6 1 1)
@@ -36,7 +36,7 @@ fleet_site site-b
 sed -i '/^prefix/a gateways = ["hb"]' "$FLEET/00-site.toml"
 fleet_node hb 1 "${V4[hb]}"
 fleet_node b1 2
-gateway hb
+gateway hb 'dialable = false'
 fleet_network lab 5 hub:hb b1
 fleet_rule lab inside any any icmp
 B=$(v6 5 1) B1=$(v6 5 2)
@@ -75,6 +75,12 @@ expect "over the underlay it gives nothing" '*refused (403)*' called
 wait_for "through the bridge it does" 10 prints 'a1 ha' called --network lab
 expect "not from a network without a bridge" '*no network other*' called --network other
 
+# --- A peer that can't be dialled is called through the bridge.
+sdw hb grant create site-a --kind network --subject ci@site-a --network lab --json | jq -r .bearer_token >"$LAB/bearer-b"
+status "site b says that it can't be dialled" 1 sdw ha peer call site-b network --grant "$LAB/bearer-b"
+read_b() { sdw ha peer call site-b network --grant "$LAB/bearer-b" --network prod --json | jq -r '.resources[].id'; }
+wait_for "through the bridge it is called" 10 prints lab read_b
+
 # --- Who else gets there: nobody, until a rule lets it; and then it must be the bridge's peer.
 expect "a workload of site b doesn't reach the listener" timeout oasked b1 5 "tcp,$A,8443"
 site b; fleet_rule lab out node=b1 federation=site-a tcp 8443; republish hb b1
@@ -109,7 +115,7 @@ wait_for "and the listener is back" 10 prints "prod \[$A\]:8443 true" listens ha
 wait_for "and answers" 15 prints 'a1 ha' called --network lab
 site a; rm "$FLEET/50-bridge-prod-b.toml"; republish ha a1
 wait_for "the bridge is taken out of the fleet: nothing listens" 10 prints '' listens ha
-expect "and a call says what is missing" '*bridge lab-a to site-a is*not active*' called --network lab
+wait_for "and a call says what is missing" 5 prints '*bridge lab-a to site-a is*not active*' called --network lab
 bridge_a; republish ha a1
 wait_for "it is back: it listens" 15 prints "prod \[$A\]:8443 true" listens ha
 wait_for "and answers" 15 prints 'a1 ha' called --network lab
