@@ -117,9 +117,27 @@ offered() { [[ $(bridge_of ga site-b state) = offered ]]; }
 wait_for "what it offers is shown here" 10 offered
 status "a bridge that is there no more is removed once" 0 sdw ga peer bridge site-b --network prod --remove
 
-# --- The end.
+# --- A full disk: what can't be written isn't in force any more.
 check "once more" propose
 wait_for "agreed by both" 10 both
+check "the agreements are on a disk of their own" on ga mount -t tmpfs -o "size=64k,uid=65534,gid=65534,mode=0750" tmpfs /run/state/sdwand-agreements
+wait_for "the file is written again" 45 eval 'on ga test -e /run/state/sdwand-agreements/agreements.json'
+on ga dd if=/dev/zero of=/run/state/sdwand-agreements/full bs=4k 2>/dev/null || true
+refute "nothing more can be written there" on ga sh -c 'echo x >/run/state/sdwand-agreements/x && test -s /run/state/sdwand-agreements/x'
+check "suspend" sdw ga peer suspend site-b
+wait_for "the file is gone, and nothing in force" 5 eval '! on ga test -e /run/state/sdwand-agreements/agreements.json'
+check "what is wrong is in the log" grep -q 'agreements.json' "$LAB/hosts/ga/serve.log"
+on ga rm /run/state/sdwand-agreements/full
+there() { on ga jq -e ".bridges | length == $1" /run/state/sdwand-agreements/agreements.json; }
+wait_for "with space, it is written" 5 there 0
+check "resume" sdw ga peer resume site-b
+wait_for "agreed again" 15 there 1
+check "the disk is gone" on ga umount /run/state/sdwand-agreements
+check "and so is the folder" on ga rm -r /run/state/sdwand-agreements
+wait_for "it is made again, with the next look at what gets old" 45 eval 'test -e "$(file ga)"'
+check "and what is agreed is in it" has ga 1
+
+# --- The end.
 before=$(now_ms)
 check "revoke" sdw ga peer revoke site-b
 revoked=$(now_ms)

@@ -148,11 +148,13 @@ join() { # FILE
   code "$1" bob -X POST "$API/federation/acceptances" -d "{ \"acceptance_token\": \"$(<"$LAB/token")\", \"contract_version\": 1,
     \"capabilities\": {}, \"extension_slugs\": [], \"endpoints\": [{ \"url\": \"https://${V4[ga]}:8443\" }] }"
 }
-live() { sdw gb peer list --json | jq '[.[] | select(.status != "revoked")] | length'; }
+# How A stands at B: its host is no name, so the alias is made of its address.
+joined() { sdw gb peer list --json | jq -r ".[] | select(.remote_instance_url == \"https://${V4[ga]}:8443\" and .status != \"revoked\") | .status"; }
 expect "it waits" 202 join joining
-expect "and nobody is registered meanwhile" 0 live
+expect "and nobody is registered meanwhile" '' joined
 expect "carol approves" 200 code joined carol -X POST "$approvals/$(jq -r .data.pending_id "$LAB/joining")/approve"
 expect "the sites are peers" enrolled jq -r .data.result.status "$LAB/joined"
-wait_for "both are active" 10 is ga active
-wait_for "on both sides" 10 is gb active
+at_ga() { sdw ga peer list --json | jq -r '.[] | select(.alias == "site-b" and .status != "revoked") | .status'; }
+wait_for "both are active" 10 prints active at_ga
+wait_for "on both sides" 10 prints active joined
 expect "who is a peer isn't registered again" 409 join again

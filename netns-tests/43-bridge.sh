@@ -172,6 +172,30 @@ wait_for "and nothing crosses" 5 prints "$NO_PING" pinged lana 10.20.0.10
 broken "$good" 0640
 wait_for "until it is confirmed again" 20 prints reply pinged lana 10.20.0.10
 
+# --- A host that is no gateway any more carries nothing, and says why; nor does one whose agreements somebody took away.
+toml=$LAB/hosts/ha/etc/sdwand.toml
+cp "$toml" "$LAB/gateway.toml"
+sed '/^\[federation\]/,/^$/d' "$LAB/gateway.toml" >"$toml.new"
+refute "nothing of [federation] is left" grep -E 'federation|heartbeat' "$toml.new"
+mv "$toml.new" "$toml"
+wait_for "without [federation] the other's gateway is no peer" 10 prints '' allowed ha wg-sdwan-1 hb
+expect "nothing crosses" "$NO_PING" pinged lana 10.20.0.10
+cp "$LAB/gateway.toml" "$toml"
+is_peer() { [[ -n $(allowed ha wg-sdwan-1 hb) ]]; }
+wait_for "with it, it is" 10 is_peer
+mv "${agreements%/*}" "$LAB/away"
+start=$(now_ms)
+wait_for "without the agreements' folder there is no peer, either" 5 prints '' allowed ha wg-sdwan-1 hb
+took=$(( $(now_ms) - start ))
+note "the folder was gone, and the peer $took ms later"
+check "within a second" eval '(( took <= 1000 * LAB_SLOW ))'
+mv "$LAB/away" "${agreements%/*}"
+wait_for "with the folder there is" 5 is_peer
+LAB_PSK=$(wg genpsk)
+agree_b "$ALL_A" # by the new key it finds out that its session is over
+agree_a "$ALL_B"
+wait_for "and agreed anew, it carries again" 10 prints reply pinged lana 10.20.0.10
+
 # --- Taken back in the middle of a stream.
 flow lana "$LAB/stream" tcp,10.20.0.10,7000
 echoes() { cat "$LAB/stream" 2>/dev/null || echo 0; }
