@@ -48,7 +48,21 @@ expect "subscribed" true eval 'sdw ga "${subscribe[@]}" --json | jq .changed'
 expect "and the same again is nothing new" false eval 'sdw ga "${subscribe[@]}" --json | jq .changed'
 expect "as it was offered" "pages $address tcp 443,8000-8010 ga" eval \
   'sdw ga service show --json | jq -r ".subscriptions[] | \"\(.name) \(.address) \(.protocol) \(.ports | join(\",\")) \(.from.node)\""'
+used() { sdw gb service offers --json | jq -r '.[] | "\(.service) \(.subscribers | map(.peer) | join(","))"'; }
+wait_for "site b learns by itself who uses its offer" 15 prints 'pages site-a' used
+check "and since when, in words" eval 'sdw gb service offers | grep -q "^pages .*used by site-a since 20"'
+stop_serve gb TERM
+start_serve gb
+expect "which it doesn't forget" 'pages site-a' used
 check "unsubscribe" sdw ga service unsubscribe pages
+wait_for "site b learns of that, too" 15 prints 'pages ' used
+check "subscribed again" sdw ga "${subscribe[@]}"
+wait_for "it is told again" 15 prints 'pages site-a' used
+check "the offer is withdrawn" sdw gb service withdraw pages
+wait_for "and nothing is offered" 15 prints '' used
+happened() { sdw gb audit tail --json | jq -r '[.[].kind | select(startswith("federation.subscription.")) | sub(".*[.]"; "")] | join(" ")'; }
+wait_for "the audit has all of it" 15 prints 'subscribed unsubscribed subscribed withdrawn' happened
+check "unsubscribe for good" sdw ga service unsubscribe pages
 files() { find "$(fleet_of ga)" -type f | wc -l; }
 check "the fleet is byte for byte as before" sha256sum --quiet -c "$LAB/before"
 expect "with no file more" "$(wc -l <"$LAB/before")" files

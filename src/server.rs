@@ -17,6 +17,7 @@ mod metrics;
 mod operators;
 mod overlay;
 mod spawn;
+mod subscriptions;
 mod summary;
 
 use std::net::SocketAddr;
@@ -192,6 +193,7 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     ));
     let spawned = tokio::spawn(spawn::follow(Arc::clone(&gateway), federation.payload.clone()));
     let bridging = tokio::spawn(bridges::follow(Arc::clone(&gateway), agreements, posts));
+    let subscribing = tokio::spawn(subscriptions::follow(Arc::clone(&gateway)));
     // From here on all sockets listen.
     let mut manager = Manager::ready(monotonic());
     let told = (&mut manager, &mut monitor);
@@ -202,7 +204,7 @@ pub async fn run(config: &Path) -> Result<(), ServeError> {
     };
     notify::stopping();
     let _ = stop.send(true);
-    for task in [following, spawned, bridging, within] {
+    for task in [following, spawned, bridging, subscribing, within] {
         task.abort();
     }
     // The listener and each connection hold a receiver until they are through.

@@ -119,6 +119,10 @@ fn what_the_audit_says_is_an_event_or_left_out_by_name() {
                 let all = ["requested", "approved", "denied", "expired", "failed", "voided"];
                 audited.extend(all.map(|what| format!("{start}{what}")));
             }
+            "federation.subscription." => {
+                let all = ["subscribed", "unsubscribed", "withdrawn"];
+                audited.extend(all.map(|what| format!("{start}{what}")));
+            }
             "federation.bridge." => {
                 audited.extend(bridge::State::ALL.map(|state| format!("{start}{state}")));
             }

@@ -1,5 +1,7 @@
 //! What peers call: mTLS, one site at a time, nothing that isn't asked for.
 
+mod subscriptions;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,10 +81,12 @@ fn all() -> OpenApiRouter<Serving> {
         .routes(routes!(trust_bundle))
         .routes(routes!(notices))
         .routes(routes!(bridge_put, bridge_delete))
-        .routes(routes!(audit_excerpts));
+        .routes(routes!(audit_excerpts))
+        .merge(subscriptions::of_peers());
     let granted = OpenApiRouter::new()
         .routes(routes!(resources))
-        .routes(routes!(resource));
+        .routes(routes!(resource))
+        .merge(subscriptions::granted());
     let peer = SecurityRequirement::new(PEER, [""; 0]);
     open.merge(secured(of_peers, &peer))
         .merge(secured(granted, &peer.add(GRANT, [""; 0])))

@@ -1,6 +1,7 @@
 //! What a gateway asks of its peers: each call under that peer's anchors alone, with the certificate that it expects.
 
 mod bridge;
+mod subscription;
 
 use std::net::IpAddr;
 use std::sync::Arc;

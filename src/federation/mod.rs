@@ -57,6 +57,7 @@ pub mod resources;
 mod schema;
 pub mod site;
 pub mod spawn;
+pub mod subscription;
 pub mod token;
 pub mod version;
 pub mod wire;

@@ -11,6 +11,7 @@ use super::peer::{Declared, Endpoint, PeerId, Status};
 use super::pki::request::Signed;
 use super::schema::Word;
 use super::site::SiteId;
+use crate::model::Name;
 
 /// The versions of the contract that this program keeps.
 pub const CONTRACT_VERSIONS: [u32; 1] = [1];
@@ -391,6 +392,22 @@ pub struct HeartbeatAnswer {
     /// What we say of ourselves, as in the request: so one beat does for both.
     #[serde(flatten)]
     pub said: Said,
+}
+
+/// A service that the caller uses: `POST subscriptions`.
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct SubscriptionRequest {
+    /// The `id` that the catalog has for the offer.
+    pub service: Name,
+}
+
+/// A service that the caller has said that it uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct SubscriptionEntry {
+    /// The `id` that the catalog has for the offer.
+    pub service: Name,
+    /// Since when.
+    pub subscribed_at: Moment,
 }
 
 /// A bridge that who says it has: with whom it can be dialled, who lacks this makes the exchange.

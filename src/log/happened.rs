@@ -174,6 +174,24 @@ pub const HAPPENINGS: &[Kind] = &[
         "a bridge is over",
         "see the reason; what the fleet still wants is proposed anew.",
     ),
+    kind(
+        "federation.subscription.subscribed",
+        Info,
+        "a peer uses a service that is offered to it",
+        NOTHING,
+    ),
+    kind(
+        "federation.subscription.unsubscribed",
+        Info,
+        "a peer no longer uses a service that is offered to it",
+        NOTHING,
+    ),
+    kind(
+        "federation.subscription.withdrawn",
+        Info,
+        "a subscription ended with its offer, its grant or its peer",
+        NOTHING,
+    ),
     kind("federation.grant.created", Info, "a grant was given", NOTHING),
     kind("federation.grant.revoked", Info, "a grant was revoked", NOTHING),
     kind(

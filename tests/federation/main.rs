@@ -42,4 +42,5 @@ mod pause;
 mod relay;
 mod rotation;
 mod site;
+mod subscriptions;
 mod trust;

@@ -67,6 +67,7 @@ fn routes() -> Vec<(&'static str, String, Need)> {
         ("GET", federation("audit"), read),
         ("GET", federation("audit/export"), read),
         ("GET", federation("site"), read),
+        ("GET", federation("offers"), read),
         ("GET", federation("governance"), read),
         ("POST", federation("pki/rotate"), manage),
         ("POST", federation("sweep"), manage),

@@ -28,6 +28,7 @@ pub mod listen;
 mod listing;
 mod pause;
 mod peers;
+mod services;
 mod sweep;
 mod tokens;
 mod view;
@@ -102,6 +103,7 @@ fn all() -> OpenApiRouter<Operating> {
         .and(change::routes())
         .and(grants::routes())
         .and(bridges::routes())
+        .and(services::routes())
         .and(approvals::routes())
         .and(acceptances::routes())
         .and(pause::routes())

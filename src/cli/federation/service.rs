@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::grant::read_all;
 use super::{Api, which};
-use crate::api::operator::API;
+use crate::api::operator::{API, FEDERATION};
 use crate::cli::{CliError, Global};
 use crate::config;
 use crate::config::service_fragment::{Service, ServiceDraft, ServiceEditError, Sort, draft, removal};
@@ -53,6 +53,13 @@ Nothing else is opened: the address is imported, and a rule lets --from out to i
     #[command(after_help = "Example:
   sdwand service unsubscribe k3s-api")]
     Unsubscribe(Named),
+    /// What this site offers, and which peers say that they use it, since when
+    #[command(after_help = "Example:
+  sdwand service offers
+  sdwand service offers --json | jq -r '.[] | select(.subscribers == []) | .service'
+
+A peer tells by itself once its fleet subscribes; that opens nothing. Ask here before an offer is withdrawn.")]
+    Offers,
     /// The services of this site's fleet: what it offers, and what it uses
     #[command(after_help = "Example:
   sdwand service show --json | jq '.subscriptions'")]
@@ -170,6 +177,7 @@ pub(crate) async fn service_command(global: &Global, command: ServiceCommand) ->
         ServiceCommand::Withdraw(asked) => remove(global, Sort::Offer, &asked),
         ServiceCommand::Subscribe(asked) => subscribe(global, asked).await,
         ServiceCommand::Unsubscribe(asked) => remove(global, Sort::Subscription, &asked),
+        ServiceCommand::Offers => offers(global).await,
         ServiceCommand::Show => show(global),
     }
 }
@@ -357,6 +365,32 @@ fn refused(error: ServiceEditError) -> CliError {
         | ServiceEditError::Foreign(_)
         | ServiceEditError::Read { .. }) => CliError::new(&error),
     }
+}
+
+async fn offers(global: &Global) -> Result<ExitCode, CliError> {
+    let api = Api::open(global)?;
+    let told = api
+        .ask(Method::GET, &format!("{FEDERATION}/offers"), None)
+        .await?;
+    let mut text = String::new();
+    for offer in told.as_array().into_iter().flatten() {
+        let word = |of: &Value, key: &str| of[key].as_str().unwrap_or("-").to_owned();
+        let users: Vec<String> = { offer["subscribers"].as_array().into_iter().flatten() }
+            .map(|one| format!("{} since {}", word(one, "peer"), word(one, "since")))
+            .collect();
+        let users = if users.is_empty() {
+            "nobody says that it uses it".to_owned()
+        } else {
+            format!("used by {}", users.join(", "))
+        };
+        let [service, peer, bridge] = ["service", "peer", "bridge"].map(|key| word(offer, key));
+        let _ = writeln!(text, "{service:<24} to {peer}, over bridge {bridge}: {users}");
+    }
+    if text.is_empty() {
+        text.push_str("this site offers nothing: `sdwand service offer`\n");
+    }
+    global.print(&told, &text)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn show(global: &Global) -> Result<ExitCode, CliError> {

@@ -156,7 +156,7 @@ fn page(found: impl Iterator<Item = Value>, after: Option<&str>) -> (Vec<Value>,
 }
 
 /// What the calling node may be called: its certificate's URI says so, and is as good as the peer's CA.
-fn instance_of(chain: &[CertificateDer<'_>]) -> Vec<String> {
+pub(super) fn instance_of(chain: &[CertificateDer<'_>]) -> Vec<String> {
     let uris = chain
         .first()
         .and_then(|leaf| names_of(leaf).ok())

@@ -16,6 +16,7 @@ use crate::federation::grant::{Grant, GrantId};
 use crate::federation::moment::Moment;
 use crate::federation::operators::IssuedToken;
 use crate::federation::peer::{Peer, PeerId, Status};
+use crate::federation::subscription::Subscription;
 use crate::federation::token::{Fingerprint, TokenDigest};
 
 /// An answer to an acceptance, kept for a client whose connection broke before it arrived.
@@ -93,6 +94,7 @@ pub struct Book {
     pub(super) grants: BTreeMap<GrantId, Arc<Grant>>,
     pub(super) capabilities: BTreeMap<CapabilityId, Arc<Capability>>,
     pub(super) bridges: BTreeMap<(PeerId, BridgeId), Arc<BridgeRow>>,
+    pub(super) subscriptions: BTreeMap<super::subscribed::Key, Arc<Subscription>>,
     pub(super) own_trust: Option<OwnTrust>,
     pub(super) operator_tokens: BTreeMap<Uuid, IssuedToken>,
     pub(super) approvals: BTreeMap<ApprovalId, Arc<Approval>>,
@@ -327,6 +329,12 @@ impl Book {
                 None => self.bridges.remove(&key),
             };
         }
+        for (key, subscription) in changes.subscriptions {
+            match subscription {
+                Some(subscription) => self.subscriptions.insert(key, Arc::new(subscription)),
+                None => self.subscriptions.remove(&key),
+            };
+        }
         self.operator_tokens.extend(changes.operator_tokens);
         self.operator_tokens.retain(|_, issued| now < issued.expires_at);
         match changes.pausing {
@@ -356,6 +364,8 @@ pub(super) struct Changes {
     pub(super) capabilities: BTreeMap<CapabilityId, Option<Capability>>,
     /// None where it is removed.
     pub(super) bridges: BTreeMap<(PeerId, BridgeId), Option<BridgeRow>>,
+    /// None where it is removed.
+    pub(super) subscriptions: BTreeMap<super::subscribed::Key, Option<Subscription>>,
     pub(super) operator_tokens: BTreeMap<Uuid, IssuedToken>,
     /// None where it is forgotten.
     pub(super) approvals: BTreeMap<ApprovalId, Option<Approval>>,

@@ -16,6 +16,7 @@ mod distrust;
 mod extract;
 mod mark;
 mod rows;
+mod subscribed;
 
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -38,10 +39,10 @@ use mark::{Found, Mark, MarkFile};
 use rows::{meta, read_book, write};
 
 /// What leads from each version of the schema to the next. A step that was released never changes.
-const STEPS: [&str; 5] = [CREATE, GRANTS, BRIDGES, APPROVALS, CONSENT];
+const STEPS: [&str; 6] = [CREATE, GRANTS, BRIDGES, APPROVALS, CONSENT, SUBSCRIPTIONS];
 
 /// The version of the schema that this program writes.
-const SCHEMA: i64 = 5;
+const SCHEMA: i64 = 6;
 
 const CREATE: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -72,6 +73,10 @@ CREATE TABLE approvals (id TEXT PRIMARY KEY, doc TEXT NOT NULL) STRICT;
 
 /// No table is new: what is approved and denied stands in documents that programs of before would read, and lose.
 const CONSENT: &str = "";
+
+const SUBSCRIPTIONS: &str = "
+CREATE TABLE subscriptions (peer TEXT NOT NULL, service TEXT NOT NULL, doc TEXT NOT NULL, PRIMARY KEY (peer, service)) STRICT;
+";
 
 /// Why the ledger can't be read or written.
 #[derive(Debug, thiserror::Error)]

@@ -15,6 +15,7 @@ use crate::federation::grant::Grant;
 use crate::federation::moment::Moment;
 use crate::federation::operators::IssuedToken;
 use crate::federation::peer::Peer;
+use crate::federation::subscription::Subscription;
 use crate::federation::token::Fingerprint;
 
 /// A setting that belongs to the ledger.
@@ -121,6 +122,20 @@ fn put_docs(transaction: &Transaction<'_>, fuse: &mut Fuse, changes: &Changes) -
             )?,
         };
     }
+    for ((peer, service), subscription) in &changes.subscriptions {
+        fuse.carry()?;
+        let (peer, service) = (peer.to_string(), service.as_str());
+        match subscription {
+            Some(subscription) => transaction.execute(
+                "INSERT OR REPLACE INTO subscriptions (peer, service, doc) VALUES (?1, ?2, ?3)",
+                params![peer, service, json(subscription)?],
+            )?,
+            None => transaction.execute(
+                "DELETE FROM subscriptions WHERE peer = ?1 AND service = ?2",
+                params![peer, service],
+            )?,
+        };
+    }
     for issued in changes.operator_tokens.values() {
         fuse.carry()?;
         transaction.execute(
@@ -200,6 +215,16 @@ pub(super) fn read_book(connection: &Connection, path: &Path) -> Result<Book, Le
     docs(connection, path, "bridges", "id", |row: BridgeRow| {
         book.bridges.insert((row.peer, row.id), Arc::new(row));
     })?;
+    docs(
+        connection,
+        path,
+        "subscriptions",
+        "peer",
+        |subscription: Subscription| {
+            let key = (subscription.peer, subscription.service.clone());
+            book.subscriptions.insert(key, Arc::new(subscription));
+        },
+    )?;
     docs(
         connection,
         path,
