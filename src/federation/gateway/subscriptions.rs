@@ -241,12 +241,22 @@ impl Gateway {
     pub fn settle_subscriptions(&self, wall: Moment) -> Result<bool, LedgerError> {
         let fleet = self.fleet();
         let gone = |draft: &Draft<'_>| -> Vec<Subscription> {
+            // Once for all of them: it is looked often.
+            let mut grants: BTreeMap<PeerId, Vec<&Grant>> = BTreeMap::new();
+            for grant in draft.grants() {
+                grants.entry(grant.peer).or_default().push(grant);
+            }
             let all = draft.subscriptions();
-            all.filter(|one| !is_held(draft, fleet.as_deref(), one))
-                .cloned()
-                .collect()
+            all.filter(|one| {
+                let of_peer = grants.get(&one.peer).map_or(&[][..], Vec::as_slice);
+                !is_held(draft, fleet.as_deref(), of_peer, one)
+            })
+            .cloned()
+            .collect()
         };
-        if self.ledger.rehearse(wall, |draft| gone(draft).is_empty()) {
+        let is_settled =
+            |draft: &mut Draft<'_>| draft.subscriptions().next().is_none() || gone(draft).is_empty();
+        if self.ledger.rehearse(wall, is_settled) {
             return Ok(false);
         }
         let settled = self.ledger.transact(wall, |draft| {
@@ -324,14 +334,14 @@ impl Gateway {
 
 /// Whether a subscription still has its peer, its offer and a grant to know of it. While the fleet isn't known, the offer has the
 /// benefit of the doubt.
-fn is_held(draft: &Draft<'_>, fleet: Option<&Fleet>, one: &Subscription) -> bool {
+fn is_held(draft: &Draft<'_>, fleet: Option<&Fleet>, grants: &[&Grant], one: &Subscription) -> bool {
     let Some(peer) = draft.peer(&one.peer).filter(|peer| peer.status.is_live()) else {
         return false;
     };
     let now = draft.now();
     fleet.is_none_or(|fleet| offer_to(fleet, &peer.alias, &one.service).is_some())
-        && draft
-            .grants()
+        && grants
+            .iter()
             .any(|grant| covers(grant, one.peer, &one.service, now))
 }
 
