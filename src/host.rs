@@ -225,24 +225,25 @@ impl RealHost {
     }
 
     /// Looks at the networks that this host is in, where they matter to bridges of the fleet; whether they are others than
-    /// before. Where they can't be read, such bridges are left out.
+    /// before. Until they could be read once, such bridges are left out; a look that fails later changes nothing.
     pub async fn look_at_underlay(&mut self, fleet: &Fleet) -> bool {
         if !self.minds_underlay(fleet) {
             return false;
         }
-        let seen = match underlay::look(&self.netlink).await {
-            Ok(seen) => Some(seen),
+        match underlay::look(&self.netlink).await {
+            Ok(seen) => {
+                let is_new = self.underlay.as_ref() != Some(&seen);
+                self.underlay = Some(seen);
+                is_new
+            }
             Err(error) => {
                 tracing::warn!(
                     error = chain(&error),
                     "the networks that this host is in can't be read"
                 );
-                None
+                false
             }
-        };
-        let is_new = self.underlay != seen;
-        self.underlay = seen;
-        is_new
+        }
     }
 
     /// Whether the fleet has bridges that the networks of this host may be in the way of.

@@ -68,6 +68,8 @@ impl AgreementsFile {
                 if is_news {
                     let _ = std::fs::remove_file(self.path());
                     self.last = None;
+                    // The next try writes all of it.
+                    self.waiting.clear();
                 }
                 return Err(error);
             }
@@ -185,6 +187,11 @@ mod tests {
         assert_eq!(read(), agreed(6), "it says what it said");
         assert!(file.keep(all(8, &[]), later + REFRESH / 2).is_err());
         assert!(!folder.join(FILE).exists(), "revoked: nothing is in force");
+        assert_eq!(
+            file.due(later + REFRESH),
+            None,
+            "the next look tries again, and nothing sooner"
+        );
         std::fs::remove_dir(&blocked).unwrap();
         assert!(
             file.keep(agreed(9), later + REFRESH / 2).unwrap(),

@@ -99,7 +99,12 @@ impl Monitor {
                 bridge::State::ALL.map(|state| (state.as_str(), 0)).into();
             bridges.insert(OFFERED, 0);
             for row in book.bridges() {
-                let state = row.ours.as_ref().map_or(OFFERED, |ours| ours.state.as_str());
+                let state = match &row.ours {
+                    _ if row.is_offered() => OFFERED,
+                    Some(ours) => ours.state.as_str(),
+                    // Only what an operator said no to is known of it.
+                    None => continue,
+                };
                 *bridges.entry(state).or_default() += 1;
             }
             let callers = book.peers().filter(|peer| peer.status.may_call());

@@ -135,7 +135,11 @@ fn man(
     // A socket that is bound now finds the address where it is now; one that was bound before says nothing of that.
     let place = post.seat.socket();
     if let Some(listening) = &here.listening {
-        let is_there = place.as_ref().is_ok_and(|place| place.vrf == listening.vrf);
+        let is_there = match &place {
+            Ok(place) => place.vrf == listening.vrf,
+            // Sockets that have run out say nothing of the place.
+            Err(error) => !says_gone(error),
+        };
         let is_same = {
             let known = listening.post.borrow();
             known.seat == post.seat && known.port == post.port
@@ -161,6 +165,13 @@ fn man(
         task: tokio::spawn(serve),
     });
     Ok(true)
+}
+
+/// Whether an error says that the address or the VRF isn't there (`bind(2)`: `EADDRNOTAVAIL`; `SO_BINDTODEVICE` of `socket(7)`:
+/// `ENODEV`).
+fn says_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error())
 }
 
 fn tell(post: &Post, told: Told) {
@@ -189,6 +200,20 @@ fn told_of(post: &Post, here: Option<&Manned>) -> OverlayListener {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sockets_that_have_run_out_say_nothing_of_the_place() {
+        let of = |errno: rustix::io::Errno| io::Error::from(errno);
+        assert!(says_gone(&of(rustix::io::Errno::NODEV)));
+        assert!(says_gone(&of(rustix::io::Errno::ADDRNOTAVAIL)));
+        for errno in [
+            rustix::io::Errno::MFILE,
+            rustix::io::Errno::NFILE,
+            rustix::io::Errno::NOBUFS,
+        ] {
+            assert!(!says_gone(&of(errno)), "{errno}");
+        }
+    }
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "a point to count from")]

@@ -100,7 +100,9 @@ fn taken_to(operating: &Operating, said: &Said) -> Result<Deed, ApiError> {
             alias: None,
             role: SpawnRole::default(),
             mode: SpawnMode::default(),
-            token_ttl_seconds: None,
+            // The token that is drawn with it is shown to nobody: it is good for nothing any more when the call ends, also where
+            // the other site can't be reached.
+            token_ttl_seconds: Some(1),
             expect_ca: None,
         })),
         ([], None) | ([_, _, ..], _) => Err(ApiError::new(

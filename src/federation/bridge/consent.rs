@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::half::{covers, ordered};
-use super::{BridgeRow, Content, Ours, Want, intersection};
+use super::{BridgeRow, Content, Ours, State, Want, intersection};
 
 /// What a bridge opens: prefixes, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -152,7 +152,7 @@ impl BridgeRow {
     /// anybody was asked counts as approved.
     pub fn consented(&mut self, want: Want) -> Consented {
         if self.consent.approved.is_none() {
-            self.consent.approved = self.live().map(Scope::open);
+            self.consent.approved = self.in_force_before();
         }
         let Some(wanted) = Scope::wanted(&want) else {
             // What can't be told can't be asked for.
@@ -185,13 +185,17 @@ impl BridgeRow {
         }
     }
 
+    /// What was agreed when nobody was asked; what only waited for the peer opened nothing.
+    fn in_force_before(&self) -> Option<Scope> {
+        let agreed = self.live().filter(|ours| ours.state != State::Proposed);
+        agreed.map(Scope::open)
+    }
+
     /// A second operator says yes to this much.
     pub fn allow(&mut self, scope: &Scope) {
         let before = self.consent.approved.take();
         // What is in force without anybody's word stays so.
-        let before = before
-            .or_else(|| self.live().map(Scope::open))
-            .unwrap_or_default();
+        let before = before.or_else(|| self.in_force_before()).unwrap_or_default();
         self.consent = Consent {
             approved: Some(before.with(scope)),
             denied: None,
@@ -270,6 +274,25 @@ mod tests {
     }
 
     #[test]
+    fn what_only_waited_for_its_peer_before_anybody_was_asked_is_asked_for() {
+        let wanted = want(&["fd00:0:2::/48"], &["fd00:0:1:1::/64"]);
+        let mut row = row();
+        step(
+            &mut row,
+            Some(&wanted),
+            "",
+            &mut || Some(PresharedHalf::new([1; 32])),
+            Moment::EPOCH,
+        );
+        assert_eq!(row.live().unwrap().state, State::Proposed);
+        let asked = row.consented(wanted.clone()).asks;
+        assert_eq!(asked, Scope::wanted(&wanted), "nothing of it was open");
+        row.ours.as_mut().unwrap().state = State::Active;
+        row.consent = Consent::default();
+        assert_eq!(row.consented(wanted).asks, None, "what was in force stays");
+    }
+
+    #[test]
     fn narrowing_waits_for_nobody_and_what_was_given_up_is_asked_for_anew() {
         let mut row = row();
         let wide = want(&["fd00:0:2::/48"], &["fd00:0:1:1::/64"]);
@@ -308,6 +331,7 @@ mod tests {
         let before = want(&["fd00:0:2:1::/64"], &["fd00:0:1:1::/64"]);
         let mut draw = || Some(PresharedHalf::new([1; 32]));
         step(&mut row, Some(&before), "", &mut draw, Moment::EPOCH);
+        row.ours.as_mut().unwrap().state = State::Active;
         let wider = want(&["fd00:0:2::/48"], &["fd00:0:1:1::/64"]);
         assert!(settle(&mut row, wider.clone()).is_some());
         assert_eq!(open(&row), Scope::wanted(&before).unwrap());

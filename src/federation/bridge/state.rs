@@ -122,7 +122,9 @@ impl WaitsFor {
             Self::Verification => "compare the six words with the peer's operator, then `sdwand peer verify`",
             Self::Residency => "the peer's data resides elsewhere, and [federation] residency refuses that",
             Self::Export => "the gateway is no member of the network, or the bridge exports what no site may",
-            Self::Key => "the peer's gateway names a WireGuard key that is in use here: ask its operator",
+            Self::Key => {
+                "the peer's gateway names a WireGuard key that is a node's here, or that another peer named before: of two peers, revoke the one whose key it isn't"
+            }
             Self::Duplicate => {
                 "another bridge of the fleet leads the same peer into the same network: remove one"
             }

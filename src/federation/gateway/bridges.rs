@@ -383,10 +383,11 @@ impl Gateway {
 /// Who has which key in which network.
 type Held = BTreeMap<(Name, PublicKey), (PeerId, BridgeId)>;
 
-/// Who named it first has it, as long as it says nothing else: whatever another peer says, and also while its own bridge waits.
+/// Who named it first has it, as long as it says nothing else: whatever another peer says, and also while its own bridge waits,
+/// agreed or not yet.
 fn held(scene: &Scene<'_>) -> Held {
     let agreed = scene.rows.iter().filter_map(|(key, row)| {
-        let ours = row.live().filter(|ours| ours.state != State::Proposed)?;
+        let ours = row.live()?;
         let theirs = row.theirs.as_ref()?;
         let at = (ours.network.clone(), theirs.half.gateway_public_key);
         Some((theirs.key_since, at, *key))

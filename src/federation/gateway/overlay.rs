@@ -4,17 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use super::Gateway;
-use crate::federation::bridge::{State, intersection};
+use crate::federation::bridge::State;
 use crate::federation::overlay::{Domain, OverlayError, OverlayListener, OverlayWay, Post, Seat};
 use crate::federation::peer::Peer;
+use crate::model::address::intersection;
 use crate::model::agreement::Agreement;
 use crate::model::{AddressSet, Fleet, Name};
 
 /// What both ends say.
 fn carried(agreement: &Agreement) -> AddressSet {
-    intersection(&agreement.import, &agreement.prefixes)
-        .iter()
-        .collect()
+    intersection(
+        &agreement.import.iter().collect(),
+        &agreement.prefixes.iter().collect(),
+    )
 }
 
 impl Gateway {
