@@ -26,7 +26,7 @@ tested() {
 }
 # never_done NAME DOCUMENT HOST BUT: the operations that were only refused. What becomes of one peer doesn't count: that
 # needs another site, a peer that is more than proposed, or the moment after another change; nor do approvals, of which none is
-# asked here, and what needs another site's token or bridge.
+# asked here, and what needs another site's token or bridge, an offer, or a grant of another kind.
 never_done() {
   "$PYTHON" "$LAB_LIB/answered.py" "$LAB/hosts/$3/run/$2" "$LAB/hosts/$3/run/$1.ndjson" |
     grep -Ev "^(POST|PATCH|DELETE) .*/peers/\{peer\}(/|\$)| .*/($4)\$" || true
@@ -53,7 +53,7 @@ peers() {
 }
 # A notice may end the peering: that comes last.
 check "nothing is found by mTLS" peers peers --exclude-path-regex 'notices$'
-expect "all has been done that needs no more than a request" '' never_done peers peers.json gb 'accept|renew|notices|bridges/\{bridge\}'
+expect "all has been done that needs no more than a request" '' never_done peers peers.json gb 'accept|renew|notices|bridges/\{bridge\}|service_catalog|subscriptions'
 check "nor with notices" peers notices --include-path-regex 'notices$'
 
 note "-- operators, with a token that allows everything a token can"
