@@ -220,6 +220,7 @@ done
 
 # --- Hub to hub: s2 loses h1, and h1 reaches what is behind it by h2.
 wait_for "lana → lanb" 10 prints reply pinged lana fd00:20::10
+wait_for "s2 goes over h1" 30 prints h1 state s2 '.networks[0].active_hub'
 on wan nft -f - <<NFT
 table ip cut {
   chain forward {
