@@ -16,6 +16,7 @@ mod happened;
 mod metrics;
 mod operators;
 mod overlay;
+mod pace;
 mod spawn;
 mod subscriptions;
 mod summary;

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::agreements::AgreementsFile;
 use super::overlay::Posts;
+use super::pace::Pace;
 use super::{monotonic, random, unwritten, wall};
 use crate::federation::dial::DialError;
 use crate::federation::gateway::{DueCall, Gateway};
@@ -39,9 +40,7 @@ type Key = (
 struct Try {
     /// What it was told.
     said: u64,
-    due: Instant,
-    failures: u32,
-    is_out: bool,
+    pace: Pace,
 }
 
 /// When which call may be made. Pure: the clock is an argument.
@@ -54,19 +53,15 @@ impl Tries {
     fn begin(&mut self, due: &[DueCall], now: Instant) -> Vec<DueCall> {
         let keys: std::collections::BTreeSet<Key> = due.iter().map(|call| (call.peer, call.id)).collect();
         self.0
-            .retain(|key, tried| tried.is_out || now < tried.due || keys.contains(key));
+            .retain(|key, tried| tried.pace.is_out() || tried.pace.is_waiting(now) || keys.contains(key));
         let mut begun = Vec::new();
         for call in due {
             let tried = self.0.entry((call.peer, call.id)).or_insert(Try {
                 said: 0,
-                due: now,
-                failures: 0,
-                is_out: false,
+                pace: Pace::new(now),
             });
-            // Something new of ours waits for nothing, but for a peer that fails.
-            let is_new = tried.said != call.said && tried.failures == 0;
-            if !tried.is_out && (is_new || tried.due <= now) {
-                (tried.is_out, tried.said) = (true, call.said);
+            if tried.pace.begin(tried.said != call.said, now) {
+                tried.said = call.said;
                 begun.push(*call);
             }
         }
@@ -74,18 +69,9 @@ impl Tries {
     }
 
     fn ended(&mut self, key: Key, is_answered: bool, most: Duration, now: Instant) {
-        let Some(tried) = self.0.get_mut(&key) else {
-            return;
-        };
-        tried.is_out = false;
-        let wait = if is_answered {
-            tried.failures = 0;
-            PACE
-        } else {
-            tried.failures = tried.failures.saturating_add(1);
-            (RETRY * 2_u32.saturating_pow(tried.failures.min(16) - 1)).min(most)
-        };
-        tried.due = now + wait;
+        if let Some(tried) = self.0.get_mut(&key) {
+            tried.pace.ended(is_answered, [PACE, RETRY, most], now);
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::pace::Pace;
 use super::{monotonic, unwritten, wall};
 use crate::federation::gateway::Gateway;
 use crate::federation::peer::PeerId;
@@ -29,9 +30,7 @@ const REFRESH: Duration = Duration::from_secs(3_600);
 #[derive(Debug)]
 struct Told {
     services: BTreeSet<Name>,
-    due: Instant,
-    failures: u32,
-    is_out: bool,
+    pace: Pace,
 }
 
 /// Who was told what, and when to call again. Pure: the clock is an argument.
@@ -42,18 +41,15 @@ impl Tellings {
     /// Who is to be called now; they count as out until [`Tellings::ended`]. Who can't be called any more is forgotten.
     fn begin(&mut self, wanted: BTreeMap<PeerId, BTreeSet<Name>>, now: Instant) -> Vec<PeerId> {
         self.0
-            .retain(|peer, told| told.is_out || wanted.contains_key(peer));
+            .retain(|peer, told| told.pace.is_out() || wanted.contains_key(peer));
         let mut begun = Vec::new();
         for (peer, services) in wanted {
             let told = self.0.entry(peer).or_insert(Told {
                 services: services.clone(),
-                due: now,
-                failures: 0,
-                is_out: false,
+                pace: Pace::new(now),
             });
-            let is_new = told.services != services && told.failures == 0;
-            if !told.is_out && (is_new || told.due <= now) {
-                (told.is_out, told.services) = (true, services);
+            if told.pace.begin(told.services != services, now) {
+                told.services = services;
                 begun.push(peer);
             }
         }
@@ -61,18 +57,9 @@ impl Tellings {
     }
 
     fn ended(&mut self, peer: PeerId, is_told: bool, now: Instant) {
-        let Some(told) = self.0.get_mut(&peer) else {
-            return;
-        };
-        told.is_out = false;
-        let wait = if is_told {
-            told.failures = 0;
-            REFRESH
-        } else {
-            told.failures = told.failures.saturating_add(1);
-            (RETRY * 2_u32.saturating_pow(told.failures.min(16) - 1)).min(PATIENCE)
-        };
-        told.due = now + wait;
+        if let Some(told) = self.0.get_mut(&peer) {
+            told.pace.ended(is_told, [REFRESH, RETRY, PATIENCE], now);
+        }
     }
 }
 
