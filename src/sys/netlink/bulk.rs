@@ -42,7 +42,7 @@ impl Bulk {
 
     /// Performs writes in their order, and tells what became of each. One that is refused stops none.
     ///
-    /// Between batches others have their turn: whoever listens to the kernel's events of it hears them all.
+    /// Between batches others have their turn, whoever listens to the kernel's events of it among them.
     pub(super) async fn write(&self, writes: Vec<Encoded>) -> Vec<Result<(), NetlinkError>> {
         let mut results = Vec::with_capacity(writes.len());
         let mut writes = writes.into_iter();
